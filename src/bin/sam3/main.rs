@@ -1,0 +1,3 @@
+//! The `sam3` command.
+
+fn main() {}

@@ -1,0 +1,81 @@
+//! What can go wrong, in classes a caller can act on.
+
+use std::path::{Path, PathBuf};
+
+/// The result of everything from loading weights upward.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// A failure class, so that a server, a binding or a command line can map it in one match.
+///
+/// Tensor arithmetic inside the models keeps candle's own error and arrives here as
+/// [`Error::Tensor`]: it is not something a caller acts on.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file or directory is missing.
+    #[error("{} does not exist", path.display())]
+    NotFound {
+        /// The path that was asked for.
+        path: PathBuf,
+    },
+    /// A checkpoint cannot be used: corrupt, of an unknown family, or with tensors that are
+    /// missing, misshaped or left over.
+    #[error("{}: {problem}", path.display())]
+    Checkpoint {
+        /// The checkpoint file or directory.
+        path: PathBuf,
+        /// What is wrong with it and what would work.
+        problem: String,
+    },
+    /// The image cannot be decoded, or its size is zero or absurd.
+    #[error("invalid image: {0}")]
+    InvalidImage(String),
+    /// The prompt or an option makes no sense; says which value and which limit.
+    #[error("invalid prompt: {reason}")]
+    InvalidPrompt {
+        /// Which value, which limit.
+        reason: String,
+    },
+    /// The model or the build cannot do this.
+    #[error("{what} is not supported; {instead}")]
+    Unsupported {
+        /// What was asked for.
+        what: String,
+        /// What would work.
+        instead: String,
+    },
+    /// Reading or writing failed.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file that was read or written.
+        path: PathBuf,
+        /// The operating system's error.
+        source: std::io::Error,
+    },
+    /// A tensor operation failed.
+    #[error(transparent)]
+    Tensor(#[from] candle::Error),
+}
+
+impl Error {
+    pub(crate) fn checkpoint(path: impl AsRef<Path>, problem: impl Into<String>) -> Self {
+        Self::Checkpoint {
+            path: path.as_ref().to_path_buf(),
+            problem: problem.into(),
+        }
+    }
+
+    pub(crate) fn prompt(reason: impl Into<String>) -> Self {
+        Self::InvalidPrompt {
+            reason: reason.into(),
+        }
+    }
+
+    pub(crate) fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        let path = path.as_ref().to_path_buf();
+        match source.kind() {
+            std::io::ErrorKind::NotFound => Self::NotFound { path },
+            _ => Self::Io { path, source },
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Floor 0: pixels. Decoding, resizing, and the transform into a model's input.

@@ -1,0 +1,1 @@
+//! Floor 0: mask arithmetic in plain Rust.

@@ -1,0 +1,1 @@
+//! Fast CPU paths behind the functions of [`crate::nn`].

@@ -1,0 +1,4 @@
+//! Floor 0: tensors in, tensors out; knows no model.
+
+pub mod conv;
+pub mod kernels;

@@ -1,0 +1,1 @@
+//! Floor 0: a file becomes a `VarBuilder`.
