@@ -19,7 +19,7 @@ def repvit():
     ]
     model = RepViT(cfgs, num_classes=0)
     del model.classifier
-    randomise(model)
+    randomise(model, matrix_gain=0.85)
     pixels = randn(1, 3, 56, 56)
     tensors = {**state(model), "in.pixels": pixels}
     x = pixels
@@ -32,7 +32,7 @@ def repvit():
 def tiny_vit():
     config = dict(img_size=68, embed_dims=[8, 16, 24, 32], depths=[1, 1, 2, 1], num_heads=[1, 1, 2, 2], window_sizes=[7, 3, 4, 2])
     model = TinyViT(num_classes=0, drop_path_rate=0.1, **config)
-    randomise(model)
+    randomise(model, matrix_gain=1.3)
     pixels = randn(1, 3, 68, 68)
     x = model.patch_embed(pixels)
     tensors = {**state(model), "in.pixels": pixels, "out.stem": x}
@@ -49,7 +49,7 @@ def tiny_vit():
 
 def efficientvit():
     config = dict(width_list=[8, 8, 16, 16, 24], depth_list=[1, 2, 1, 1, 1], dim=8)
-    model = randomise(EfficientViTBackbone(**config))
+    model = randomise(EfficientViTBackbone(**config), matrix_gain=1.2)
     pixels = randn(1, 3, 72, 72)
     out = model(pixels)
     tensors = {**state(model), "in.pixels": pixels}
