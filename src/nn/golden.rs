@@ -1,0 +1,85 @@
+//! Golden files for the unit tests: weights, inputs and outputs of a reference module at toy size.
+
+use std::collections::HashMap;
+
+use candle::{DType, Device, Result, Tensor};
+use candle_nn::VarBuilder;
+
+/// A file of `tests/golden`: tensors `weights.*`, `in.*` and `out.*`, sizes in its metadata.
+pub struct Golden {
+    tensors: HashMap<String, Tensor>,
+    config: serde_json::Value,
+}
+
+impl Golden {
+    pub fn open(name: &str) -> Self {
+        let path = format!("{}/tests/golden/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
+        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        let metadata = header.metadata().clone().unwrap_or_default();
+        let config = metadata.get("config").map_or("{}", String::as_str);
+        Self {
+            tensors: candle::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap(),
+            config: serde_json::from_str(config).unwrap(),
+        }
+    }
+
+    pub fn tensor(&self, name: &str) -> Tensor {
+        self.tensors.get(name).unwrap_or_else(|| panic!("no tensor {name}")).clone()
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    pub fn config(&self) -> &serde_json::Value {
+        &self.config
+    }
+
+    /// The tensors under `weights.`, under their official names.
+    pub fn weights(&self) -> VarBuilder<'static> {
+        let weights = self
+            .tensors
+            .iter()
+            .filter_map(|(name, t)| Some((name.strip_prefix("weights.")?.to_string(), t.clone())))
+            .collect();
+        VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu)
+    }
+
+    /// Like [`Golden::weights`], with one tensor changed.
+    pub fn weights_with(
+        &self,
+        name: &str,
+        change: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> VarBuilder<'static> {
+        let name = format!("weights.{name}");
+        let mut tensors = self.tensors.clone();
+        tensors.insert(name.clone(), change(&self.tensor(&name)).unwrap());
+        Self { tensors, config: self.config.clone() }.weights()
+    }
+}
+
+/// Fails unless `got` and `want` have one shape and differ by at most `tolerance` relative to the
+/// norm of `want`.
+#[track_caller]
+pub fn assert_close(got: &Tensor, want: &Tensor, tolerance: f64) {
+    assert_eq!(got.dims(), want.dims());
+    let flat = |t: &Tensor| -> Vec<f32> {
+        t.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let (got, want) = (flat(got), flat(want));
+    let (mut worst, mut worst_at, mut diff2, mut want2) = (0f64, 0, 0f64, 0f64);
+    for (i, (g, w)) in got.iter().zip(&want).enumerate() {
+        let diff = (*g as f64 - *w as f64).abs();
+        assert!(!diff.is_nan(), "index {i}: got {g}, want {w}");
+        if diff > worst {
+            (worst, worst_at) = (diff, i);
+        }
+        diff2 += diff * diff;
+        want2 += (*w as f64).powi(2);
+    }
+    let relative = (diff2 / want2.max(1e-30)).sqrt();
+    let (g, w) = (got[worst_at], want[worst_at]);
+    println!("relative {relative:.2e}, max {worst:.2e} at {worst_at} (got {g}, want {w})");
+    assert!(relative <= tolerance, "relative {relative:.2e} > {tolerance:.0e}; max {worst:.2e} at {worst_at}: got {g}, want {w}");
+}
