@@ -1,1 +1,497 @@
-//! Convolutions.
+//! Convolutions, channels first (b, c, h, w).
+//!
+//! Every convolution of every model goes through [`Conv2d`], so that a faster kernel is put in
+//! here and nowhere else. BatchNorm never runs: [`conv2d_bn`] folds it into the convolution
+//! before it when the weights are loaded.
+
+use candle::{DType, Device, Module, Result, Tensor};
+use candle_nn::VarBuilder;
+use rayon::prelude::*;
+
+use super::kernels::depthwise::{self, Window};
+
+/// Added to the running variance; PyTorch's default, which every model here keeps.
+const BATCH_NORM_EPS: f64 = 1e-5;
+
+/// How a square convolution window moves over the image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ConvConfig {
+    /// Step between two windows, in pixels.
+    pub stride: usize,
+    /// Zeros added on each of the four sides.
+    pub padding: usize,
+    /// Number of independent groups of channels; all channels make it depthwise.
+    pub groups: usize,
+}
+
+impl Default for ConvConfig {
+    /// Stride 1, no padding, one group.
+    fn default() -> Self {
+        Self {
+            stride: 1,
+            padding: 0,
+            groups: 1,
+        }
+    }
+}
+
+impl ConvConfig {
+    /// Stride 1 with the padding that keeps the size under an odd `kernel`.
+    pub fn same(kernel: usize) -> Self {
+        Self {
+            padding: kernel / 2,
+            ..Self::default()
+        }
+    }
+
+    /// The same window with another stride.
+    pub fn with_stride(self, stride: usize) -> Self {
+        Self { stride, ..self }
+    }
+
+    /// The same window with another number of groups.
+    pub fn with_groups(self, groups: usize) -> Self {
+        Self { groups, ..self }
+    }
+}
+
+/// A 2-D convolution: (b, in, h, w) -> (b, out, h', w').
+#[derive(Debug, Clone)]
+pub struct Conv2d {
+    /// (out, in / groups, kernel, kernel)
+    weight: Tensor,
+    /// (out)
+    bias: Option<Tensor>,
+    cfg: ConvConfig,
+}
+
+impl Conv2d {
+    /// A convolution from its `weight` (out, in / groups, kernel, kernel) and `bias` (out).
+    pub fn new(weight: Tensor, bias: Option<Tensor>, cfg: ConvConfig) -> Self {
+        Self { weight, bias, cfg }
+    }
+
+    /// The weight (out, in / groups, kernel, kernel).
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// The bias (out), if there is one.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    /// A 1x1 convolution is a product of matrices: (g, out/g, in/g) x (b * g, in/g, h * w).
+    fn pointwise(&self, xs: &Tensor) -> Result<Tensor> {
+        let (b, _, h, w) = xs.dims4()?;
+        let (out, in_per_group, _, _) = self.weight.dims4()?;
+        let g = self.cfg.groups;
+        let xs = xs.contiguous()?.reshape((b * g, in_per_group, h * w))?;
+        let weight = self.weight.reshape((g, out / g, in_per_group))?;
+        let weight = match (b, g) {
+            (1, _) => weight,
+            (_, 1) => weight.expand((b, out, in_per_group))?,
+            _ => weight.repeat((b, 1, 1))?,
+        };
+        weight.matmul(&xs)?.reshape((b, out, h, w))
+    }
+}
+
+impl Module for Conv2d {
+    /// (b, in, h, w) -> (b, out, h', w')
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let (out, in_per_group, kernel, _) = self.weight.dims4()?;
+        let ConvConfig {
+            stride,
+            padding,
+            groups,
+        } = self.cfg;
+        if in_per_group == 1 && groups == out {
+            let window = Window {
+                stride: (stride, stride),
+                padding: (padding, padding),
+            };
+            return depthwise_conv2d(xs, &self.weight, self.bias.as_ref(), window);
+        }
+        let ys = if kernel == 1 && stride == 1 && padding == 0 {
+            self.pointwise(xs)?
+        } else {
+            xs.conv2d(&self.weight, padding, stride, 1, groups)?
+        };
+        match &self.bias {
+            Some(bias) => ys.broadcast_add(&bias.reshape((1, out, 1, 1))?),
+            None => Ok(ys),
+        }
+    }
+}
+
+/// A convolution with bias: `weight` (out, in / groups, kernel, kernel), `bias` (out).
+pub fn conv2d(
+    in_channels: usize,
+    out_channels: usize,
+    kernel: usize,
+    cfg: ConvConfig,
+    vb: VarBuilder,
+) -> Result<Conv2d> {
+    let bias = vb.get(out_channels, "bias")?;
+    let conv = conv2d_no_bias(in_channels, out_channels, kernel, cfg, vb)?;
+    Ok(Conv2d::new(conv.weight, Some(bias), cfg))
+}
+
+/// A convolution without bias: `weight` (out, in / groups, kernel, kernel).
+pub fn conv2d_no_bias(
+    in_channels: usize,
+    out_channels: usize,
+    kernel: usize,
+    cfg: ConvConfig,
+    vb: VarBuilder,
+) -> Result<Conv2d> {
+    let shape = (out_channels, in_channels / cfg.groups, kernel, kernel);
+    Ok(Conv2d::new(vb.get(shape, "weight")?, None, cfg))
+}
+
+/// A convolution without bias at `conv_vb` and the BatchNorm after it at `bn_vb`, as one convolution.
+pub fn conv2d_bn(
+    in_channels: usize,
+    out_channels: usize,
+    kernel: usize,
+    cfg: ConvConfig,
+    conv_vb: VarBuilder,
+    bn_vb: VarBuilder,
+) -> Result<Conv2d> {
+    let shape = (out_channels, in_channels / cfg.groups, kernel, kernel);
+    let weight = get_f64(shape, "weight", &conv_vb)?;
+    let (weight, bias) = batch_norm(out_channels, bn_vb.clone())?.fold(&weight, None)?;
+    let to_model = |t: Tensor| t.to_dtype(bn_vb.dtype())?.to_device(bn_vb.device());
+    Ok(Conv2d::new(to_model(weight)?, Some(to_model(bias)?), cfg))
+}
+
+/// BatchNorm at inference: `x * scale + shift` per channel, in f64 on the CPU.
+///
+/// Only for folding into a neighbour while loading. Double precision and the CPU, because the
+/// fold must come before any cast to half precision and not every device has f64.
+#[derive(Debug, Clone)]
+pub struct BatchNorm {
+    /// (c)
+    pub scale: Tensor,
+    /// (c)
+    pub shift: Tensor,
+}
+
+impl BatchNorm {
+    /// Folds this norm into the convolution before it.
+    ///
+    /// `weight` (c, ..) and `bias` (c) are f64 on the CPU; returns the new weight and bias.
+    pub fn fold(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
+        let mut per_channel = vec![1; weight.rank()];
+        per_channel[0] = weight.dim(0)?;
+        let weight = weight.broadcast_mul(&self.scale.reshape(per_channel)?)?;
+        let bias = match bias {
+            Some(bias) => ((bias * &self.scale)? + &self.shift)?,
+            None => self.shift.clone(),
+        };
+        Ok((weight, bias))
+    }
+}
+
+/// Reads a BatchNorm: `weight`, `bias`, `running_mean`, `running_var`, each (channels).
+pub fn batch_norm(channels: usize, vb: VarBuilder) -> Result<BatchNorm> {
+    let get = |name| get_f64(channels, name, &vb);
+    let deviation = (get("running_var")? + BATCH_NORM_EPS)?.sqrt()?;
+    let scale = (get("weight")? / deviation)?;
+    let shift = (get("bias")? - (get("running_mean")? * &scale)?)?;
+    Ok(BatchNorm { scale, shift })
+}
+
+/// Reads a tensor for folding: f64 on the CPU, from the file's values before any cast.
+pub fn get_f64<S: Into<candle::Shape>>(shape: S, name: &str, vb: &VarBuilder) -> Result<Tensor> {
+    vb.get_with_hints_dtype(shape, name, Default::default(), DType::F32)?
+        .to_device(&Device::Cpu)?
+        .to_dtype(DType::F64)
+}
+
+/// A depthwise 1-D convolution with stride 1: `xs` (b, c, s), `weight` (c, 1, k) -> (b, c, s').
+///
+/// `padding` zeros are added on both sides; an odd k with padding k / 2 keeps the length.
+pub fn depthwise_conv1d(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    padding: usize,
+) -> Result<Tensor> {
+    let window = Window {
+        stride: (1, 1),
+        padding: (0, padding),
+    };
+    // A sequence is an image of one row.
+    let weight = weight.unsqueeze(2)?;
+    depthwise_conv2d(&xs.unsqueeze(2)?, &weight, bias, window)?.squeeze(2)
+}
+
+/// `xs` (b, c, h, w), `weight` (c, 1, kh, kw) -> (b, c, h', w')
+fn depthwise_conv2d(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    window: Window,
+) -> Result<Tensor> {
+    if xs.dim(1)? != weight.dim(0)? {
+        candle::bail!(
+            "a depthwise convolution of {} channels got {}",
+            weight.dim(0)?,
+            xs.dim(1)?
+        )
+    }
+    if xs.device().is_cpu() && xs.dtype() == DType::F32 {
+        return depthwise::conv2d(xs, weight, bias, window);
+    }
+    let ys = depthwise_by_taps(xs, weight, window)?;
+    match bias {
+        Some(bias) => ys.broadcast_add(&bias.reshape((1, (), 1, 1))?),
+        None => Ok(ys),
+    }
+}
+
+/// One scaled and shifted copy of the image per kernel element, summed.
+///
+/// candle's grouped convolution runs one convolution per channel, thousands of launches for one
+/// layer; this takes two per kernel element.
+fn depthwise_by_taps(xs: &Tensor, weight: &Tensor, window: Window) -> Result<Tensor> {
+    let (_, c, h, w) = xs.dims4()?;
+    let (_, _, kh, kw) = weight.dims4()?;
+    let (sh, sw) = window.stride;
+    let (ph, pw) = window.padding;
+    let (oh, ow) = window.output_size((h, w), (kh, kw))?;
+    // Up to stride - 1 more zeros behind, so that the rows of each tap can be cut into strides.
+    let xs = xs.pad_with_zeros(2, ph, ph + sh - 1)?;
+    let xs = xs.pad_with_zeros(3, pw, pw + sw - 1)?;
+    let weight = weight.reshape((1, c, kh, kw))?;
+    let mut sum: Option<Tensor> = None;
+    for i in 0..kh {
+        for j in 0..kw {
+            let tap = every(&every(&xs, 2, i, sh, oh)?, 3, j, sw, ow)?;
+            let scaled = tap.broadcast_mul(&weight.narrow(2, i, 1)?.narrow(3, j, 1)?)?;
+            sum = Some(match sum {
+                Some(sum) => (sum + scaled)?,
+                None => scaled,
+            });
+        }
+    }
+    match sum {
+        Some(sum) => Ok(sum),
+        None => candle::bail!("a convolution kernel of size 0"),
+    }
+}
+
+/// Elements `start`, `start + step`, … along `dim`, `len` of them.
+fn every(xs: &Tensor, dim: usize, start: usize, step: usize, len: usize) -> Result<Tensor> {
+    let xs = xs.narrow(dim, start, len * step)?;
+    if step == 1 {
+        return Ok(xs);
+    }
+    let mut dims = xs.dims().to_vec();
+    dims[dim] = len;
+    dims.insert(dim + 1, step);
+    xs.reshape(dims)?.narrow(dim + 1, 0, 1)?.squeeze(dim + 1)
+}
+
+/// A transposed convolution with kernel 2 and stride 2: (b, in, h, w) -> (b, out, 2h, 2w).
+///
+/// The windows do not overlap, so it is one product of matrices and a shuffle of pixels.
+#[derive(Debug, Clone)]
+pub struct ConvTranspose2x2 {
+    /// (4 * out, in), rows ordered (row in window, column in window, out)
+    weight: Tensor,
+    /// (out)
+    bias: Tensor,
+}
+
+impl ConvTranspose2x2 {
+    /// Reads `weight` (in, out, 2, 2) and `bias` (out).
+    pub fn new(in_channels: usize, out_channels: usize, vb: VarBuilder) -> Result<Self> {
+        let weight = vb.get((in_channels, out_channels, 2, 2), "weight")?;
+        Self::from_tensors(&weight, vb.get(out_channels, "bias")?)
+    }
+
+    /// From a `weight` (in, out, 2, 2) and a `bias` (out).
+    pub fn from_tensors(weight: &Tensor, bias: Tensor) -> Result<Self> {
+        let (in_channels, out_channels, _, _) = weight.dims4()?;
+        let weight = weight
+            .permute((2, 3, 1, 0))?
+            .reshape((4 * out_channels, in_channels))?;
+        Ok(Self { weight, bias })
+    }
+}
+
+impl Module for ConvTranspose2x2 {
+    /// (b, in, h, w) -> (b, out, 2h, 2w)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let (b, c, h, w) = xs.dims4()?;
+        let out = self.bias.dim(0)?;
+        let xs = xs.contiguous()?.reshape((b, c, h * w))?;
+        let weight = self.weight.unsqueeze(0)?.expand((b, 4 * out, c))?;
+        let ys = weight.matmul(&xs)?; // (b, 4 * out, h * w)
+        if ys.device().is_cpu() && ys.dtype() == DType::F32 {
+            return interleave(&ys, &self.bias, (b, out, h, w));
+        }
+        ys.reshape((b, 2, 2, out, h, w))?
+            .permute((0, 3, 4, 1, 5, 2))?
+            .reshape((b, out, 2 * h, 2 * w))?
+            .broadcast_add(&self.bias.reshape((1, out, 1, 1))?)
+    }
+}
+
+/// The shuffle of [`ConvTranspose2x2`] on the CPU: (b, 2 * 2 * c, h * w) -> (b, c, 2h, 2w), plus bias.
+fn interleave(
+    ys: &Tensor,
+    bias: &Tensor,
+    (b, c, h, w): (usize, usize, usize, usize),
+) -> Result<Tensor> {
+    let bias = bias.to_vec1::<f32>()?;
+    let (storage, layout) = ys.storage_and_layout();
+    let candle::Storage::Cpu(storage) = &*storage else {
+        candle::bail!("interleave needs a tensor on the CPU")
+    };
+    let ys = &storage.as_slice::<f32>()?[layout.start_offset()..];
+    let mut out = vec![0f32; b * c * 4 * h * w];
+    out.par_chunks_mut((4 * h * w).max(1))
+        .enumerate()
+        .for_each(|(plane, out)| {
+            let (batch, channel) = (plane / c, plane % c);
+            let bias = bias[channel];
+            for (row, out) in out.chunks_exact_mut(2 * w).enumerate() {
+                let (y, i) = (row / 2, row % 2);
+                let line = |j| {
+                    let start = (((batch * 2 + i) * 2 + j) * c + channel) * h * w + y * w;
+                    &ys[start..start + w]
+                };
+                for ((pair, left), right) in out.chunks_exact_mut(2).zip(line(0)).zip(line(1)) {
+                    pair[0] = left + bias;
+                    pair[1] = right + bias;
+                }
+            }
+        });
+    Tensor::from_vec(out, (b, c, 2 * h, 2 * w), &Device::Cpu)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    use candle::ModuleT;
+
+    fn random(shape: &[usize]) -> Tensor {
+        Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap()
+    }
+
+    fn assert_equal(got: &Tensor, want: &Tensor) {
+        assert_eq!(got.dims(), want.dims());
+        let norm = |t: &Tensor| {
+            let squares = t.to_dtype(DType::F64).unwrap().sqr().unwrap();
+            squares
+                .sum_all()
+                .unwrap()
+                .to_scalar::<f64>()
+                .unwrap()
+                .sqrt()
+        };
+        let relative = norm(&(got - want).unwrap()) / norm(want);
+        assert!(relative < 1e-6, "relative difference {relative:.2e}");
+    }
+
+    #[test]
+    fn convolutions_equal_candles() {
+        struct Case {
+            channels: (usize, usize),
+            kernel: usize,
+            cfg: ConvConfig,
+        }
+        let pointwise = ConvConfig::default();
+        let cases = [
+            (6, 9, 1, pointwise),
+            (6, 9, 1, pointwise.with_groups(3)),
+            (6, 9, 1, pointwise.with_stride(2)),
+            (6, 9, 3, ConvConfig::same(3)),
+            (6, 9, 3, ConvConfig::same(3).with_stride(2)),
+            (6, 9, 3, ConvConfig::same(3).with_groups(3)),
+            (6, 6, 3, ConvConfig::same(3).with_groups(6)),
+            (6, 6, 5, ConvConfig::same(5).with_groups(6).with_stride(2)),
+        ];
+        for (input, output, kernel, cfg) in cases {
+            let case = Case {
+                channels: (input, output),
+                kernel,
+                cfg,
+            };
+            let (input, output) = case.channels;
+            let k = case.kernel;
+            let xs = random(&[2, input, 13, 10]);
+            let weight = random(&[output, input / case.cfg.groups, k, k]);
+            let bias = random(&[output]);
+            let conv = Conv2d::new(weight.clone(), Some(bias.clone()), case.cfg);
+            let ConvConfig {
+                stride,
+                padding,
+                groups,
+            } = case.cfg;
+            let want = xs.conv2d(&weight, padding, stride, 1, groups).unwrap();
+            let want = want.broadcast_add(&bias.reshape((1, (), 1, 1)).unwrap());
+            assert_equal(&conv.forward(&xs).unwrap(), &want.unwrap());
+        }
+    }
+
+    #[test]
+    fn depthwise_by_taps_equals_the_kernel() {
+        for (kernel, stride) in [(3, 1), (3, 2), (5, 2)] {
+            let xs = random(&[2, 6, 11, 8]);
+            let weight = random(&[6, 1, kernel, kernel]);
+            let window = Window {
+                stride: (stride, stride),
+                padding: (kernel / 2, kernel / 2),
+            };
+            let got = depthwise_by_taps(&xs, &weight, window).unwrap();
+            let want = depthwise::conv2d(&xs, &weight, None, window).unwrap();
+            assert_equal(&got, &want);
+        }
+    }
+
+    #[test]
+    fn a_depthwise_conv1d_equals_candles() {
+        let (xs, weight) = (random(&[2, 6, 16]), random(&[6, 1, 11]));
+        let bias = random(&[6]);
+        let want = xs.conv1d(&weight, 5, 1, 1, 6).unwrap();
+        let want = want.broadcast_add(&bias.reshape((1, 6, 1)).unwrap());
+        let got = depthwise_conv1d(&xs, &weight, Some(&bias), 5).unwrap();
+        assert_equal(&got, &want.unwrap());
+    }
+
+    #[test]
+    fn a_transposed_convolution_equals_candles() {
+        let (xs, weight) = (random(&[2, 6, 5, 7]), random(&[6, 4, 2, 2]));
+        let bias = random(&[4]);
+        let want = xs.conv_transpose2d(&weight, 0, 0, 2, 1).unwrap();
+        let want = want.broadcast_add(&bias.reshape((1, (), 1, 1)).unwrap());
+        let conv = ConvTranspose2x2::from_tensors(&weight, bias).unwrap();
+        assert_equal(&conv.forward(&xs).unwrap(), &want.unwrap());
+    }
+
+    #[test]
+    fn a_folded_batch_norm_equals_the_norm_after_the_convolution() {
+        let tensors = HashMap::from([
+            ("c.weight".to_string(), random(&[4, 6, 3, 3])),
+            ("bn.weight".to_string(), random(&[4])),
+            ("bn.bias".to_string(), random(&[4])),
+            ("bn.running_mean".to_string(), random(&[4])),
+            ("bn.running_var".to_string(), random(&[4]).sqr().unwrap()),
+        ]);
+        let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+        let cfg = ConvConfig::same(3);
+        let folded = conv2d_bn(6, 4, 3, cfg, vb.pp("c"), vb.pp("bn")).unwrap();
+        let conv = conv2d_no_bias(6, 4, 3, cfg, vb.pp("c")).unwrap();
+        let norm = candle_nn::batch_norm(4, BATCH_NORM_EPS, vb.pp("bn")).unwrap();
+        let xs = random(&[1, 6, 9, 9]);
+        let want = norm.forward_t(&conv.forward(&xs).unwrap(), false).unwrap();
+        assert_equal(&folded.forward(&xs).unwrap(), &want);
+    }
+}

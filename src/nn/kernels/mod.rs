@@ -1,1 +1,3 @@
 //! Fast CPU paths behind the functions of [`crate::nn`].
+
+pub mod depthwise;
