@@ -32,7 +32,10 @@ impl Trace {
 
     /// Records every stage.
     pub fn on() -> Self {
-        Self { tensors: Some(BTreeMap::new()), prefix: String::new() }
+        Self {
+            tensors: Some(BTreeMap::new()),
+            prefix: String::new(),
+        }
     }
 
     /// Puts `prefix` before the names recorded from here on.
@@ -48,7 +51,10 @@ impl Trace {
 
     /// The tensors recorded so far, by name.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.tensors.iter().flatten().map(|(name, tensor)| (name.as_str(), tensor))
+        self.tensors
+            .iter()
+            .flatten()
+            .map(|(name, tensor)| (name.as_str(), tensor))
     }
 
     /// Writes the recorded tensors to a safetensors file, replacing it in one step.
@@ -56,7 +62,11 @@ impl Trace {
         let path = path.as_ref();
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".part");
-        let tensors = self.tensors.iter().flatten().map(|(name, t)| Ok((name, t.contiguous()?)));
+        let tensors = self
+            .tensors
+            .iter()
+            .flatten()
+            .map(|(name, t)| Ok((name, t.contiguous()?)));
         let tensors = tensors.collect::<candle::Result<Vec<_>>>()?;
         let written = safetensors::serialize_to_file(tensors, None, temporary.as_ref())
             .map_err(|e| Error::Tensor(e.into()))

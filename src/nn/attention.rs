@@ -48,7 +48,10 @@ pub fn padding_bias(is_padding: &Tensor, dtype: DType) -> Result<Tensor> {
     let (b, m) = is_padding.dims2()?;
     let zeros = Tensor::zeros((b, m), DType::F32, is_padding.device())?;
     let masked = Tensor::full(f32::NEG_INFINITY, (b, m), is_padding.device())?;
-    is_padding.where_cond(&masked, &zeros)?.to_dtype(dtype)?.reshape((b, 1, 1, m))
+    is_padding
+        .where_cond(&masked, &zeros)?
+        .to_dtype(dtype)?
+        .reshape((b, 1, 1, m))
 }
 
 /// PyTorch's `nn.MultiheadAttention`, batch first, with its fused input projection.
@@ -99,7 +102,9 @@ impl MultiHeadAttention {
     /// (b, n, h * c) -> (b, h, n, c)
     fn split_heads(&self, xs: &Tensor) -> Result<Tensor> {
         let (b, n, dim) = xs.dims3()?;
-        xs.reshape((b, n, self.num_heads, dim / self.num_heads))?.transpose(1, 2)?.contiguous()
+        xs.reshape((b, n, self.num_heads, dim / self.num_heads))?
+            .transpose(1, 2)?
+            .contiguous()
     }
 }
 

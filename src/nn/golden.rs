@@ -13,7 +13,10 @@ pub struct Golden {
 
 impl Golden {
     pub fn open(name: &str) -> Self {
-        let path = format!("{}/tests/golden/{name}.safetensors", env!("CARGO_MANIFEST_DIR"));
+        let path = format!(
+            "{}/tests/golden/{name}.safetensors",
+            env!("CARGO_MANIFEST_DIR")
+        );
         let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
         let metadata = header.metadata().clone().unwrap_or_default();
@@ -25,7 +28,10 @@ impl Golden {
     }
 
     pub fn tensor(&self, name: &str) -> Tensor {
-        self.tensors.get(name).unwrap_or_else(|| panic!("no tensor {name}")).clone()
+        self.tensors
+            .get(name)
+            .unwrap_or_else(|| panic!("no tensor {name}"))
+            .clone()
     }
 
     pub fn contains(&self, name: &str) -> bool {
@@ -55,7 +61,11 @@ impl Golden {
         let name = format!("weights.{name}");
         let mut tensors = self.tensors.clone();
         tensors.insert(name.clone(), change(&self.tensor(&name)).unwrap());
-        Self { tensors, config: self.config.clone() }.weights()
+        Self {
+            tensors,
+            config: self.config.clone(),
+        }
+        .weights()
     }
 }
 
@@ -65,7 +75,12 @@ impl Golden {
 pub fn assert_close(got: &Tensor, want: &Tensor, tolerance: f64) {
     assert_eq!(got.dims(), want.dims());
     let flat = |t: &Tensor| -> Vec<f32> {
-        t.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+        t.to_dtype(DType::F32)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap()
     };
     let (got, want) = (flat(got), flat(want));
     let (mut worst, mut worst_at, mut diff2, mut want2) = (0f64, 0, 0f64, 0f64);
@@ -81,5 +96,8 @@ pub fn assert_close(got: &Tensor, want: &Tensor, tolerance: f64) {
     let relative = (diff2 / want2.max(1e-30)).sqrt();
     let (g, w) = (got[worst_at], want[worst_at]);
     println!("relative {relative:.2e}, max {worst:.2e} at {worst_at} (got {g}, want {w})");
-    assert!(relative <= tolerance, "relative {relative:.2e} > {tolerance:.0e}; max {worst:.2e} at {worst_at}: got {g}, want {w}");
+    assert!(
+        relative <= tolerance,
+        "relative {relative:.2e} > {tolerance:.0e}; max {worst:.2e} at {worst_at}: got {g}, want {w}"
+    );
 }

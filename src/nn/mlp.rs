@@ -29,7 +29,11 @@ impl Module for Mlp {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let mut xs = xs.clone();
         for (i, layer) in self.layers.iter().enumerate() {
-            xs = if i == 0 { layer.forward(&xs)? } else { layer.forward(&xs.relu()?)? };
+            xs = if i == 0 {
+                layer.forward(&xs)?
+            } else {
+                layer.forward(&xs.relu()?)?
+            };
         }
         Ok(xs)
     }

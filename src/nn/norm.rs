@@ -18,7 +18,11 @@ pub struct LayerNorm {
 
 /// Reads `weight` and `bias` (dim) of a layer norm.
 pub fn layer_norm(dim: usize, eps: f64, vb: VarBuilder) -> Result<LayerNorm> {
-    Ok(LayerNorm { weight: vb.get(dim, "weight")?, bias: vb.get(dim, "bias")?, eps: eps as f32 })
+    Ok(LayerNorm {
+        weight: vb.get(dim, "weight")?,
+        bias: vb.get(dim, "bias")?,
+        eps: eps as f32,
+    })
 }
 
 impl Module for LayerNorm {
@@ -52,14 +56,17 @@ impl CustomOp3 for TwoPassLayerNorm {
         let (xs, weight, bias) = (slice(xs, l1)?, slice(weight, l2)?, slice(bias, l3)?);
         let dim = weight.len();
         let mut out = vec![0f32; xs.len()];
-        out.par_chunks_mut(dim).zip(xs.par_chunks(dim)).with_min_len(16).for_each(|(out, row)| {
-            let mean = sum(row, |x| x) / dim as f32;
-            let var = sum(row, |x| (x - mean) * (x - mean)) / dim as f32;
-            let inv_std = 1. / (var + self.0).sqrt();
-            for (((o, x), w), b) in out.iter_mut().zip(row).zip(weight).zip(bias) {
-                *o = (x - mean) * inv_std * w + b;
-            }
-        });
+        out.par_chunks_mut(dim)
+            .zip(xs.par_chunks(dim))
+            .with_min_len(16)
+            .for_each(|(out, row)| {
+                let mean = sum(row, |x| x) / dim as f32;
+                let var = sum(row, |x| (x - mean) * (x - mean)) / dim as f32;
+                let inv_std = 1. / (var + self.0).sqrt();
+                for (((o, x), w), b) in out.iter_mut().zip(row).zip(weight).zip(bias) {
+                    *o = (x - mean) * inv_std * w + b;
+                }
+            });
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
 }
@@ -95,7 +102,12 @@ pub struct GroupNorm {
 /// Reads `weight` and `bias` (c) of a group norm with eps 1e-5.
 pub fn group_norm(num_groups: usize, channels: usize, vb: VarBuilder) -> Result<GroupNorm> {
     let (weight, bias) = (vb.get(channels, "weight")?, vb.get(channels, "bias")?);
-    Ok(GroupNorm { weight, bias, num_groups, eps: 1e-5 })
+    Ok(GroupNorm {
+        weight,
+        bias,
+        num_groups,
+        eps: 1e-5,
+    })
 }
 
 impl Module for GroupNorm {
@@ -103,11 +115,16 @@ impl Module for GroupNorm {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let (b, c, h, w) = xs.dims4()?;
         let dtype = xs.dtype();
-        let groups = xs.to_dtype(DType::F32)?.reshape((b, self.num_groups, c / self.num_groups * h * w))?;
+        let groups =
+            xs.to_dtype(DType::F32)?
+                .reshape((b, self.num_groups, c / self.num_groups * h * w))?;
         let mean = groups.mean_keepdim(2)?;
         let centred = groups.broadcast_sub(&mean)?;
         let std = (centred.sqr()?.mean_keepdim(2)? + self.eps)?.sqrt()?;
-        let normed = centred.broadcast_div(&std)?.reshape((b, c, h, w))?.to_dtype(dtype)?;
+        let normed = centred
+            .broadcast_div(&std)?
+            .reshape((b, c, h, w))?
+            .to_dtype(dtype)?;
         normed
             .broadcast_mul(&self.weight.reshape((1, c, 1, 1))?)?
             .broadcast_add(&self.bias.reshape((1, c, 1, 1))?)
@@ -129,7 +146,10 @@ mod tests {
         };
         let xs = Tensor::new(&[[10_001f32, 10_002., 10_003., 10_004.]], dev)?;
         let got = norm.forward(&xs)?.to_vec2::<f32>()?.remove(0);
-        for (got, want) in got.iter().zip([-1.341_635_4f32, -0.447_211_8, 0.447_211_8, 1.341_635_4]) {
+        for (got, want) in got
+            .iter()
+            .zip([-1.341_635_4f32, -0.447_211_8, 0.447_211_8, 1.341_635_4])
+        {
             assert!((got - want).abs() < 1e-5, "{got} {want}");
         }
         Ok(())

@@ -36,7 +36,9 @@ fn encode(angles: &Tensor, dim: usize) -> Result<Tensor> {
 pub fn sine_2d(h: usize, w: usize, dim: usize, device: &Device) -> Result<Tensor> {
     let axis = |n: usize| -> Result<Tensor> {
         let scale = SCALE as f32;
-        let angles: Vec<f32> = (1..=n).map(|i| i as f32 / (n as f32 + 1e-6) * scale).collect();
+        let angles: Vec<f32> = (1..=n)
+            .map(|i| i as f32 / (n as f32 + 1e-6) * scale)
+            .collect();
         encode(&Tensor::new(angles, device)?, dim / 2)?.t() // (dim / 2, n)
     };
     let y = axis(h)?.unsqueeze(2)?.broadcast_as((dim / 2, h, w))?;

@@ -38,7 +38,10 @@ impl AxialRope {
             }
         }
         let angles = Tensor::from_vec(angles, (side * side, 2 * quarter), device)?;
-        Ok(Self { cos: angles.cos()?, sin: angles.sin()? })
+        Ok(Self {
+            cos: angles.cos()?,
+            sin: angles.sin()?,
+        })
     }
 
     /// Rotates `xs` (b, h, n, c), in f32 -> (b, h, n, c)
@@ -61,7 +64,12 @@ mod tests {
             .contiguous()?;
         let got = rope.apply(&xs)?.squeeze(0)?.squeeze(0)?.to_vec2::<f32>()?;
         let (c, s) = (0.5f32.cos(), 0.5f32.sin());
-        let want = [[1., 0., 1., 0.], [c, s, 1., 0.], [1., 0., c, s], [c, s, c, s]];
+        let want = [
+            [1., 0., 1., 0.],
+            [c, s, 1., 0.],
+            [1., 0., c, s],
+            [c, s, c, s],
+        ];
         for (got, want) in got.iter().flatten().zip(want.iter().flatten()) {
             assert!((got - want).abs() < 1e-6, "{got} {want}");
         }

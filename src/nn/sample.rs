@@ -62,7 +62,11 @@ mod tests {
     #[test]
     fn a_constant_map_pools_to_the_constant() -> Result<()> {
         let map = Tensor::full(2f32, (3, 5, 6), &Device::Cpu)?;
-        let got = roi_align(&map, &[[1., 1., 4., 3.], [0., 0., 6., 5.], [2., 2., 2.1, 2.1]], 7)?;
+        let got = roi_align(
+            &map,
+            &[[1., 1., 4., 3.], [0., 0., 6., 5.], [2., 2., 2.1, 2.1]],
+            7,
+        )?;
         assert_eq!(got.dims(), [3, 3, 7, 7]);
         let off = (got - 2.)?.abs()?.max_all()?.to_scalar::<f32>()?;
         assert!(off < 1e-5, "{off}");

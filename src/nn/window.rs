@@ -40,7 +40,10 @@ mod tests {
         let first = windows.get(1)?.get(1)?.get(0)?.to_vec1::<f32>()?;
         assert_eq!(first, [24., 25., 26.]);
         let back = merge(&windows, 4, 6)?;
-        assert_eq!(back.flatten_all()?.to_vec1::<f32>()?, xs.flatten_all()?.to_vec1::<f32>()?);
+        assert_eq!(
+            back.flatten_all()?.to_vec1::<f32>()?,
+            xs.flatten_all()?.to_vec1::<f32>()?
+        );
         Ok(())
     }
 }

@@ -39,7 +39,11 @@ pub struct Config {
 impl Config {
     /// MobileCLIP-S0 with a positional table of `position_rows`.
     pub fn s0(position_rows: usize) -> Self {
-        Self { layers: 4, rep_mixer: true, ..Self::s1(position_rows) }
+        Self {
+            layers: 4,
+            rep_mixer: true,
+            ..Self::s1(position_rows)
+        }
     }
 
     /// MobileCLIP-S1 with a positional table of `position_rows`.
@@ -58,14 +62,22 @@ impl Config {
 
     /// MobileCLIP2-L with a positional table of `position_rows`.
     pub fn l(position_rows: usize) -> Self {
-        Self { width: 768, num_heads: 12, ..Self::s1(position_rows) }
+        Self {
+            width: 768,
+            num_heads: 12,
+            ..Self::s1(position_rows)
+        }
     }
 }
 
 /// The length a released file was trained with: tables of 77 rows were resampled to 32 tokens,
 /// shorter tables are used row by row.
 pub fn default_context_length(position_rows: usize) -> usize {
-    if position_rows > 32 { 32 } else { position_rows }
+    if position_rows > 32 {
+        32
+    } else {
+        position_rows
+    }
 }
 
 /// A student text encoder and its projection to the detector's width.
@@ -106,7 +118,10 @@ impl MobileClipText {
 
     /// Token ids (b, s), u32, `s` = context length -> features (b, s, output_dim)
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
-        let mut xs = self.embedding_layer.forward(ids)?.broadcast_add(&self.pos_embed)?;
+        let mut xs = self
+            .embedding_layer
+            .forward(ids)?
+            .broadcast_add(&self.pos_embed)?;
         for layer in &self.transformer {
             xs = match layer {
                 Layer::RepMixer(block) => block.forward(&xs)?,
@@ -209,7 +224,7 @@ mod tests {
             context_length: ids.dim(1)?,
             position_rows: table[2],
             width: table[3],
-            num_heads: golden.config()["heads"].as_u64().unwrap() as usize,
+            num_heads: golden.config()["n_heads_per_layer"].as_u64().unwrap() as usize,
             layers: entries - if rep_mixer { 2 } else { 0 },
             rep_mixer,
             output_dim: dims("projector.weight")[0],

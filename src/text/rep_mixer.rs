@@ -26,7 +26,9 @@ impl RepMixerBlock {
     pub fn new(width: usize, vb: VarBuilder) -> Result<Self> {
         let ffn = vb.pp("convffn");
         let (fc1, fc2) = (ffn.pp("fc1"), ffn.pp("fc2"));
-        let w1 = fc1.get((4 * width, width, 1, 1), "weight")?.reshape((4 * width, width))?;
+        let w1 = fc1
+            .get((4 * width, width, 1, 1), "weight")?
+            .reshape((4 * width, width))?;
         let b1 = fc1.get(4 * width, "bias")?;
         let scale = get_f64((width, 1, 1), "layer_scale", &vb)?.reshape((width, 1))?;
         let w2 = get_f64((width, 4 * width, 1, 1), "weight", &fc2)?.reshape((width, 4 * width))?;
@@ -61,7 +63,10 @@ struct Depthwise {
 impl Depthwise {
     fn conv_bn(width: usize, conv: VarBuilder, bn: VarBuilder) -> Result<Self> {
         let (weight, bias) = folded_conv(width, &conv, bn)?;
-        Ok(Self { weight: loaded(&weight, &conv)?, bias: loaded(&bias, &conv)? })
+        Ok(Self {
+            weight: loaded(&weight, &conv)?,
+            bias: loaded(&bias, &conv)?,
+        })
     }
 
     /// Folds `x + ls * (conv_bn(x) + skip_bn(x) - norm_bn(x))`.
@@ -77,7 +82,10 @@ impl Depthwise {
         let identity = Tensor::new(identity, &Device::Cpu)?;
         let weight = (weight.broadcast_mul(&scale)? + centre?.broadcast_mul(&identity)?)?;
         let bias = (((bias + skip.shift)? - norm.shift)? * scale.flatten_all()?)?;
-        Ok(Self { weight: loaded(&weight, &vb)?, bias: loaded(&bias, &vb)? })
+        Ok(Self {
+            weight: loaded(&weight, &vb)?,
+            bias: loaded(&bias, &vb)?,
+        })
     }
 
     /// (b, c, s) -> (b, c, s)
@@ -94,5 +102,8 @@ fn folded_conv(width: usize, conv: &VarBuilder, bn: VarBuilder) -> Result<(Tenso
 
 /// A folded tensor as the model wants it.
 fn loaded(folded: &Tensor, vb: &VarBuilder) -> Result<Tensor> {
-    folded.to_dtype(DType::F32)?.to_dtype(vb.dtype())?.to_device(vb.device())
+    folded
+        .to_dtype(DType::F32)?
+        .to_dtype(vb.dtype())?
+        .to_device(vb.device())
 }

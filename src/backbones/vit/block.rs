@@ -76,6 +76,8 @@ impl Attention {
         let k = rope.apply(&qkv.get(1)?)?;
         let v = qkv.get(2)?.contiguous()?;
         let attended = sdpa(&q, &k, &v, (head_dim as f64).powf(-0.5), None)?;
-        merge_heads(&attended)?.reshape((b, h, w, dim))?.apply(&self.proj)
+        merge_heads(&attended)?
+            .reshape((b, h, w, dim))?
+            .apply(&self.proj)
     }
 }

@@ -66,7 +66,13 @@ impl Config {
     }
 
     fn rope(&self, side: usize, scale: f64, device: &Device) -> Result<AxialRope> {
-        AxialRope::new(self.dim / self.num_heads, side, scale, self.rope_theta, device)
+        AxialRope::new(
+            self.dim / self.num_heads,
+            side,
+            scale,
+            self.rope_theta,
+            device,
+        )
     }
 }
 
@@ -87,7 +93,10 @@ impl Vit {
     pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
         let (p, dim, grid) = (cfg.patch_size, cfg.dim, cfg.grid());
         if grid % cfg.window_size != 0 {
-            candle::bail!("a grid of {grid} does not divide into windows of {}", cfg.window_size);
+            candle::bail!(
+                "a grid of {grid} does not divide into windows of {}",
+                cfg.window_size
+            );
         }
         let weight = vb.pp("patch_embed.proj").get((dim, 3, p, p), "weight")?;
         let pretrained = vb.get((1, cfg.pretrain_grid.pow(2), dim), "pos_embed")?;
@@ -124,7 +133,10 @@ impl Vit {
 impl Module for Vit {
     /// Normalised pixels (b, 3, s, s) -> features (b, dim, g, g)
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let mut xs = self.embed_patches(xs)?.broadcast_add(&self.pos_embed)?.apply(&self.ln_pre)?;
+        let mut xs = self
+            .embed_patches(xs)?
+            .broadcast_add(&self.pos_embed)?
+            .apply(&self.ln_pre)?;
         for (i, block) in self.blocks.iter().enumerate() {
             xs = match self.cfg.global_blocks.contains(&i) {
                 true => block.forward(&xs, None, &self.global_rope)?,
@@ -153,7 +165,16 @@ mod tests {
 
     #[test]
     fn equals_the_official_vit() -> Result<()> {
-        let golden = Golden::open("vit");
+        check("vit")
+    }
+
+    #[test]
+    fn equals_the_official_vit_with_three_windows_a_side() -> Result<()> {
+        check("vit_grid12")
+    }
+
+    fn check(name: &str) -> Result<()> {
+        let golden = Golden::open(name);
         let cfg = golden.config();
         let n = |key: &str| cfg[key].as_u64().unwrap() as usize;
         let cfg = Config {
@@ -164,7 +185,7 @@ mod tests {
             num_heads: n("num_heads"),
             mlp_dim: golden.tensor("weights.blocks.0.mlp.fc1.bias").elem_count(),
             window_size: n("window_size"),
-            pretrain_grid: n("pretrain_grid"),
+            pretrain_grid: n("pretrain_img_size") / n("patch_size"),
             global_blocks: serde_json::from_value(cfg["global_att_blocks"].clone()).unwrap(),
             rope_theta: 10_000.,
         };

@@ -33,7 +33,12 @@ pub struct Config {
 impl Config {
     /// The released detector with the given encoders.
     pub fn new(image_encoder: backbones::Config, text_encoder: text::Config) -> Self {
-        let layers = |layers| encoder::Config { d_model: 256, num_heads: 8, layers, ffn_dim: 2048 };
+        let layers = |layers| encoder::Config {
+            d_model: 256,
+            num_heads: 8,
+            layers,
+            ffn_dim: 2048,
+        };
         Self {
             image_size: 1008,
             image_encoder,
@@ -51,7 +56,10 @@ impl Config {
     /// SAM 3 as released.
     pub fn sam3() -> Self {
         let image_encoder = backbones::Config::Vit(backbones::vit::Config::sam3());
-        Self::new(image_encoder, text::Config::Clip(text::clip::Config::sam3()))
+        Self::new(
+            image_encoder,
+            text::Config::Clip(text::clip::Config::sam3()),
+        )
     }
 
     /// A model of other sizes that carries them as JSON, under `config` in the metadata of its
@@ -121,7 +129,13 @@ struct Scoring {
 
 impl From<Sizes> for Config {
     fn from(sizes: Sizes) -> Self {
-        let Sizes { vit, text, d_model, heads, .. } = sizes;
+        let Sizes {
+            vit,
+            text,
+            d_model,
+            heads,
+            ..
+        } = sizes;
         let layers = |l: &Layers| encoder::Config {
             d_model,
             num_heads: heads,

@@ -86,7 +86,9 @@ impl Decoder {
 
         let mut hs = xs.clone();
         for layer in &self.layers {
-            let query_pos = self.ref_point_head.forward(&encode_boxes(&boxes, d)?.to_dtype(dtype)?)?;
+            let query_pos = self
+                .ref_point_head
+                .forward(&encode_boxes(&boxes, d)?.to_dtype(dtype)?)?;
             let query_pos = Tensor::cat(&[&no_pos, &query_pos], 1)?;
             let bias = self.box_bias(&boxes, (h, w), dtype)?;
             xs = layer.forward(&xs, &query_pos, &key, memory, &bias, prompt, padding)?;
@@ -96,7 +98,11 @@ impl Decoder {
         }
         let presence = xs.narrow(1, 0, 1)?.apply(&self.presence_token_out_norm)?;
         let presence_logit = self.presence_token_head.forward(&presence)?.flatten_all()?;
-        Ok(Decoded { hs, boxes, presence_logit: presence_logit.to_dtype(DType::F32)? })
+        Ok(Decoded {
+            hs,
+            boxes,
+            presence_logit: presence_logit.to_dtype(DType::F32)?,
+        })
     }
 
     /// How the position of a cell relative to a box's edges biases attention: `boxes` (b, q, 4)
@@ -109,7 +115,8 @@ impl Decoder {
             let edges = Tensor::cat(&[(&middle - &half)?, (&middle + &half)?], 2)?; // (b, q, 2)
             let cells = cell_starts(n, boxes.device())?.reshape((1, 1, n, 1))?;
             let delta = cells.broadcast_sub(&edges.unsqueeze(2)?)?; // (b, q, n, 2)
-            mlp.forward(&signed_log(&delta)?.to_dtype(dtype)?)?.permute((0, 3, 1, 2)) // (b, heads, q, n)
+            mlp.forward(&signed_log(&delta)?.to_dtype(dtype)?)?
+                .permute((0, 3, 1, 2)) // (b, heads, q, n)
         };
         let along_y = axis(1, h, &self.box_rpb_embed_y)?.unsqueeze(D::Minus1)?;
         let along_x = axis(0, w, &self.box_rpb_embed_x)?.unsqueeze(3)?;
@@ -218,11 +225,19 @@ mod tests {
         let last = n("layers") - 1;
         assert_close(&got.hs, &golden.tensor("out.hs").get(last)?, 1e-5);
         assert_close(&got.boxes, &golden.tensor("out.pred_boxes"), 1e-5);
-        assert_close(&got.presence_logit, &golden.tensor("out.presence_logits").get(last)?, 1e-5);
+        assert_close(
+            &got.presence_logit,
+            &golden.tensor("out.presence_logits").get(last)?,
+            1e-5,
+        );
 
         let first = golden.tensor("out.reference_boxes").get(0)?;
         let bias = decoder.box_bias(&first, grid, DType::F32)?;
-        assert_close(&bias.narrow(2, 1, n("queries"))?, &golden.tensor("out.box_bias"), 1e-5);
+        assert_close(
+            &bias.narrow(2, 1, n("queries"))?,
+            &golden.tensor("out.box_bias"),
+            1e-5,
+        );
         Ok(())
     }
 }

@@ -91,7 +91,11 @@ impl Detector {
             neck: Neck::new(cfg.image_encoder.dim(), d, vision.pp("convs"))?,
             image_encoder,
             text_encoder: TextEncoder::new(&cfg.text_encoder, vb.pp("backbone.language_backbone"))?,
-            geometry_encoder: GeometryEncoder::new(&cfg.geometry, cfg.roi_size, vb.pp("geometry_encoder"))?,
+            geometry_encoder: GeometryEncoder::new(
+                &cfg.geometry,
+                cfg.roi_size,
+                vb.pp("geometry_encoder"),
+            )?,
             encoder: Encoder::new(&cfg.encoder, transformer.pp("encoder"))?,
             decoder: Decoder::new(&cfg.decoder, cfg.num_queries, transformer.pp("decoder"))?,
             dot_prod_scoring: DotProductScoring::new(d, cfg.scoring_dim, cfg.max_logit, scoring)?,
@@ -133,7 +137,10 @@ impl Detector {
 
     /// Token ids (1, s), u32, padded with 0 to the context length.
     pub fn encode_text(&self, ids: &Tensor) -> Result<TextFeatures> {
-        Ok(TextFeatures { tokens: self.text_encoder.forward(ids)?, is_padding: ids.eq(0u32)? })
+        Ok(TextFeatures {
+            tokens: self.text_encoder.forward(ids)?,
+            is_padding: ids.eq(0u32)?,
+        })
     }
 
     /// Finds what `text` and `boxes` mean in the image.
@@ -147,7 +154,9 @@ impl Detector {
         let grid = image.grid()?;
         let geometry = match boxes.is_empty() {
             true => image.no_boxes.clone(),
-            false => self.geometry_encoder.forward(boxes, &image.tokens, grid, &image.pos)?,
+            false => self
+                .geometry_encoder
+                .forward(boxes, &image.tokens, grid, &image.pos)?,
         };
         trace.record("text_features", &text.tokens);
         trace.record("geometry", &geometry);
@@ -168,15 +177,23 @@ impl Detector {
         let padding = padding_bias(is_padding, prompt.dtype())?;
         trace.record("prompt", prompt);
         trace.record("prompt_mask", is_padding);
-        let memory = self.encoder.forward(&image.attended, &image.pos, prompt, &padding)?;
+        let memory = self
+            .encoder
+            .forward(&image.attended, &image.pos, prompt, &padding)?;
         trace.record("encoder", &memory);
-        let found = self.decoder.forward(&memory, &image.pos, image.grid()?, prompt, &padding)?;
+        let found = self
+            .decoder
+            .forward(&memory, &image.pos, image.grid()?, prompt, &padding)?;
         trace.record("hs", &found.hs);
         trace.record("pred_boxes", &found.boxes);
         trace.record("presence_logit", &found.presence_logit);
-        let logits = self.dot_prod_scoring.forward(&found.hs, prompt, is_padding)?;
+        let logits = self
+            .dot_prod_scoring
+            .forward(&found.hs, prompt, is_padding)?;
         trace.record("pred_logits", &logits);
-        let pixels = self.segmentation_head.embed_pixels(&memory, &image.fpn, prompt, &padding)?;
+        let pixels = self
+            .segmentation_head
+            .embed_pixels(&memory, &image.fpn, prompt, &padding)?;
         trace.record("pixel_embed", &pixels);
         Ok(Grounding {
             logits,
@@ -189,7 +206,8 @@ impl Detector {
 
     /// Mask logits (1, k, 4g, 4g) of the chosen queries (k), u32.
     pub fn masks(&self, grounding: &Grounding, queries: &Tensor) -> Result<Tensor> {
-        self.segmentation_head.masks(&grounding.pixels, &grounding.hs.index_select(queries, 1)?)
+        self.segmentation_head
+            .masks(&grounding.pixels, &grounding.hs.index_select(queries, 1)?)
     }
 
     /// Logits (1, 1, 4g, 4g) of "this pixel belongs to the concept".

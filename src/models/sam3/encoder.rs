@@ -141,7 +141,13 @@ mod tests {
             ffn_dim: n("ffn"),
         };
         let encoder = Encoder::new(&cfg, golden.weights())?;
-        let tokens = |name: &str| golden.tensor(name).flatten_from(2)?.transpose(1, 2)?.contiguous();
+        let tokens = |name: &str| {
+            golden
+                .tensor(name)
+                .flatten_from(2)?
+                .transpose(1, 2)?
+                .contiguous()
+        };
         let (src, pos) = (tokens("in.features")?, tokens("in.pos")?);
         let padding = padding_bias(&golden.tensor("in.prompt_mask"), DType::F32)?;
         let attended = encoder.attend_image(&src, &pos)?;

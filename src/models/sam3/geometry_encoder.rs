@@ -75,9 +75,18 @@ impl GeometryEncoder {
     ) -> Result<Tensor> {
         let tokens = match boxes.is_empty() {
             true => self.cls_embed.clone(),
-            false => Tensor::cat(&[self.embed_boxes(boxes, image, (h, w))?, self.cls_embed.clone()], 0)?,
+            false => Tensor::cat(
+                &[
+                    self.embed_boxes(boxes, image, (h, w))?,
+                    self.cls_embed.clone(),
+                ],
+                0,
+            )?,
         };
-        let mut xs = tokens.unsqueeze(0)?.apply(&self.final_proj)?.apply(&self.norm)?;
+        let mut xs = tokens
+            .unsqueeze(0)?
+            .apply(&self.final_proj)?
+            .apply(&self.norm)?;
         let key = image.broadcast_add(pos)?;
         for layer in &self.encode {
             xs = layer.attend_self(&xs, None)?;
@@ -105,17 +114,30 @@ impl GeometryEncoder {
         let coordinates = to_model(Tensor::stack(&[&cx, &cy, &bw, &bh], 1)?)?;
         let direct = self.boxes_direct_project.forward(&coordinates)?;
 
-        let normed = self.img_pre_norm.forward(image)?.squeeze(0)?.t()?.reshape((d, h, w))?;
-        let cells: Vec<[f32; 4]> = boxes.iter().map(|b| to_cells(b.cxcywh_norm, w, h)).collect();
+        let normed = self
+            .img_pre_norm
+            .forward(image)?
+            .squeeze(0)?
+            .t()?
+            .reshape((d, h, w))?;
+        let cells: Vec<[f32; 4]> = boxes
+            .iter()
+            .map(|b| to_cells(b.cxcywh_norm, w, h))
+            .collect();
         let pooled = roi_align(&normed, &cells, self.roi_size)?;
-        let pooled = self.boxes_pool_project.forward(&pooled)?.reshape((boxes.len(), d))?;
+        let pooled = self
+            .boxes_pool_project
+            .forward(&pooled)?
+            .reshape((boxes.len(), d))?;
 
         let (y, x) = (posenc::sine_1d(&cy, d / 2)?, posenc::sine_1d(&cx, d / 2)?);
         let position = Tensor::cat(&[y, x, bh.unsqueeze(1)?, bw.unsqueeze(1)?], 1)?;
         let position = self.boxes_pos_enc_project.forward(&to_model(position)?)?;
 
         let labels: Vec<u32> = boxes.iter().map(|b| u32::from(b.positive)).collect();
-        let label = self.label_embed.forward(&Tensor::new(labels, device)?.to_dtype(DType::U32)?)?;
+        let label = self
+            .label_embed
+            .forward(&Tensor::new(labels, device)?.to_dtype(DType::U32)?)?;
         ((direct + pooled)? + position)? + label
     }
 }
@@ -123,7 +145,12 @@ impl GeometryEncoder {
 /// Corners in cells of a `w` x `h` map.
 fn to_cells([cx, cy, bw, bh]: [f32; 4], w: usize, h: usize) -> [f32; 4] {
     let (w, h) = (w as f32, h as f32);
-    [(cx - 0.5 * bw) * w, (cy - 0.5 * bh) * h, (cx + 0.5 * bw) * w, (cy + 0.5 * bh) * h]
+    [
+        (cx - 0.5 * bw) * w,
+        (cy - 0.5 * bh) * h,
+        (cx + 0.5 * bw) * w,
+        (cy + 0.5 * bh) * h,
+    ]
 }
 
 #[cfg(test)]
@@ -142,15 +169,25 @@ mod tests {
             ffn_dim: n("ffn"),
         };
         let encoder = GeometryEncoder::new(&cfg, n("roi_size"), golden.weights())?;
-        let tokens = |name: &str| golden.tensor(name).flatten_from(2)?.transpose(1, 2)?.contiguous();
+        let tokens = |name: &str| {
+            golden
+                .tensor(name)
+                .flatten_from(2)?
+                .transpose(1, 2)?
+                .contiguous()
+        };
         let (image, pos) = (tokens("in.features")?, tokens("in.pos")?);
         let grid = (n("grid"), n("grid"));
         for case in ["no_boxes", "one_box", "three_boxes", "outside"] {
             let boxes: Vec<ExemplarBox> = match case {
                 "no_boxes" => vec![],
                 _ => {
-                    let boxes = golden.tensor(&format!("in.{case}.boxes")).to_vec2::<f32>()?;
-                    let labels = golden.tensor(&format!("in.{case}.labels")).to_vec1::<i64>()?;
+                    let boxes = golden
+                        .tensor(&format!("in.{case}.boxes"))
+                        .to_vec2::<f32>()?;
+                    let labels = golden
+                        .tensor(&format!("in.{case}.labels"))
+                        .to_vec1::<i64>()?;
                     let exemplar = |(b, label): (&Vec<f32>, &i64)| ExemplarBox {
                         cxcywh_norm: [b[0], b[1], b[2], b[3]],
                         positive: *label == 1,

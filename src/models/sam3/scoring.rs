@@ -39,7 +39,10 @@ impl DotProductScoring {
         let prompt = (self.prompt_mlp.forward(prompt)? + prompt)?.apply(&self.out_norm)?;
         let is_valid = is_padding.eq(0u8)?.to_dtype(prompt.dtype())?.unsqueeze(2)?; // (b, m, 1)
         let count = is_valid.sum(1)?.maximum(1f64)?;
-        let pooled = prompt.broadcast_mul(&is_valid)?.sum(1)?.broadcast_div(&count)?;
+        let pooled = prompt
+            .broadcast_mul(&is_valid)?
+            .sum(1)?
+            .broadcast_div(&count)?;
         let pooled = pooled.apply(&self.prompt_proj)?.unsqueeze(2)?; // (b, d, 1)
         let logits = hs.apply(&self.hs_proj)?.matmul(&pooled)?.squeeze(2)?;
         (logits.to_dtype(DType::F32)? * self.scale)?.clamp(-self.max_logit, self.max_logit)

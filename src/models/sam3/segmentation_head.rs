@@ -31,11 +31,13 @@ impl SegmentationHead {
         let stage = |i: usize| -> Result<(Conv2d, GroupNorm)> {
             let conv = decoder.pp("conv_layers").pp(i);
             let conv = conv2d(d_model, d_model, 3, ConvConfig::same(3), conv)?;
-            Ok((conv, group_norm(GROUPS, d_model, decoder.pp("norms").pp(i))?))
+            Ok((
+                conv,
+                group_norm(GROUPS, d_model, decoder.pp("norms").pp(i))?,
+            ))
         };
-        let conv_1x1 = |out: usize, name: &str| {
-            conv2d(d_model, out, 1, ConvConfig::default(), vb.pp(name))
-        };
+        let conv_1x1 =
+            |out: usize, name: &str| conv2d(d_model, out, 1, ConvConfig::default(), vb.pp(name));
         let attention = vb.pp("cross_attend_prompt");
         Ok(Self {
             cross_attn_norm: layer_norm(d_model, 1e-5, vb.pp("cross_attn_norm"))?,
@@ -57,7 +59,9 @@ impl SegmentationHead {
         padding: &Tensor,
     ) -> Result<Tensor> {
         let normed = self.cross_attn_norm.forward(memory)?;
-        let attended = self.cross_attend_prompt.forward(&normed, prompt, prompt, Some(padding))?;
+        let attended = self
+            .cross_attend_prompt
+            .forward(&normed, prompt, prompt, Some(padding))?;
         let memory = (memory + attended)?;
 
         let (b, _, d) = memory.dims3()?;
@@ -75,7 +79,10 @@ impl SegmentationHead {
     /// -> mask logits (b, q, h, w)
     pub fn masks(&self, pixels: &Tensor, hs: &Tensor) -> Result<Tensor> {
         let (b, d, h, w) = pixels.dims4()?;
-        let instances = self.instance_seg_head.forward(pixels)?.reshape((b, d, h * w))?;
+        let instances = self
+            .instance_seg_head
+            .forward(pixels)?
+            .reshape((b, d, h * w))?;
         let masks = self.mask_embed.forward(hs)?.matmul(&instances)?;
         masks.reshape((b, hs.dim(1)?, h, w))
     }
@@ -105,7 +112,11 @@ mod tests {
         assert_close(&pixels, &golden.tensor("out.pixel_embed"), 1e-5);
         let masks = head.masks(&pixels, &golden.tensor("in.hs"))?;
         assert_close(&masks, &golden.tensor("out.pred_masks"), 1e-5);
-        assert_close(&head.semantic(&pixels)?, &golden.tensor("out.semantic_seg"), 1e-5);
+        assert_close(
+            &head.semantic(&pixels)?,
+            &golden.tensor("out.semantic_seg"),
+            1e-5,
+        );
         Ok(())
     }
 }
