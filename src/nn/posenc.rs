@@ -49,6 +49,20 @@ pub fn sine_2d(h: usize, w: usize, dim: usize, device: &Device) -> Result<Tensor
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::golden::{Golden, assert_close};
+
+    #[test]
+    fn maps_equal_the_official_ones() {
+        let golden = Golden::open("posenc");
+        let mut maps = 0;
+        for name in golden.names().filter(|n| n.starts_with("out.map.")) {
+            let want = golden.tensor(name);
+            let [_, c, h, w] = want.dims()[..] else { panic!("{name}") };
+            assert_close(&sine_2d(h, w, c, &Device::Cpu).unwrap(), &want, 1e-5);
+            maps += 1;
+        }
+        assert!(maps > 0);
+    }
 
     #[test]
     fn channels_are_y_then_x_and_sine_then_cosine() -> Result<()> {

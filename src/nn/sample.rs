@@ -57,7 +57,18 @@ fn bin_weights(start: f32, end: f32, len: usize, size: usize) -> Vec<f32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::golden::{Golden, assert_close};
     use candle::Device;
+
+    #[test]
+    fn equals_torchvision_on_tiny_huge_and_outlying_boxes() -> Result<()> {
+        let golden = Golden::open("roi_align");
+        let boxes = golden.tensor("in.boxes").to_vec2::<f32>()?;
+        let boxes: Vec<[f32; 4]> = boxes.iter().map(|b| [b[0], b[1], b[2], b[3]]).collect();
+        let got = roi_align(&golden.tensor("in.features").squeeze(0)?, &boxes, 7)?;
+        assert_close(&got, &golden.tensor("out.regions"), 1e-5);
+        Ok(())
+    }
 
     #[test]
     fn a_constant_map_pools_to_the_constant() -> Result<()> {
