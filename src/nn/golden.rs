@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use candle::{DType, Device, Result, Tensor};
+use candle::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
 /// A file of `tests/golden`: tensors `weights.*`, `in.*` and `out.*`, sizes in its metadata.
@@ -54,22 +54,6 @@ impl Golden {
             .filter_map(|(name, t)| Some((name.strip_prefix("weights.")?.to_string(), t.clone())))
             .collect();
         VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu)
-    }
-
-    /// Like [`Golden::weights`], with one tensor changed.
-    pub fn weights_with(
-        &self,
-        name: &str,
-        change: impl Fn(&Tensor) -> Result<Tensor>,
-    ) -> VarBuilder<'static> {
-        let name = format!("weights.{name}");
-        let mut tensors = self.tensors.clone();
-        tensors.insert(name.clone(), change(&self.tensor(&name)).unwrap());
-        Self {
-            tensors,
-            config: self.config.clone(),
-        }
-        .weights()
     }
 }
 

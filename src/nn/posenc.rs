@@ -57,7 +57,9 @@ mod tests {
         let mut maps = 0;
         for name in golden.names().filter(|n| n.starts_with("out.map.")) {
             let want = golden.tensor(name);
-            let [_, c, h, w] = want.dims()[..] else { panic!("{name}") };
+            let [_, c, h, w] = want.dims()[..] else {
+                panic!("{name}")
+            };
             assert_close(&sine_2d(h, w, c, &Device::Cpu).unwrap(), &want, 1e-5);
             maps += 1;
         }

@@ -89,7 +89,7 @@ pub struct Vit {
 }
 
 impl Vit {
-    /// Reads `patch_embed.proj.weight`, `pos_embed` (without class token), `ln_pre`, `blocks.*`.
+    /// Reads `patch_embed.proj.weight`, `pos_embed` (its first row, of a class token, is unused), `ln_pre`, `blocks.*`.
     pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
         let (p, dim, grid) = (cfg.patch_size, cfg.dim, cfg.grid());
         if grid % cfg.window_size != 0 {
@@ -99,7 +99,10 @@ impl Vit {
             );
         }
         let weight = vb.pp("patch_embed.proj").get((dim, 3, p, p), "weight")?;
-        let pretrained = vb.get((1, cfg.pretrain_grid.pow(2), dim), "pos_embed")?;
+        let cells = cfg.pretrain_grid.pow(2);
+        let pretrained = vb
+            .get((1, 1 + cells, dim), "pos_embed")?
+            .narrow(1, 1, cells)?;
         let scale = cfg.pretrain_grid as f64 / grid as f64;
         Ok(Self {
             patch_weight: weight.flatten_from(1)?.t()?.contiguous()?,
@@ -189,9 +192,7 @@ mod tests {
             global_blocks: serde_json::from_value(cfg["global_att_blocks"].clone()).unwrap(),
             rope_theta: 10_000.,
         };
-        // the stored table starts with a class token that no layout passes on
-        let vb = golden.weights_with("pos_embed", |t| t.narrow(1, 1, t.dim(1)? - 1)?.contiguous());
-        let got = Vit::new(&cfg, vb)?.forward(&golden.tensor("in.pixels"))?;
+        let got = Vit::new(&cfg, golden.weights())?.forward(&golden.tensor("in.pixels"))?;
         assert_close(&got, &golden.tensor("out.trunk"), 1e-5);
         Ok(())
     }
