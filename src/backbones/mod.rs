@@ -1,1 +1,3 @@
 //! Floor 1: image encoders.
+
+pub mod repvit;

@@ -71,6 +71,17 @@ impl Conv2d {
         Self { weight, bias, cfg }
     }
 
+    /// A convolution from a weight and bias just folded, in the type and on the device of `vb`.
+    pub fn from_folded(
+        weight: &Tensor,
+        bias: &Tensor,
+        cfg: ConvConfig,
+        vb: &VarBuilder,
+    ) -> Result<Self> {
+        let load = |t: &Tensor| t.to_dtype(vb.dtype())?.to_device(vb.device());
+        Ok(Self::new(load(weight)?, Some(load(bias)?), cfg))
+    }
+
     /// The weight (out, in / groups, kernel, kernel).
     pub fn weight(&self) -> &Tensor {
         &self.weight
@@ -161,9 +172,8 @@ pub fn conv2d_bn(
 ) -> Result<Conv2d> {
     let shape = (out_channels, in_channels / cfg.groups, kernel, kernel);
     let weight = get_f64(shape, "weight", &conv_vb)?;
-    let (weight, bias) = batch_norm(out_channels, bn_vb.clone())?.fold(&weight, None)?;
-    let to_model = |t: Tensor| t.to_dtype(bn_vb.dtype())?.to_device(bn_vb.device());
-    Ok(Conv2d::new(to_model(weight)?, Some(to_model(bias)?), cfg))
+    let (weight, bias) = batch_norm(out_channels, bn_vb)?.fold(&weight, None)?;
+    Conv2d::from_folded(&weight, &bias, cfg, &conv_vb)
 }
 
 /// BatchNorm at inference: `x * scale + shift` per channel, in f64 on the CPU.
