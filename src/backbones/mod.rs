@@ -1,3 +1,4 @@
 //! Floor 1: image encoders.
 
+pub mod efficientvit;
 pub mod repvit;
