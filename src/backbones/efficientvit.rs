@@ -86,7 +86,13 @@ impl EfficientVit {
         let mut stages = Vec::new();
         for (i, width) in cfg.widths.windows(2).enumerate() {
             let vb = vb.pp("stages").pp(i).pp("op_list");
-            stages.push(stage(cfg, (width[0], width[1]), cfg.depths[i + 1], i >= 2, vb)?);
+            stages.push(stage(
+                cfg,
+                (width[0], width[1]),
+                cfg.depths[i + 1],
+                i >= 2,
+                vb,
+            )?);
         }
         Ok(Self { input_stem, stages })
     }
@@ -295,7 +301,9 @@ impl Module for LiteMla {
         let ys = v.matmul(&k.t()?)?.matmul(&q)?; // (b, 2 * heads, d + 1, h * w)
         let weights = (ys.narrow(2, d, 1)? + ATTENTION_EPS)?;
         let ys = ys.narrow(2, 0, d)?.broadcast_div(&weights)?;
-        ys.reshape((b, (), h, w))?.to_dtype(xs.dtype())?.apply(&self.proj)
+        ys.reshape((b, (), h, w))?
+            .to_dtype(xs.dtype())?
+            .apply(&self.proj)
     }
 }
 
@@ -307,7 +315,14 @@ fn with_norm(
     cfg: ConvConfig,
     vb: VarBuilder,
 ) -> Result<Conv2d> {
-    conv2d_bn(in_channels, out_channels, kernel, cfg, vb.pp("conv"), vb.pp("norm"))
+    conv2d_bn(
+        in_channels,
+        out_channels,
+        kernel,
+        cfg,
+        vb.pp("conv"),
+        vb.pp("norm"),
+    )
 }
 
 /// `ConvLayer` without a norm: `conv.weight` and `conv.bias`.

@@ -2,3 +2,5 @@
 
 pub mod efficientvit;
 pub mod repvit;
+pub mod student;
+pub mod tiny_vit;

@@ -117,7 +117,9 @@ impl Module for RepVit {
     /// (b, 3, s, s) -> (b, c, s / 32, s / 32)
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let stem = self.stem(xs)?;
-        self.blocks.iter().try_fold(stem, |xs, block| xs.apply(block))
+        self.blocks
+            .iter()
+            .try_fold(stem, |xs, block| xs.apply(block))
     }
 }
 
@@ -216,7 +218,14 @@ fn folded(
     cfg: ConvConfig,
     vb: VarBuilder,
 ) -> Result<Conv2d> {
-    conv2d_bn(in_channels, out_channels, kernel, cfg, vb.pp("c"), vb.pp("bn"))
+    conv2d_bn(
+        in_channels,
+        out_channels,
+        kernel,
+        cfg,
+        vb.pp("c"),
+        vb.pp("bn"),
+    )
 }
 
 /// `RepVGGDW`: `bn(conv(x) + conv1(x) + x)` with its own norm inside `conv`, as one 3x3 convolution.
