@@ -1,5 +1,9 @@
 //! Floor 1: image encoders.
 
+pub mod efficientvit;
+pub mod repvit;
+pub mod student;
+pub mod tiny_vit;
 pub mod vit;
 
 use candle::{Module, Result, Tensor};
@@ -10,6 +14,8 @@ use candle_nn::VarBuilder;
 pub enum Config {
     /// The trunk of SAM 3.
     Vit(vit::Config),
+    /// A student of it.
+    Student(student::Config),
 }
 
 impl Config {
@@ -17,6 +23,7 @@ impl Config {
     pub fn dim(&self) -> usize {
         match self {
             Self::Vit(cfg) => cfg.dim,
+            Self::Student(cfg) => cfg.embed_dim,
         }
     }
 }
@@ -26,6 +33,8 @@ impl Config {
 pub enum ImageEncoder {
     /// The trunk of SAM 3.
     Vit(vit::Vit),
+    /// A student of it.
+    Student(student::Student),
 }
 
 impl ImageEncoder {
@@ -33,6 +42,7 @@ impl ImageEncoder {
     pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
         Ok(match cfg {
             Config::Vit(cfg) => Self::Vit(vit::Vit::new(cfg, vb)?),
+            Config::Student(cfg) => Self::Student(student::Student::new(cfg, vb.pp("model"))?),
         })
     }
 }
@@ -42,6 +52,7 @@ impl Module for ImageEncoder {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         match self {
             Self::Vit(vit) => vit.forward(xs),
+            Self::Student(student) => student.forward(xs),
         }
     }
 }

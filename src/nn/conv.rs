@@ -71,6 +71,17 @@ impl Conv2d {
         Self { weight, bias, cfg }
     }
 
+    /// A convolution from a weight and bias just folded, in the type and on the device of `vb`.
+    pub fn from_folded(
+        weight: &Tensor,
+        bias: &Tensor,
+        cfg: ConvConfig,
+        vb: &VarBuilder,
+    ) -> Result<Self> {
+        let load = |t: &Tensor| t.to_dtype(vb.dtype())?.to_device(vb.device());
+        Ok(Self::new(load(weight)?, Some(load(bias)?), cfg))
+    }
+
     /// The weight (out, in / groups, kernel, kernel).
     pub fn weight(&self) -> &Tensor {
         &self.weight
@@ -97,23 +108,65 @@ impl Conv2d {
     }
 }
 
+impl Conv2d {
+    /// The same convolution, channels last: (b, h, w, in) -> (b, h', w', out).
+    ///
+    /// Fast for pointwise and depthwise convolutions; others are turned around and back.
+    pub fn forward_channels_last(&self, xs: &Tensor) -> Result<Tensor> {
+        let (b, h, w, c) = xs.dims4()?;
+        let (out, _, _, _) = self.weight.dims4()?;
+        if self.is_pointwise() && self.cfg.groups == 1 {
+            let weight = self.weight.reshape((out, c))?;
+            let ys = xs.reshape((b * h * w, c))?.matmul(&weight.t()?)?;
+            let ys = match &self.bias {
+                Some(bias) => ys.broadcast_add(bias)?,
+                None => ys,
+            };
+            return ys.reshape((b, h, w, out));
+        }
+        if self.is_depthwise()? && c == out && on_cpu_in_f32(xs) {
+            let bias = self.bias.as_ref();
+            return depthwise::conv2d_channels_last(xs, &self.weight, bias, self.window());
+        }
+        let xs = xs.permute((0, 3, 1, 2))?.contiguous()?;
+        self.forward(&xs)?.permute((0, 2, 3, 1))?.contiguous()
+    }
+
+    fn window(&self) -> Window {
+        let ConvConfig {
+            stride, padding, ..
+        } = self.cfg;
+        Window {
+            stride: (stride, stride),
+            padding: (padding, padding),
+        }
+    }
+
+    fn is_pointwise(&self) -> bool {
+        let kernel = &self.weight.dims()[2..];
+        kernel == [1, 1] && self.cfg.stride == 1 && self.cfg.padding == 0
+    }
+
+    /// Whether every channel has its own kernel.
+    fn is_depthwise(&self) -> Result<bool> {
+        let (out, in_per_group, _, _) = self.weight.dims4()?;
+        Ok(in_per_group == 1 && self.cfg.groups == out)
+    }
+}
+
 impl Module for Conv2d {
     /// (b, in, h, w) -> (b, out, h', w')
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let (out, in_per_group, kernel, _) = self.weight.dims4()?;
+        if self.is_depthwise()? {
+            return depthwise_conv2d(xs, &self.weight, self.bias.as_ref(), self.window());
+        }
         let ConvConfig {
             stride,
             padding,
             groups,
         } = self.cfg;
-        if in_per_group == 1 && groups == out {
-            let window = Window {
-                stride: (stride, stride),
-                padding: (padding, padding),
-            };
-            return depthwise_conv2d(xs, &self.weight, self.bias.as_ref(), window);
-        }
-        let ys = if kernel == 1 && stride == 1 && padding == 0 {
+        let out = self.weight.dim(0)?;
+        let ys = if self.is_pointwise() {
             self.pointwise(xs)?
         } else {
             xs.conv2d(&self.weight, padding, stride, 1, groups)?
@@ -161,9 +214,8 @@ pub fn conv2d_bn(
 ) -> Result<Conv2d> {
     let shape = (out_channels, in_channels / cfg.groups, kernel, kernel);
     let weight = get_f64(shape, "weight", &conv_vb)?;
-    let (weight, bias) = batch_norm(out_channels, bn_vb.clone())?.fold(&weight, None)?;
-    let to_model = |t: Tensor| t.to_dtype(bn_vb.dtype())?.to_device(bn_vb.device());
-    Ok(Conv2d::new(to_model(weight)?, Some(to_model(bias)?), cfg))
+    let (weight, bias) = batch_norm(out_channels, bn_vb)?.fold(&weight, None)?;
+    Conv2d::from_folded(&weight, &bias, cfg, &conv_vb)
 }
 
 /// BatchNorm at inference: `x * scale + shift` per channel, in f64 on the CPU.
@@ -242,7 +294,7 @@ fn depthwise_conv2d(
             xs.dim(1)?
         )
     }
-    if xs.device().is_cpu() && xs.dtype() == DType::F32 {
+    if on_cpu_in_f32(xs) {
         return depthwise::conv2d(xs, weight, bias, window);
     }
     let ys = depthwise_by_taps(xs, weight, window)?;
@@ -250,6 +302,11 @@ fn depthwise_conv2d(
         Some(bias) => ys.broadcast_add(&bias.reshape((1, (), 1, 1))?),
         None => Ok(ys),
     }
+}
+
+/// Whether our own kernels take this tensor.
+fn on_cpu_in_f32(xs: &Tensor) -> bool {
+    xs.device().is_cpu() && xs.dtype() == DType::F32
 }
 
 /// One scaled and shifted copy of the image per kernel element, summed.
@@ -331,7 +388,7 @@ impl Module for ConvTranspose2x2 {
         let xs = xs.contiguous()?.reshape((b, c, h * w))?;
         let weight = self.weight.unsqueeze(0)?.expand((b, 4 * out, c))?;
         let ys = weight.matmul(&xs)?; // (b, 4 * out, h * w)
-        if ys.device().is_cpu() && ys.dtype() == DType::F32 {
+        if on_cpu_in_f32(&ys) {
             return interleave(&ys, &self.bias, (b, out, h, w));
         }
         ys.reshape((b, 2, 2, out, h, w))?
@@ -437,7 +494,11 @@ mod tests {
             } = case.cfg;
             let want = xs.conv2d(&weight, padding, stride, 1, groups).unwrap();
             let want = want.broadcast_add(&bias.reshape((1, (), 1, 1)).unwrap());
-            assert_equal(&conv.forward(&xs).unwrap(), &want.unwrap());
+            let want = want.unwrap();
+            assert_equal(&conv.forward(&xs).unwrap(), &want);
+            let channels_last = |t: &Tensor| t.permute((0, 2, 3, 1)).unwrap();
+            let got = conv.forward_channels_last(&channels_last(&xs)).unwrap();
+            assert_equal(&got, &channels_last(&want));
         }
     }
 

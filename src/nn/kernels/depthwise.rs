@@ -5,6 +5,8 @@
 //! shifted rows, which the compiler turns into vector code. A stride of s is made contiguous by
 //! keeping the columns of the scratch in s phases (for s = 2 the even and the odd columns).
 
+use std::ops::Range;
+
 use candle::{Device, Result, Storage, Tensor};
 use rayon::prelude::*;
 
@@ -91,6 +93,175 @@ pub fn conv2d(
     Tensor::from_vec(out, (b, c, oh, ow), &Device::Cpu)
 }
 
+/// Depthwise convolution, channels last: `xs` (b, h, w, c), `weight` (c, 1, kh, kw) -> (b, h', w', c).
+///
+/// All tensors are f32 on the CPU. Needs no scratch: the vectors run along the channels, and what
+/// lies outside the image is left out of the sum.
+///
+/// # Errors
+/// When the padded image is smaller than the kernel, or a tensor is elsewhere or of another type.
+pub fn conv2d_channels_last(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    window: Window,
+) -> Result<Tensor> {
+    let (b, h, w, c) = xs.dims4()?;
+    let (_, _, kh, kw) = weight.dims4()?;
+    let (oh, ow) = window.output_size((h, w), (kh, kw))?;
+    // One vector of channels per kernel element.
+    let weight = weight.reshape((c, kh * kw))?.t()?.flatten_all()?;
+    let weight = weight.to_vec1::<f32>()?;
+    let bias = match bias {
+        Some(bias) => bias.to_vec1::<f32>()?,
+        None => vec![0.; c],
+    };
+    let xs = xs.contiguous()?;
+    let (storage, layout) = xs.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else {
+        candle::bail!("the depthwise kernel needs a tensor on the CPU")
+    };
+    let xs = &storage.as_slice::<f32>()?[layout.start_offset()..];
+    let mut out = vec![0f32; b * oh * ow * c];
+    out.par_chunks_mut((ow * c).max(1))
+        .enumerate()
+        .for_each(|(i, out)| {
+            let (batch, y) = (i / oh, i % oh);
+            let row = ImageRow {
+                image: &xs[batch * h * w * c..][..h * w * c],
+                size: (h, w, c),
+                kernel: (kh, kw),
+                window,
+                y,
+            };
+            row.convolve(&weight, &bias, out);
+        });
+    Tensor::from_vec(out, (b, oh, ow, c), &Device::Cpu)
+}
+
+/// One output row of a channels-last convolution.
+#[derive(Debug, Clone, Copy)]
+struct ImageRow<'a> {
+    image: &'a [f32],
+    /// Rows, columns and channels of the image.
+    size: (usize, usize, usize),
+    kernel: (usize, usize),
+    window: Window,
+    /// The output row.
+    y: usize,
+}
+
+impl ImageRow<'_> {
+    /// Convolves with `weight` (kh * kw, c) into `out` (w', c).
+    fn convolve(&self, weight: &[f32], bias: &[f32], out: &mut [f32]) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
+                // SAFETY: the features have just been detected.
+                return unsafe { self.convolve_avx512(weight, bias, out) };
+            }
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+                // SAFETY: the features have just been detected.
+                return unsafe { self.convolve_avx2(weight, bias, out) };
+            }
+        }
+        self.convolve_channels::<FUSED_BY_DEFAULT>(weight, bias, out)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx512f,avx512vl")]
+    fn convolve_avx512(&self, weight: &[f32], bias: &[f32], out: &mut [f32]) {
+        self.convolve_channels::<true>(weight, bias, out)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[target_feature(enable = "avx2,fma")]
+    fn convolve_avx2(&self, weight: &[f32], bias: &[f32], out: &mut [f32]) {
+        self.convolve_channels::<true>(weight, bias, out)
+    }
+
+    #[inline(always)]
+    fn convolve_channels<const FUSED: bool>(&self, weight: &[f32], bias: &[f32], out: &mut [f32]) {
+        let c = self.size.2;
+        let vectors = c / LANES * LANES;
+        for first in (0..vectors).step_by(LANES) {
+            self.convolve_lanes::<FUSED, LANES>(first, weight, bias, out);
+        }
+        for first in vectors..c {
+            self.convolve_lanes::<FUSED, 1>(first, weight, bias, out);
+        }
+    }
+
+    /// The channels `first..first + N` of the row.
+    #[inline(always)]
+    fn convolve_lanes<const FUSED: bool, const N: usize>(
+        &self,
+        first: usize,
+        weight: &[f32],
+        bias: &[f32],
+        out: &mut [f32],
+    ) {
+        let (h, w, c) = self.size;
+        let (top, rows) = inside(
+            self.y,
+            self.window.stride.0,
+            self.window.padding.0,
+            self.kernel.0,
+            h,
+        );
+        let mut start = [0.; N];
+        start.copy_from_slice(&bias[first..first + N]);
+        for (x, out) in out.chunks_exact_mut(c).enumerate() {
+            let (left, columns) = inside(
+                x,
+                self.window.stride.1,
+                self.window.padding.1,
+                self.kernel.1,
+                w,
+            );
+            let mut sum = start;
+            for (i, y) in rows.clone().zip(top..) {
+                for (j, x) in columns.clone().zip(left..) {
+                    let source = &self.image[(y * w + x) * c + first..][..N];
+                    let weight = &weight[(i * self.kernel.1 + j) * c + first..][..N];
+                    for lane in 0..N {
+                        sum[lane] = multiply_add::<FUSED>(source[lane], weight[lane], sum[lane]);
+                    }
+                }
+            }
+            out[first..first + N].copy_from_slice(&sum);
+        }
+    }
+}
+
+/// The first pixel under window `i` along an axis of `size`, and which kernel elements lie inside.
+#[inline(always)]
+fn inside(
+    i: usize,
+    stride: usize,
+    padding: usize,
+    kernel: usize,
+    size: usize,
+) -> (usize, Range<usize>) {
+    let start = i * stride;
+    let skipped = padding.saturating_sub(start);
+    let end = kernel.min((size + padding).saturating_sub(start));
+    (start + skipped - padding, skipped..end)
+}
+
+/// Whether code compiled without runtime detection has a fused multiply-add; elsewhere it would be
+/// a library call.
+const FUSED_BY_DEFAULT: bool = cfg!(target_arch = "aarch64");
+
+#[inline(always)]
+fn multiply_add<const FUSED: bool>(a: f32, b: f32, sum: f32) -> f32 {
+    if FUSED {
+        a.mul_add(b, sum)
+    } else {
+        a * b + sum
+    }
+}
+
 /// The geometry of one padded plane.
 #[derive(Debug, Clone, Copy)]
 struct Scratch {
@@ -162,8 +333,8 @@ impl Scratch {
     fn convolve(&self, buffer: &[f32], weight: &[f32], bias: f32, out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f") {
-                // SAFETY: the feature has just been detected.
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
+                // SAFETY: the features have just been detected.
                 return unsafe { self.convolve_avx512(buffer, weight, bias, out) };
             }
             if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
@@ -171,12 +342,11 @@ impl Scratch {
                 return unsafe { self.convolve_avx2(buffer, weight, bias, out) };
             }
         }
-        const FUSED: bool = cfg!(target_arch = "aarch64");
-        self.convolve_rows::<FUSED>(buffer, weight, bias, out)
+        self.convolve_rows::<FUSED_BY_DEFAULT>(buffer, weight, bias, out)
     }
 
     #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512vl")]
     fn convolve_avx512(&self, buffer: &[f32], weight: &[f32], bias: f32, out: &mut [f32]) {
         self.convolve_rows::<true>(buffer, weight, bias, out)
     }
@@ -187,7 +357,6 @@ impl Scratch {
         self.convolve_rows::<true>(buffer, weight, bias, out)
     }
 
-    /// `FUSED` where the processor has a fused multiply-add; elsewhere that would be a library call.
     #[inline(always)]
     fn convolve_rows<const FUSED: bool>(
         &self,
@@ -210,11 +379,7 @@ impl Scratch {
                         let start = phase * self.phase + x * LANES + shift;
                         let source = &row[start..start + LANES];
                         for (sum, &source) in sum.iter_mut().zip(source) {
-                            *sum = if FUSED {
-                                source.mul_add(weight, *sum)
-                            } else {
-                                source * weight + *sum
-                            };
+                            *sum = multiply_add::<FUSED>(source, weight, *sum);
                         }
                     }
                 }
@@ -265,22 +430,29 @@ mod tests {
             padding,
         } in cases
         {
-            let xs = random(&[2, 5, h, w]);
-            let weight = random(&[5, 1, kernel, kernel]);
-            let bias = random(&[5]);
+            // More than one group of lanes, and a rest.
+            let c = LANES + 5;
+            let xs = random(&[2, c, h, w]);
+            let weight = random(&[c, 1, kernel, kernel]);
+            let bias = random(&[c]);
             let window = Window {
                 stride: (stride, stride),
                 padding: (padding, padding),
             };
             let got = conv2d(&xs, &weight, Some(&bias), window).unwrap();
-            let want = xs.conv2d(&weight, padding, stride, 1, 5).unwrap();
+            let want = xs.conv2d(&weight, padding, stride, 1, c).unwrap();
             let want = want
-                .broadcast_add(&bias.reshape((1, 5, 1, 1)).unwrap())
+                .broadcast_add(&bias.reshape((1, c, 1, 1)).unwrap())
                 .unwrap();
             assert_eq!(got.dims(), want.dims());
-            let worst = (got - want).unwrap().abs().unwrap().max_all().unwrap();
-            let worst = worst.to_scalar::<f32>().unwrap();
-            assert!(worst < 1e-5, "{h}x{w} k{kernel} s{stride}: {worst}");
+            let channels_last = |t: &Tensor| t.permute((0, 2, 3, 1)).unwrap();
+            let last = channels_last(&xs);
+            let last = conv2d_channels_last(&last, &weight, Some(&bias), window).unwrap();
+            for worst in [got - &want, last - channels_last(&want)] {
+                let worst = worst.unwrap().abs().unwrap().max_all().unwrap();
+                let worst = worst.to_scalar::<f32>().unwrap();
+                assert!(worst < 1e-5, "{h}x{w} k{kernel} s{stride}: {worst}");
+            }
         }
     }
 
@@ -308,13 +480,19 @@ mod tests {
                 stride: (stride, stride),
                 padding: (kernel / 2, kernel / 2),
             };
-            let mut best = f64::INFINITY;
-            for _ in 0..30 {
-                let start = std::time::Instant::now();
-                conv2d(&xs, &weight, None, window).unwrap();
-                best = best.min(start.elapsed().as_secs_f64());
-            }
-            println!("{c}@{size} k{kernel} s{stride}: {:.2} ms", best * 1e3);
+            let best = |run: &dyn Fn() -> Result<Tensor>| {
+                let mut best = f64::INFINITY;
+                for _ in 0..30 {
+                    let start = std::time::Instant::now();
+                    run().unwrap();
+                    best = best.min(start.elapsed().as_secs_f64());
+                }
+                best * 1e3
+            };
+            let first = best(&|| conv2d(&xs, &weight, None, window));
+            let xs = xs.reshape((1, size, size, c)).unwrap();
+            let last = best(&|| conv2d_channels_last(&xs, &weight, None, window));
+            println!("{c}@{size} k{kernel} s{stride}: {first:.2} ms, channels last {last:.2} ms");
         }
     }
 }

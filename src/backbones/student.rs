@@ -1,0 +1,165 @@
+//! The distilled image encoders of EfficientSAM3: a small backbone in the place of SAM 3's ViT.
+//!
+//! Follows `ImageStudentEncoder`,
+//! <https://github.com/SimonZeng7108/efficientsam3/blob/c1f0b02/sam3/sam3/model_builder.py#L764>.
+
+use candle::{Module, Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::{efficientvit, repvit, tiny_vit};
+use crate::nn::conv::{Conv2d, ConvConfig, conv2d, conv2d_bn};
+
+/// Which backbone, and its sizes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BackboneConfig {
+    /// RV-S, RV-M, RV-L.
+    RepVit(repvit::Config),
+    /// TV-S, TV-M, TV-L.
+    TinyVit(tiny_vit::Config),
+    /// EV-S, EV-M, EV-L.
+    EfficientVit(efficientvit::Config),
+}
+
+impl BackboneConfig {
+    /// Channels of the backbone's output.
+    pub fn out_channels(&self) -> usize {
+        match self {
+            Self::RepVit(cfg) => cfg.out_channels(),
+            Self::TinyVit(cfg) => cfg.out_channels(),
+            Self::EfficientVit(cfg) => cfg.out_channels(),
+        }
+    }
+}
+
+/// The sizes of a student.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The backbone.
+    pub backbone: BackboneConfig,
+    /// Channels of the output, those of the ViT it replaces.
+    pub embed_dim: usize,
+    /// Side of the output, that of the ViT it replaces.
+    pub grid: usize,
+}
+
+impl Config {
+    /// The student of a SAM 3 at 1008 pixels: 1024 channels on a grid of 72.
+    pub fn new(backbone: BackboneConfig) -> Self {
+        Self {
+            backbone,
+            embed_dim: 1024,
+            grid: 72,
+        }
+    }
+}
+
+/// One of the three families of backbones: (b, 3, s, s) -> (b, c, s / 32, s / 32).
+#[derive(Debug, Clone)]
+pub enum Backbone {
+    /// RepViT.
+    RepVit(repvit::RepVit),
+    /// TinyViT.
+    TinyVit(tiny_vit::TinyVit),
+    /// EfficientViT of MIT.
+    EfficientVit(efficientvit::EfficientVit),
+}
+
+impl Backbone {
+    /// Reads the backbone's own names.
+    pub fn new(cfg: &BackboneConfig, vb: VarBuilder) -> Result<Self> {
+        Ok(match cfg {
+            BackboneConfig::RepVit(cfg) => Self::RepVit(repvit::RepVit::new(cfg, vb)?),
+            BackboneConfig::TinyVit(cfg) => Self::TinyVit(tiny_vit::TinyVit::new(cfg, vb)?),
+            BackboneConfig::EfficientVit(cfg) => {
+                Self::EfficientVit(efficientvit::EfficientVit::new(cfg, vb)?)
+            }
+        })
+    }
+}
+
+impl Module for Backbone {
+    /// (b, 3, s, s) -> (b, c, s / 32, s / 32)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::RepVit(backbone) => backbone.forward(xs),
+            Self::TinyVit(backbone) => backbone.forward(xs),
+            Self::EfficientVit(backbone) => backbone.forward(xs),
+        }
+    }
+}
+
+/// Takes a backbone's features to the channels that SAM 3's neck expects.
+#[derive(Debug, Clone)]
+pub struct StudentHead {
+    project: Conv2d,
+    refine: Conv2d,
+}
+
+impl StudentHead {
+    /// Reads `0.*` (1x1 convolution), `1.*` (its BatchNorm) and `3.*` (3x3 convolution).
+    pub fn new(in_channels: usize, embed_dim: usize, vb: VarBuilder) -> Result<Self> {
+        let pointwise = ConvConfig::default();
+        Ok(Self {
+            project: conv2d_bn(in_channels, embed_dim, 1, pointwise, vb.pp(0), vb.pp(1))?,
+            refine: conv2d(embed_dim, embed_dim, 3, ConvConfig::same(3), vb.pp(3))?,
+        })
+    }
+}
+
+impl Module for StudentHead {
+    /// (b, c, h, w) -> (b, embed_dim, h, w)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        xs.apply(&self.project)?.gelu_erf()?.apply(&self.refine)
+    }
+}
+
+/// A distilled image encoder: (b, 3, s, s) -> (b, embed_dim, grid, grid).
+#[derive(Debug, Clone)]
+pub struct Student {
+    backbone: Backbone,
+    head: StudentHead,
+    grid: usize,
+}
+
+impl Student {
+    /// Reads `backbone.model.*` and `head.*`.
+    pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
+        let channels = cfg.backbone.out_channels();
+        Ok(Self {
+            backbone: Backbone::new(&cfg.backbone, vb.pp("backbone.model"))?,
+            head: StudentHead::new(channels, cfg.embed_dim, vb.pp("head"))?,
+            grid: cfg.grid,
+        })
+    }
+}
+
+impl Module for Student {
+    /// (b, 3, s, s) -> (b, embed_dim, grid, grid)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        resize(&xs.apply(&self.backbone)?.apply(&self.head)?, self.grid)
+    }
+}
+
+/// Bilinear, pixels as areas (`align_corners=False`): (b, c, h, w) -> (b, c, side, side)
+fn resize(xs: &Tensor, side: usize) -> Result<Tensor> {
+    xs.upsample_bilinear2d(side, side, false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::golden::{Golden, assert_close};
+
+    #[test]
+    fn the_head_and_the_resize_equal_the_official_ones() {
+        let golden = Golden::open("student_head");
+        let config = golden.config();
+        let size = |key: &str| config[key].as_u64().unwrap() as usize;
+        let vb = golden.weights().pp("head");
+        let head = StudentHead::new(size("in_channels"), size("embed_dim"), vb).unwrap();
+        let features = head.forward(&golden.tensor("in.features")).unwrap();
+        assert_close(&features, &golden.tensor("out.head"), 1e-6);
+        let resized = resize(&features, size("embed_size")).unwrap();
+        assert_close(&resized, &golden.tensor("out.trunk"), 1e-6);
+    }
+}

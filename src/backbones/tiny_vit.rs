@@ -1,0 +1,427 @@
+//! TinyViT: convolutions first, then attention within windows.
+//!
+//! Follows `TinyViT`,
+//! <https://github.com/SimonZeng7108/efficientsam3/blob/c1f0b02/sam3/sam3/backbones/tiny_vit.py>.
+//! After the stem everything is channels last, where tokens and pixels are the same tensor.
+//!
+//! # Easy to get wrong
+//! - Every downsampling halves the size; MobileSAM's TinyViT does not in its last one.
+//! - The map is padded with zeros to whole windows before the norm, so the padding attends as the
+//!   norm's bias.
+//! - Queries, keys and values are packed per head.
+//! - The convolution between attention and network has no residual and no activation.
+
+use candle::{Device, Module, Result, Tensor};
+use candle_nn::{LayerNorm, Linear, VarBuilder, layer_norm, linear, ops::softmax_last_dim};
+
+use crate::nn::conv::{Conv2d, ConvConfig, conv2d_bn};
+
+const LAYER_NORM_EPS: f64 = 1e-5;
+/// The kernel of every spatial convolution.
+const KERNEL: usize = 3;
+
+/// The sizes of a TinyViT.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// Channels of the four stages.
+    pub embed_dims: [usize; 4],
+    /// Blocks of the four stages.
+    pub depths: [usize; 4],
+    /// Attention heads; the first stage has none.
+    pub num_heads: [usize; 4],
+    /// Side of the attention windows; the first stage has none.
+    pub window_sizes: [usize; 4],
+    /// How much wider the network of an attention block is inside.
+    pub mlp_ratio: usize,
+    /// How much wider a block of the first stage is inside.
+    pub mbconv_expand_ratio: usize,
+}
+
+impl Config {
+    /// TinyViT-5M (TV-S): 320 channels out.
+    pub fn m5() -> Self {
+        Self::with_sizes([64, 128, 160, 320])
+    }
+
+    /// TinyViT-11M (TV-M): 448 channels out.
+    pub fn m11() -> Self {
+        Self::with_sizes([64, 128, 256, 448])
+    }
+
+    /// TinyViT-21M (TV-L): 576 channels out.
+    pub fn m21() -> Self {
+        Self::with_sizes([96, 192, 384, 576])
+    }
+
+    fn with_sizes(embed_dims: [usize; 4]) -> Self {
+        Self {
+            embed_dims,
+            depths: [2, 2, 6, 2],
+            num_heads: embed_dims.map(|dim| dim / 32),
+            window_sizes: [7, 7, 14, 7],
+            mlp_ratio: 4,
+            mbconv_expand_ratio: 4,
+        }
+    }
+
+    /// Channels of the output.
+    pub fn out_channels(&self) -> usize {
+        self.embed_dims[3]
+    }
+}
+
+/// The TinyViT trunk: (b, 3, s, s) -> (b, c, s / 32, s / 32), each halving rounded up.
+#[derive(Debug, Clone)]
+pub struct TinyVit {
+    patch_embed: [Conv2d; 2],
+    layers: Vec<Layer>,
+}
+
+impl TinyVit {
+    /// Reads `patch_embed.*` and `layers.*`.
+    pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
+        let dim = cfg.embed_dims[0];
+        let seq = vb.pp("patch_embed.seq");
+        let halve = ConvConfig::same(KERNEL).with_stride(2);
+        let patch_embed = [
+            folded(3, dim / 2, KERNEL, halve, seq.pp(0))?,
+            folded(dim / 2, dim, KERNEL, halve, seq.pp(2))?,
+        ];
+        let layers = (0..cfg.embed_dims.len())
+            .map(|stage| Layer::new(cfg, stage, vb.pp("layers").pp(stage)))
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            patch_embed,
+            layers,
+        })
+    }
+
+    /// (b, 3, s, s) -> (b, s / 4, s / 4, c)
+    fn patch_embed(&self, xs: &Tensor) -> Result<Tensor> {
+        let [first, second] = &self.patch_embed;
+        let xs = xs.apply(first)?.gelu_erf()?.apply(second)?;
+        xs.permute((0, 2, 3, 1))?.contiguous()
+    }
+}
+
+impl Module for TinyVit {
+    /// (b, 3, s, s) -> (b, c, s / 32, s / 32)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let xs = self.patch_embed(xs)?;
+        let xs = self
+            .layers
+            .iter()
+            .try_fold(xs, |xs, layer| xs.apply(layer))?;
+        xs.permute((0, 3, 1, 2))?.contiguous()
+    }
+}
+
+/// One stage: its blocks, and between two stages the downsampling.
+#[derive(Debug, Clone)]
+struct Layer {
+    blocks: Vec<Block>,
+    downsample: Option<PatchMerging>,
+}
+
+impl Layer {
+    fn new(cfg: &Config, stage: usize, vb: VarBuilder) -> Result<Self> {
+        let dim = cfg.embed_dims[stage];
+        let blocks = (0..cfg.depths[stage]).map(|i| {
+            let vb = vb.pp("blocks").pp(i);
+            Ok(match stage {
+                0 => Block::Convolution(MbConv::new(dim, cfg.mbconv_expand_ratio, vb)?),
+                _ => Block::Attention(TinyVitBlock::new(cfg, stage, vb)?),
+            })
+        });
+        let blocks = blocks.collect::<Result<_>>()?;
+        let downsample = match cfg.embed_dims.get(stage + 1) {
+            Some(&next) => Some(PatchMerging::new(dim, next, vb.pp("downsample"))?),
+            None => None,
+        };
+        Ok(Self { blocks, downsample })
+    }
+}
+
+impl Module for Layer {
+    /// (b, h, w, c) -> (b, h / 2, w / 2, c')
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let mut blocks = self.blocks.iter();
+        let xs = blocks.try_fold(xs.clone(), |xs, block| match block {
+            Block::Convolution(block) => xs.apply(block),
+            Block::Attention(block) => xs.apply(block),
+        })?;
+        match &self.downsample {
+            Some(downsample) => xs.apply(downsample),
+            None => Ok(xs),
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Block {
+    Convolution(MbConv),
+    Attention(TinyVitBlock),
+}
+
+/// Widens, mixes pixels within each channel, and narrows; the last activation follows the sum.
+#[derive(Debug, Clone)]
+struct MbConv {
+    conv1: Conv2d,
+    conv2: Conv2d,
+    conv3: Conv2d,
+}
+
+impl MbConv {
+    fn new(dim: usize, expand_ratio: usize, vb: VarBuilder) -> Result<Self> {
+        let inner = dim * expand_ratio;
+        let pointwise = ConvConfig::default();
+        let depthwise = ConvConfig::same(KERNEL).with_groups(inner);
+        Ok(Self {
+            conv1: folded(dim, inner, 1, pointwise, vb.pp("conv1"))?,
+            conv2: folded(inner, inner, KERNEL, depthwise, vb.pp("conv2"))?,
+            conv3: folded(inner, dim, 1, pointwise, vb.pp("conv3"))?,
+        })
+    }
+}
+
+impl Module for MbConv {
+    /// (b, h, w, c) -> (b, h, w, c)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let ys = self.conv1.forward_channels_last(xs)?.gelu_erf()?;
+        let ys = self.conv2.forward_channels_last(&ys)?.gelu_erf()?;
+        (xs + self.conv3.forward_channels_last(&ys)?)?.gelu_erf()
+    }
+}
+
+/// Halves the size and changes the channels.
+#[derive(Debug, Clone)]
+struct PatchMerging {
+    conv1: Conv2d,
+    conv2: Conv2d,
+    conv3: Conv2d,
+}
+
+impl PatchMerging {
+    fn new(dim: usize, out_dim: usize, vb: VarBuilder) -> Result<Self> {
+        let pointwise = ConvConfig::default();
+        let halve = ConvConfig::same(KERNEL).with_stride(2).with_groups(out_dim);
+        Ok(Self {
+            conv1: folded(dim, out_dim, 1, pointwise, vb.pp("conv1"))?,
+            conv2: folded(out_dim, out_dim, KERNEL, halve, vb.pp("conv2"))?,
+            conv3: folded(out_dim, out_dim, 1, pointwise, vb.pp("conv3"))?,
+        })
+    }
+}
+
+impl Module for PatchMerging {
+    /// (b, h, w, c) -> (b, h / 2, w / 2, c')
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let xs = self.conv1.forward_channels_last(xs)?.gelu_erf()?;
+        let xs = self.conv2.forward_channels_last(&xs)?.gelu_erf()?;
+        self.conv3.forward_channels_last(&xs)
+    }
+}
+
+/// Attention within windows, a depthwise convolution across them, then a network per token.
+#[derive(Debug, Clone)]
+struct TinyVitBlock {
+    attn: Attention,
+    local_conv: Conv2d,
+    mlp: Mlp,
+    window_size: usize,
+}
+
+impl TinyVitBlock {
+    fn new(cfg: &Config, stage: usize, vb: VarBuilder) -> Result<Self> {
+        let dim = cfg.embed_dims[stage];
+        let window_size = cfg.window_sizes[stage];
+        let depthwise = ConvConfig::same(KERNEL).with_groups(dim);
+        Ok(Self {
+            attn: Attention::new(dim, cfg.num_heads[stage], window_size, vb.pp("attn"))?,
+            local_conv: folded(dim, dim, KERNEL, depthwise, vb.pp("local_conv"))?,
+            mlp: Mlp::new(dim, dim * cfg.mlp_ratio, vb.pp("mlp"))?,
+            window_size,
+        })
+    }
+
+    /// (b, h, w, c) -> (b, h, w, c)
+    fn window_attention(&self, xs: &Tensor) -> Result<Tensor> {
+        let (b, h, w, c) = xs.dims4()?;
+        let size = self.window_size;
+        let (rows, columns) = (h.div_ceil(size), w.div_ceil(size));
+        let padded =
+            xs.pad_with_zeros(1, 0, rows * size - h)?
+                .pad_with_zeros(2, 0, columns * size - w)?;
+        let windows = padded
+            .reshape((b, rows, size, columns, size * c))?
+            .transpose(2, 3)?
+            .reshape((b * rows * columns, size * size, c))?;
+        let windows = windows.apply(&self.attn)?;
+        windows
+            .reshape((b, rows, columns, size, size * c))?
+            .transpose(2, 3)?
+            .reshape((b, rows * size, columns * size, c))?
+            .narrow(1, 0, h)?
+            .narrow(2, 0, w)
+    }
+}
+
+impl Module for TinyVitBlock {
+    /// (b, h, w, c) -> (b, h, w, c)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let xs = (xs + self.window_attention(xs)?)?;
+        let xs = self.local_conv.forward_channels_last(&xs)?;
+        &xs + xs.apply(&self.mlp)?
+    }
+}
+
+/// Multi-head attention with a learned bias per head and distance.
+#[derive(Debug, Clone)]
+struct Attention {
+    norm: LayerNorm,
+    qkv: Linear,
+    proj: Linear,
+    /// (1, heads, n, n)
+    biases: Tensor,
+    num_heads: usize,
+}
+
+impl Attention {
+    fn new(dim: usize, num_heads: usize, window_size: usize, vb: VarBuilder) -> Result<Self> {
+        let table = vb.get((num_heads, window_size * window_size), "attention_biases")?;
+        let index = Tensor::new(bias_index(window_size), &Device::Cpu)?;
+        let n = window_size * window_size;
+        let biases = table
+            .index_select(&index.to_device(vb.device())?, 1)?
+            .reshape((1, num_heads, n, n))?;
+        Ok(Self {
+            norm: layer_norm(dim, LAYER_NORM_EPS, vb.pp("norm"))?,
+            qkv: linear(dim, 3 * dim, vb.pp("qkv"))?,
+            proj: linear(dim, dim, vb.pp("proj"))?,
+            biases,
+            num_heads,
+        })
+    }
+}
+
+impl Module for Attention {
+    /// (b, n, c) -> (b, n, c)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let (b, n, c) = xs.dims3()?;
+        let (h, d) = (self.num_heads, c / self.num_heads);
+        let qkv = xs.apply(&self.norm)?.apply(&self.qkv)?;
+        let qkv = qkv.reshape((b, n, h, 3, d))?.permute((3, 0, 2, 1, 4))?;
+        let qkv = qkv.contiguous()?; // (3, b, h, n, d)
+        let (q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?);
+        let ys = sdpa(&q, &k, &v, (d as f64).powf(-0.5), Some(&self.biases))?;
+        ys.transpose(1, 2)?.reshape((b, n, c))?.apply(&self.proj)
+    }
+}
+
+/// (b, h, n, d), (b, h, m, d), (b, h, m, d) -> (b, h, n, d)
+fn sdpa(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: Option<&Tensor>) -> Result<Tensor> {
+    let mut weights = (q * scale)?.matmul(&k.t()?)?;
+    if let Some(bias) = bias {
+        weights = weights.broadcast_add(bias)?;
+    }
+    softmax_last_dim(&weights)?.matmul(v)
+}
+
+/// Where each pair of tokens of a window finds its bias: one entry per |row| and |column| distance.
+fn bias_index(window_size: usize) -> Vec<u32> {
+    let n = window_size * window_size;
+    let mut index = Vec::with_capacity(n * n);
+    for a in 0..n {
+        for b in 0..n {
+            let rows = (a / window_size).abs_diff(b / window_size);
+            let columns = (a % window_size).abs_diff(b % window_size);
+            index.push((rows * window_size + columns) as u32);
+        }
+    }
+    index
+}
+
+/// A two-layer network per token, after a norm.
+#[derive(Debug, Clone)]
+struct Mlp {
+    norm: LayerNorm,
+    fc1: Linear,
+    fc2: Linear,
+}
+
+impl Mlp {
+    fn new(dim: usize, hidden: usize, vb: VarBuilder) -> Result<Self> {
+        Ok(Self {
+            norm: layer_norm(dim, LAYER_NORM_EPS, vb.pp("norm"))?,
+            fc1: linear(dim, hidden, vb.pp("fc1"))?,
+            fc2: linear(hidden, dim, vb.pp("fc2"))?,
+        })
+    }
+}
+
+impl Module for Mlp {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let xs = xs.apply(&self.norm)?.apply(&self.fc1)?;
+        xs.gelu_erf()?.apply(&self.fc2)
+    }
+}
+
+/// `Conv2d_BN`: a convolution `c` without bias and its BatchNorm `bn`.
+fn folded(
+    in_channels: usize,
+    out_channels: usize,
+    kernel: usize,
+    cfg: ConvConfig,
+    vb: VarBuilder,
+) -> Result<Conv2d> {
+    conv2d_bn(
+        in_channels,
+        out_channels,
+        kernel,
+        cfg,
+        vb.pp("c"),
+        vb.pp("bn"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::golden::{Golden, assert_close};
+
+    #[test]
+    fn every_stage_equals_the_official_one() {
+        let golden = Golden::open("tiny_vit");
+        let config = golden.config();
+        let sizes = |key: &str| serde_json::from_value(config[key].clone()).unwrap();
+        let size = |key: &str| config[key].as_u64().unwrap() as usize;
+        let cfg = Config {
+            embed_dims: sizes("embed_dims"),
+            depths: sizes("depths"),
+            num_heads: sizes("num_heads"),
+            window_sizes: sizes("window_sizes"),
+            mlp_ratio: size("mlp_ratio"),
+            mbconv_expand_ratio: size("mbconv_expand"),
+        };
+        let model = TinyVit::new(&cfg, golden.weights()).unwrap();
+        let pixels = golden.tensor("in.pixels");
+        let channels_first = |xs: &Tensor| xs.permute((0, 3, 1, 2)).unwrap();
+        let mut xs = model.patch_embed(&pixels).unwrap();
+        assert_close(&channels_first(&xs), &golden.tensor("out.stem"), 1e-6);
+        for (i, layer) in model.layers.iter().enumerate() {
+            xs = layer.forward(&xs).unwrap();
+            let want = golden.tensor(&format!("out.stage.{i}"));
+            assert_close(&channels_first(&xs), &want, 2e-6);
+        }
+        let whole = model.forward(&pixels).unwrap();
+        assert_close(&whole, &channels_first(&xs), 0.);
+        assert_eq!(whole.dim(1).unwrap(), cfg.out_channels());
+    }
+
+    #[test]
+    fn the_bias_of_two_tokens_depends_on_their_distance_per_axis() {
+        // Tokens of a 2x2 window: 0 1 / 2 3.
+        let index = bias_index(2);
+        assert_eq!(index, [0, 1, 2, 3, 1, 0, 3, 2, 2, 3, 0, 1, 3, 2, 1, 0]);
+    }
+}
