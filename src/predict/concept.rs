@@ -117,6 +117,20 @@ pub fn predict_traced(
 ) -> Result<Vec<Prediction>> {
     validate(prompts, options, (image.width, image.height))?;
     let texts = encode_texts(model, prompts)?;
+    predict_encoded(model, image, prompts, &texts, options, trace)
+}
+
+/// Like [`predict_traced`] with the texts encoded before, by [`encode_texts`]: for the same prompts
+/// on many images.
+pub fn predict_encoded(
+    model: &Sam3,
+    image: &ImageEmbedding,
+    prompts: &[Prompt],
+    texts: &[TextEmbedding],
+    options: &Options,
+    trace: &mut Trace,
+) -> Result<Vec<Prediction>> {
+    validate(prompts, options, (image.width, image.height))?;
     let mut predictions = Vec::with_capacity(prompts.len());
     for (i, (prompt, text)) in prompts.iter().zip(&texts).enumerate() {
         trace.set_prefix(format!("prompts.{i}."));
@@ -167,7 +181,7 @@ pub fn detect(
     let detector = model.detector();
     let grounding = detector.ground(&image.features, &text.features, &boxes, trace)?;
 
-    let presence = sigmoid(grounding.presence_logit.to_vec1::<f32>()?[0]);
+    let presence = sigmoid(grounding.found.presence_logit.to_vec1::<f32>()?[0]);
     let logits = grounding.logits.squeeze(0)?.to_vec1::<f32>()?;
     let scores: Vec<f32> = logits
         .iter()
@@ -183,7 +197,7 @@ pub fn detect(
     };
     let semantic = match options.semantic {
         true => masks(
-            &detector.semantic(&grounding)?,
+            &detector.semantic(&grounding.pixels)?,
             options.mask_threshold,
             size,
         )?
@@ -210,10 +224,11 @@ fn instances(
     if kept.is_empty() {
         return Ok(vec![]);
     }
-    let queries = Tensor::new(kept, grounding.hs.device())?;
-    let logits = model.detector().masks(grounding, &queries)?;
+    let queries = Tensor::new(kept, grounding.pixels.device())?;
+    let hs = grounding.found.hs.index_select(&queries, 1)?;
+    let logits = model.detector().masks(&grounding.pixels, &hs)?;
     trace.record("pred_masks", &logits);
-    let boxes = grounding.boxes.squeeze(0)?.to_vec2::<f32>()?;
+    let boxes = grounding.found.boxes.squeeze(0)?.to_vec2::<f32>()?;
     let masks = masks(&logits, options.mask_threshold, (width, height))?;
     let instance = |(query, mask): (&u32, Mask)| {
         let b = &boxes[*query as usize];

@@ -7,7 +7,7 @@ use candle::{DType, Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 
 use super::config::Config;
-use super::decoder::Decoder;
+use super::decoder::{Decoded, Decoder};
 use super::encoder::Encoder;
 use super::geometry_encoder::{ExemplarBox, GeometryEncoder};
 use super::neck::Neck;
@@ -50,17 +50,31 @@ pub struct TextFeatures {
     pub is_padding: Tensor,
 }
 
+/// A text and its exemplars as one sequence.
+#[derive(Debug, Clone)]
+pub struct PromptTokens {
+    /// (1, m, d): the text, the exemplars, the CLS token of the geometry encoder.
+    pub tokens: Tensor,
+    /// (1, m) u8, 1 for padding.
+    pub is_padding: Tensor,
+    bias: Tensor, // (1, 1, 1, m), the padding as attention sees it
+}
+
+impl PromptTokens {
+    /// From `tokens` (1, m, d) and `is_padding` (1, m) u8.
+    pub fn new(tokens: Tensor, is_padding: Tensor) -> Result<Self> {
+        let bias = padding_bias(&is_padding, tokens.dtype())?;
+        Ok(Self { tokens, is_padding, bias })
+    }
+}
+
 /// All queries' answers to one prompt on one image.
 #[derive(Debug, Clone)]
 pub struct Grounding {
     /// Logit of each query (1, q), f32.
     pub logits: Tensor,
-    /// Boxes (1, q, 4): centre x, centre y, width, height in 0..1, f32.
-    pub boxes: Tensor,
-    /// Logit of "the concept is in the image" (1), f32.
-    pub presence_logit: Tensor,
-    /// Features of the queries (1, q, d).
-    pub hs: Tensor,
+    /// What the decoder found.
+    pub found: Decoded,
     /// Pixel embedding for the masks (1, d, 4g, 4g).
     pub pixels: Tensor,
 }
@@ -106,41 +120,18 @@ impl Detector {
     /// Normalised pixels (1, 3, s, s)
     pub fn encode_image(&self, pixels: &Tensor, trace: &mut Trace) -> Result<ImageFeatures> {
         trace.record("pixel_values", pixels);
-        let trunk = self.image_encoder.forward(pixels)?;
+        let trunk = self.trunk(pixels)?;
         trace.record("trunk", &trunk);
-        self.encode_trunk(&trunk, trace)
-    }
-
-    /// From the trunk's map (1, c, g, g) on.
-    pub fn encode_trunk(&self, trunk: &Tensor, trace: &mut Trace) -> Result<ImageFeatures> {
-        let fpn = self.neck.forward(trunk)?;
+        let fpn = self.neck(&trunk)?;
         for (level, map) in fpn.iter().enumerate() {
             trace.record(&format!("neck.{level}"), map);
         }
         self.prepare(fpn)
     }
 
-    /// What every prompt on this pyramid shares.
-    pub fn prepare(&self, fpn: [Tensor; 3]) -> Result<ImageFeatures> {
-        let (_, d, h, w) = fpn[2].dims4()?;
-        let as_tokens = |map: &Tensor| map.flatten_from(2)?.transpose(1, 2)?.contiguous();
-        let tokens = as_tokens(&fpn[2])?;
-        let pos = as_tokens(&posenc::sine_2d(h, w, d, tokens.device())?.to_dtype(tokens.dtype())?)?;
-        Ok(ImageFeatures {
-            attended: self.encoder.attend_image(&tokens, &pos)?,
-            no_boxes: self.geometry_encoder.forward(&[], &tokens, (h, w), &pos)?,
-            fpn,
-            tokens,
-            pos,
-        })
-    }
-
     /// Token ids (1, s), u32, padded with 0 to the context length.
     pub fn encode_text(&self, ids: &Tensor) -> Result<TextFeatures> {
-        Ok(TextFeatures {
-            tokens: self.text_encoder.forward(ids)?,
-            is_padding: ids.eq(0u32)?,
-        })
+        Ok(TextFeatures { tokens: self.text_encoder.forward(ids)?, is_padding: ids.eq(0u32)? })
     }
 
     /// Finds what `text` and `boxes` mean in the image.
@@ -151,67 +142,108 @@ impl Detector {
         boxes: &[ExemplarBox],
         trace: &mut Trace,
     ) -> Result<Grounding> {
-        let grid = image.grid()?;
-        let geometry = match boxes.is_empty() {
-            true => image.no_boxes.clone(),
-            false => self
-                .geometry_encoder
-                .forward(boxes, &image.tokens, grid, &image.pos)?,
-        };
+        let geometry = self.encode_boxes(image, boxes)?;
         trace.record("text_features", &text.tokens);
         trace.record("geometry", &geometry);
-        let never = Tensor::zeros((1, geometry.dim(1)?), DType::U8, geometry.device())?;
-        let prompt = Tensor::cat(&[&text.tokens, &geometry], 1)?;
-        let is_padding = Tensor::cat(&[&text.is_padding, &never], 1)?;
-        self.ground_prompt(image, &prompt, &is_padding, trace)
-    }
-
-    /// From the assembled prompt (1, m, d) with `is_padding` (1, m) u8 on.
-    pub fn ground_prompt(
-        &self,
-        image: &ImageFeatures,
-        prompt: &Tensor,
-        is_padding: &Tensor,
-        trace: &mut Trace,
-    ) -> Result<Grounding> {
-        let padding = padding_bias(is_padding, prompt.dtype())?;
-        trace.record("prompt", prompt);
-        trace.record("prompt_mask", is_padding);
-        let memory = self
-            .encoder
-            .forward(&image.attended, &image.pos, prompt, &padding)?;
+        let prompt = self.assemble(text, &geometry)?;
+        trace.record("prompt", &prompt.tokens);
+        trace.record("prompt_mask", &prompt.is_padding);
+        let memory = self.fuse(image, &prompt)?;
         trace.record("encoder", &memory);
-        let found = self
-            .decoder
-            .forward(&memory, &image.pos, image.grid()?, prompt, &padding)?;
+        let found = self.decode(image, &memory, &prompt)?;
         trace.record("hs", &found.hs);
         trace.record("pred_boxes", &found.boxes);
         trace.record("presence_logit", &found.presence_logit);
-        let logits = self
-            .dot_prod_scoring
-            .forward(&found.hs, prompt, is_padding)?;
+        let logits = self.score(&found.hs, &prompt)?;
         trace.record("pred_logits", &logits);
-        let pixels = self
-            .segmentation_head
-            .embed_pixels(&memory, &image.fpn, prompt, &padding)?;
+        let pixels = self.embed_pixels(image, &memory, &prompt)?;
         trace.record("pixel_embed", &pixels);
-        Ok(Grounding {
-            logits,
-            boxes: found.boxes,
-            presence_logit: found.presence_logit,
-            hs: found.hs,
-            pixels,
+        Ok(Grounding { logits, found, pixels })
+    }
+}
+
+/// The stages one by one, in the order in which they run.
+impl Detector {
+    /// Normalised pixels (1, 3, s, s) -> features (1, c, g, g)
+    pub fn trunk(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.image_encoder.forward(pixels)
+    }
+
+    /// Features of the trunk (1, c, g, g) -> pyramid from fine to coarse, see [`ImageFeatures::fpn`]
+    pub fn neck(&self, trunk: &Tensor) -> Result<[Tensor; 3]> {
+        self.neck.forward(trunk)
+    }
+
+    /// What every prompt on this pyramid shares.
+    pub fn prepare(&self, fpn: [Tensor; 3]) -> Result<ImageFeatures> {
+        let (_, d, h, w) = fpn[2].dims4()?;
+        let as_tokens = |map: &Tensor| map.flatten_from(2)?.transpose(1, 2)?.contiguous();
+        let tokens = as_tokens(&fpn[2])?;
+        let pos = posenc::sine_2d(h, w, d, tokens.device())?.to_dtype(tokens.dtype())?;
+        let pos = as_tokens(&pos)?;
+        Ok(ImageFeatures {
+            attended: self.encoder.attend_image(&tokens, &pos)?,
+            no_boxes: self.geometry_encoder.forward(&[], &tokens, (h, w), &pos)?,
+            fpn,
+            tokens,
+            pos,
         })
     }
 
-    /// Mask logits (1, k, 4g, 4g) of the chosen queries (k), u32.
-    pub fn masks(&self, grounding: &Grounding, queries: &Tensor) -> Result<Tensor> {
-        self.segmentation_head
-            .masks(&grounding.pixels, &grounding.hs.index_select(queries, 1)?)
+    /// Exemplar boxes -> tokens (1, boxes + 1, d), the CLS token last
+    pub fn encode_boxes(&self, image: &ImageFeatures, boxes: &[ExemplarBox]) -> Result<Tensor> {
+        match boxes.is_empty() {
+            true => Ok(image.no_boxes.clone()),
+            false => self.geometry_encoder.forward(boxes, &image.tokens, image.grid()?, &image.pos),
+        }
     }
 
-    /// Logits (1, 1, 4g, 4g) of "this pixel belongs to the concept".
-    pub fn semantic(&self, grounding: &Grounding) -> Result<Tensor> {
-        self.segmentation_head.semantic(&grounding.pixels)
+    /// Text and exemplar tokens (1, n, d) as one prompt.
+    pub fn assemble(&self, text: &TextFeatures, geometry: &Tensor) -> Result<PromptTokens> {
+        let valid = Tensor::zeros((1, geometry.dim(1)?), DType::U8, geometry.device())?;
+        PromptTokens::new(
+            Tensor::cat(&[&text.tokens, geometry], 1)?,
+            Tensor::cat(&[&text.is_padding, &valid], 1)?,
+        )
+    }
+
+    /// Image tokens that know the prompt: -> memory (1, g * g, d)
+    pub fn fuse(&self, image: &ImageFeatures, prompt: &PromptTokens) -> Result<Tensor> {
+        self.encoder.forward(&image.attended, &image.pos, &prompt.tokens, &prompt.bias)
+    }
+
+    /// Objects in the `memory` (1, g * g, d).
+    pub fn decode(
+        &self,
+        image: &ImageFeatures,
+        memory: &Tensor,
+        prompt: &PromptTokens,
+    ) -> Result<Decoded> {
+        self.decoder.forward(memory, &image.pos, image.grid()?, &prompt.tokens, &prompt.bias)
+    }
+
+    /// Queries `hs` (1, q, d) -> logits (1, q), f32
+    pub fn score(&self, hs: &Tensor, prompt: &PromptTokens) -> Result<Tensor> {
+        self.dot_prod_scoring.forward(hs, &prompt.tokens, &prompt.is_padding)
+    }
+
+    /// `memory` (1, g * g, d) and the pyramid -> pixel embedding (1, d, 4g, 4g)
+    pub fn embed_pixels(
+        &self,
+        image: &ImageFeatures,
+        memory: &Tensor,
+        prompt: &PromptTokens,
+    ) -> Result<Tensor> {
+        self.segmentation_head.embed_pixels(memory, &image.fpn, &prompt.tokens, &prompt.bias)
+    }
+
+    /// `pixels` (1, d, h, w) and queries `hs` (1, k, d) -> mask logits (1, k, h, w)
+    pub fn masks(&self, pixels: &Tensor, hs: &Tensor) -> Result<Tensor> {
+        self.segmentation_head.masks(pixels, hs)
+    }
+
+    /// `pixels` (1, d, h, w) -> logits (1, 1, h, w) of "this pixel belongs to the concept"
+    pub fn semantic(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.segmentation_head.semantic(pixels)
     }
 }

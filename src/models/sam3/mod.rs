@@ -13,7 +13,7 @@ pub mod segmentation_head;
 use candle::{DType, Device, Tensor};
 
 pub use config::Config;
-pub use detector::{Detector, Grounding, ImageFeatures, TextFeatures};
+pub use detector::{Detector, Grounding, ImageFeatures, PromptTokens, TextFeatures};
 pub use geometry_encoder::ExemplarBox;
 pub use load::LoadOptions;
 
