@@ -10,7 +10,6 @@
 use std::path::PathBuf;
 
 use candle::{DType, Tensor};
-use candle_sam3::Trace;
 use candle_sam3::image::Image;
 use candle_sam3::mask::BoxXyxy;
 use candle_sam3::models::sam3::{ExemplarBox, LoadOptions, PromptTokens, Sam3};
@@ -115,9 +114,7 @@ fn end_to_end(model: &Sam3, want: &Reference) {
             exemplars: exemplars(want, p),
             threshold: None,
         };
-        let mut trace = Trace::on();
-        let prompts = [prompt];
-        let found = concept::predict_traced(model, &embedding, &prompts, &all, &mut trace).unwrap();
+        let found = concept::predict(model, &embedding, &[prompt], &all).unwrap();
         let instances = &found[0].instances;
         let scores: Vec<f32> = instances.iter().map(|i| i.score).collect();
         let corners = |b: BoxXyxy| [b.x0, b.y0, b.x1, b.y1];
@@ -128,7 +125,7 @@ fn end_to_end(model: &Sam3, want: &Reference) {
         let presence_error = (found[0].presence - presence).abs();
         let score_error = max_error(&scores, &want_scores);
         let box_error = max_error(&boxes, &values(&expected("boxes")));
-        let ious = mask_ious(&trace, instances, &expected("masks_packed"));
+        let ious = mask_ious(instances, &expected("masks_packed"));
         let worst = ious.iter().copied().fold(1., f64::min);
         println!(
             "{p:3} presence {presence_error:.1e}  scores {score_error:.1e}  boxes {box_error:.3} px  \
@@ -148,7 +145,6 @@ fn end_to_end(model: &Sam3, want: &Reference) {
 
 /// IoU of each of our masks with the reference's, which are packed eight pixels to a byte.
 fn mask_ious(
-    _: &Trace,
     instances: &[candle_sam3::predict::Instance],
     packed: &Tensor,
 ) -> Vec<f64> {
@@ -172,16 +168,14 @@ fn mask_ious(
 }
 
 fn exemplars(want: &Reference, prompt: &str) -> Vec<Exemplar> {
-    let prompts = want.metadata("prompts");
-    let boxes = prompts[prompt]["exemplars"].as_array().cloned().unwrap_or_default();
-    boxes
-        .iter()
-        .map(|exemplar| {
-            let [x0, y0, x1, y1] = serde_json::from_value(exemplar["box_xyxy"].clone()).unwrap();
-            let positive = exemplar["positive"].as_bool().unwrap();
-            Exemplar { bbox: BoxXyxy { x0, y0, x1, y1 }, positive }
-        })
-        .collect()
+    let prompt = &want.metadata("prompts")[prompt];
+    let boxes: Vec<[f32; 4]> = serde_json::from_value(prompt["boxes_xyxy_px"].clone()).unwrap();
+    let labels: Vec<u8> = serde_json::from_value(prompt["labels"].clone()).unwrap();
+    let exemplar = |([x0, y0, x1, y1], label): ([f32; 4], u8)| Exemplar {
+        bbox: BoxXyxy { x0, y0, x1, y1 },
+        positive: label == 1,
+    };
+    boxes.into_iter().zip(labels).map(exemplar).collect()
 }
 
 fn exemplar_boxes(want: &Reference, prompt: &str) -> Vec<ExemplarBox> {
