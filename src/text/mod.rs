@@ -1,8 +1,13 @@
 //! Floor 1: words to tokens to features.
 
+mod cleaning;
 pub mod clip;
 pub mod mobileclip;
 mod rep_mixer;
+mod tokenizer;
+
+pub use cleaning::clean;
+pub use tokenizer::{Encoding, Tokenizer};
 
 use candle::{Result, Tensor};
 use candle_nn::VarBuilder;

@@ -3,7 +3,6 @@
 use candle::{DType, Device};
 
 use super::{Config, Detector, Sam3};
-use crate::text::tokenizer::Tokenizer;
 use crate::weights::Checkpoint;
 use crate::weights::detect::{self, Detected, Family, ImageEncoderKind, TextEncoderKind};
 use crate::{Error, Result, backbones, text};
@@ -83,7 +82,6 @@ impl Sam3 {
         checkpoint.finish(&left_out)?;
         Ok(Self {
             detector,
-            tokenizer: Tokenizer::new()?,
             config,
             name: detected.to_string(),
             device: options.device.clone(),

@@ -18,7 +18,7 @@ pub use geometry_encoder::ExemplarBox;
 pub use load::LoadOptions;
 
 use crate::image::{Image, transform::Square};
-use crate::text::tokenizer::Tokenizer;
+use crate::text::Tokenizer;
 use crate::{Error, Result, Trace};
 
 /// A loaded model: the detector with what turns images and words into its inputs.
@@ -27,7 +27,6 @@ use crate::{Error, Result, Trace};
 #[derive(Debug)]
 pub struct Sam3 {
     detector: Detector,
-    tokenizer: Tokenizer,
     config: Config,
     name: String,
     device: Device,
@@ -101,8 +100,8 @@ impl Sam3 {
     /// [`Error::InvalidPrompt`] if nothing is left of the text after cleaning.
     pub fn encode_text(&self, text: &str) -> Result<TextEmbedding> {
         let context = self.config.text_encoder.context_length();
-        let encoding = self.tokenizer.encode(text, context)?;
-        if encoding.is_empty() {
+        let encoding = Tokenizer::shared().encode(text, context)?;
+        if encoding.ids.get(1) == Some(&Tokenizer::END) {
             return Err(Error::prompt(
                 "the text is empty; name what to look for, as in \"a dog\"",
             ));
