@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 
 pub mod error;
+pub mod trace;
 
 pub mod image;
 pub mod mask;
@@ -18,3 +19,4 @@ pub mod predict;
 pub mod output;
 
 pub use error::{Error, Result};
+pub use trace::Trace;

@@ -4,3 +4,55 @@ pub mod efficientvit;
 pub mod repvit;
 pub mod student;
 pub mod tiny_vit;
+pub mod vit;
+
+use candle::{Module, Result, Tensor};
+use candle_nn::VarBuilder;
+
+/// Which image encoder, and its sizes.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Config {
+    /// The trunk of SAM 3.
+    Vit(vit::Config),
+    /// A student of it.
+    Student(student::Config),
+}
+
+impl Config {
+    /// Channels of the feature map.
+    pub fn dim(&self) -> usize {
+        match self {
+            Self::Vit(cfg) => cfg.dim,
+            Self::Student(cfg) => cfg.embed_dim,
+        }
+    }
+}
+
+/// Any image encoder of the SAM 3 family.
+#[derive(Debug)]
+pub enum ImageEncoder {
+    /// The trunk of SAM 3.
+    Vit(vit::Vit),
+    /// A student of it.
+    Student(student::Student),
+}
+
+impl ImageEncoder {
+    /// Reads everything below `backbone.vision_backbone.trunk`.
+    pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
+        Ok(match cfg {
+            Config::Vit(cfg) => Self::Vit(vit::Vit::new(cfg, vb)?),
+            Config::Student(cfg) => Self::Student(student::Student::new(cfg, vb.pp("model"))?),
+        })
+    }
+}
+
+impl Module for ImageEncoder {
+    /// Normalised pixels (b, 3, s, s) -> features (b, dim, g, g)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Vit(vit) => vit.forward(xs),
+            Self::Student(student) => student.forward(xs),
+        }
+    }
+}

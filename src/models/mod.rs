@@ -1,1 +1,3 @@
 //! Floor 2: whole models.
+
+pub mod sam3;

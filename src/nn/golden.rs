@@ -1,105 +1,91 @@
-//! Golden files for unit tests: weights, inputs and outputs of the official PyTorch classes.
+//! Golden files for the unit tests: weights, inputs and outputs of a reference module at toy size.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 
 use candle::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use safetensors::SafeTensors;
 
-/// One file of `tests/golden`, on the CPU in f32.
+/// A file of `tests/golden`: tensors `weights.*`, `in.*` and `out.*`, sizes in its metadata.
 pub struct Golden {
     tensors: HashMap<String, Tensor>,
     config: serde_json::Value,
 }
 
 impl Golden {
-    /// Opens `tests/golden/<name>.safetensors`.
     pub fn open(name: &str) -> Self {
-        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
-        let path = PathBuf::from(directory).join(format!("{name}.safetensors"));
-        Self::from_bytes(&std::fs::read(&path).unwrap_or_else(|e| panic!("{path:?}: {e}")))
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Self {
-        let (_, header) = SafeTensors::read_metadata(bytes).unwrap();
-        let config = header.metadata().as_ref().and_then(|m| m.get("config"));
-        let config = config.map_or("null", String::as_str);
+        let path = format!(
+            "{}/tests/golden/{name}.safetensors",
+            env!("CARGO_MANIFEST_DIR")
+        );
+        let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
+        let metadata = header.metadata().clone().unwrap_or_default();
+        let config = metadata.get("config").map_or("{}", String::as_str);
         Self {
-            tensors: candle::safetensors::load_buffer(bytes, &Device::Cpu).unwrap(),
+            tensors: candle::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap(),
             config: serde_json::from_str(config).unwrap(),
         }
     }
 
-    /// The tensors under `weights.`, under the names of the official `state_dict`.
-    pub fn weights(&self) -> VarBuilder<'static> {
-        VarBuilder::from_tensors(self.tensors.clone(), DType::F32, &Device::Cpu).pp("weights")
-    }
-
-    /// One tensor by its full name, such as `in.pixels`.
     pub fn tensor(&self, name: &str) -> Tensor {
-        let tensor = self.tensors.get(name);
-        tensor.unwrap_or_else(|| panic!("no tensor {name}")).clone()
+        self.tensors
+            .get(name)
+            .unwrap_or_else(|| panic!("no tensor {name}"))
+            .clone()
     }
 
-    /// The sizes the official class was built with.
-    pub fn config(&self) -> serde_json::Value {
-        self.config.clone()
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    pub fn config(&self) -> &serde_json::Value {
+        &self.config
+    }
+
+    /// The tensors under `weights.`, under their official names.
+    pub fn weights(&self) -> VarBuilder<'static> {
+        let weights = self
+            .tensors
+            .iter()
+            .filter_map(|(name, t)| Some((name.strip_prefix("weights.")?.to_string(), t.clone())))
+            .collect();
+        VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu)
     }
 }
 
-/// Asserts that ‖got - want‖ <= `rel_tol` ‖want‖, and prints how far apart the two are.
+/// Fails unless `got` and `want` have one shape and differ by at most `tolerance` relative to the
+/// norm of `want`.
 #[track_caller]
-pub fn assert_close(got: &Tensor, want: &Tensor, rel_tol: f64) {
-    assert_eq!(got.dims(), want.dims(), "shapes differ");
-    let flat = |t: &Tensor| {
-        let t = t.to_dtype(DType::F64).unwrap().flatten_all().unwrap();
-        t.to_vec1::<f64>().unwrap()
+pub fn assert_close(got: &Tensor, want: &Tensor, tolerance: f64) {
+    assert_eq!(got.dims(), want.dims());
+    let flat = |t: &Tensor| -> Vec<f32> {
+        t.to_dtype(DType::F32)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap()
     };
-    let (got_values, want_values) = (flat(got), flat(want));
-    let norm = |xs: &mut dyn Iterator<Item = f64>| xs.map(|x| x * x).sum::<f64>().sqrt();
-    let mut worst = (0, 0.);
-    let mut total = 0.;
-    for (i, (g, w)) in got_values.iter().zip(&want_values).enumerate() {
-        let difference = (g - w).abs();
-        total += difference;
-        // A NaN is the worst of all, and stays it.
-        if difference > worst.1 || (difference.is_nan() && !worst.1.is_nan()) {
-            worst = (i, difference);
+    let (got, want) = (flat(got), flat(want));
+    let (mut worst, mut worst_at, mut diff2, mut want2) = (0f64, 0, 0f64, 0f64);
+    for (i, (g, w)) in got.iter().zip(&want).enumerate() {
+        let diff = (*g as f64 - *w as f64).abs();
+        assert!(!diff.is_nan(), "index {i}: got {g}, want {w}");
+        if diff > worst {
+            (worst, worst_at) = (diff, i);
         }
+        diff2 += diff * diff;
+        want2 += (*w as f64).powi(2);
     }
-    let difference = norm(&mut got_values.iter().zip(&want_values).map(|(g, w)| g - w));
-    let relative = difference / norm(&mut want_values.iter().copied()).max(f64::MIN_POSITIVE);
-    let mut index = Vec::new();
-    let mut rest = worst.0;
-    for &size in want.dims().iter().rev() {
-        index.insert(0, rest % size);
-        rest /= size;
-    }
-    let report = format!(
-        "{:?}: relative {relative:.2e}, mean {:.2e}, max {:.2e} at {index:?} (got {}, want {})",
-        want.dims(),
-        total / want_values.len() as f64,
-        worst.1,
-        got_values[worst.0],
-        want_values[worst.0],
+    let relative = (diff2 / want2.max(1e-30)).sqrt();
+    let (g, w) = (got[worst_at], want[worst_at]);
+    println!("relative {relative:.2e}, max {worst:.2e} at {worst_at} (got {g}, want {w})");
+    assert!(
+        relative <= tolerance,
+        "relative {relative:.2e} > {tolerance:.0e}; max {worst:.2e} at {worst_at}: got {g}, want {w}"
     );
-    println!("{report}");
-    assert!(relative <= rel_tol, "{report}; allowed {rel_tol:.0e}");
-}
-
-#[test]
-#[should_panic(expected = "at [1, 2]")]
-fn a_wrong_value_is_found_and_named() {
-    let want = Tensor::ones((2, 3), DType::F32, &Device::Cpu).unwrap();
-    let bump = Tensor::new(&[[0f32, 0., 0.], [0., 0., 0.5]], &Device::Cpu).unwrap();
-    assert_close(&(&want + bump).unwrap(), &want, 1e-5);
-}
-
-#[test]
-#[should_panic(expected = "relative NaN")]
-fn a_nan_is_never_close() {
-    let want = Tensor::ones((2, 3), DType::F32, &Device::Cpu).unwrap();
-    let nan = (&want * f64::NAN).unwrap();
-    assert_close(&nan, &want, 1.);
 }

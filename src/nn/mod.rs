@@ -1,6 +1,42 @@
 //! Floor 0: tensors in, tensors out; knows no model.
+//!
+//! Shape letters used throughout: b batch, n tokens, m keys, c channels, h w grid, q queries.
 
+pub mod attention;
 pub mod conv;
+pub mod kernels;
+pub mod mlp;
+pub mod norm;
+pub mod posenc;
+pub mod rope;
+pub mod sample;
+pub mod window;
+
 #[cfg(test)]
 pub(crate) mod golden;
-pub mod kernels;
+
+pub use attention::{MultiHeadAttention, sdpa};
+pub use mlp::Mlp;
+pub use norm::{GroupNorm, LayerNorm, group_norm, layer_norm};
+
+use candle::{DType, Result, Tensor};
+
+/// Inverse of the sigmoid, with the argument kept `eps` = 1e-3 away from 0 and 1.
+///
+/// Follows `inverse_sigmoid`,
+/// <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/model_misc.py#L19>.
+pub fn inverse_sigmoid(xs: &Tensor) -> Result<Tensor> {
+    const EPS: f64 = 1e-3;
+    let xs = xs.clamp(0.0, 1.0)?;
+    let numerator = xs.maximum(EPS)?;
+    let denominator = xs.affine(-1.0, 1.0)?.maximum(EPS)?;
+    (numerator / denominator)?.log()
+}
+
+/// Runs `f` in f32 and returns its result in the dtype of `xs`.
+pub(crate) fn in_f32(xs: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    match xs.dtype() {
+        DType::F32 => f(xs),
+        dtype => f(&xs.to_dtype(DType::F32)?)?.to_dtype(dtype),
+    }
+}

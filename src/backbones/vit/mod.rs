@@ -1,0 +1,199 @@
+//! The plain vision transformer with windowed and global blocks.
+//!
+//! Follows `ViT`, <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/vitdet.py#L592>.
+//!
+//! Easy to get wrong: the absolute positions are tiled over the grid, not interpolated; rotary
+//! positions restart in every window; in global blocks they are scaled down to the grid that the
+//! model was pre-trained on; there is no norm after the last block.
+
+mod block;
+
+use candle::{Device, Result, Tensor};
+use candle_nn::{Module, VarBuilder};
+
+use crate::nn::rope::AxialRope;
+use crate::nn::{LayerNorm, layer_norm};
+use block::Block;
+
+/// Layer norms of the ViT and its block.
+const EPS: f64 = 1e-5;
+
+/// Sizes of a vision transformer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Side of the square input, in pixels.
+    pub image_size: usize,
+    /// Side of a patch, in pixels.
+    pub patch_size: usize,
+    /// Width of the tokens.
+    pub dim: usize,
+    /// Number of blocks.
+    pub depth: usize,
+    /// Attention heads.
+    pub num_heads: usize,
+    /// Hidden width of each block's MLP.
+    pub mlp_dim: usize,
+    /// Side of an attention window, in patches.
+    pub window_size: usize,
+    /// Side of the grid that `pos_embed` was trained on, in patches.
+    pub pretrain_grid: usize,
+    /// Blocks whose attention spans the whole grid.
+    pub global_blocks: Vec<usize>,
+    /// Base of the rotary frequencies.
+    pub rope_theta: f64,
+}
+
+impl Config {
+    /// The trunk of SAM 3: 446 M parameters.
+    pub fn sam3() -> Self {
+        Self {
+            image_size: 1008,
+            patch_size: 14,
+            dim: 1024,
+            depth: 32,
+            num_heads: 16,
+            mlp_dim: 4736,
+            window_size: 24,
+            pretrain_grid: 24,
+            global_blocks: vec![7, 15, 23, 31],
+            rope_theta: 10_000.,
+        }
+    }
+
+    /// Side of the token grid.
+    pub fn grid(&self) -> usize {
+        self.image_size / self.patch_size
+    }
+
+    fn rope(&self, side: usize, scale: f64, device: &Device) -> Result<AxialRope> {
+        AxialRope::new(
+            self.dim / self.num_heads,
+            side,
+            scale,
+            self.rope_theta,
+            device,
+        )
+    }
+}
+
+/// A vision transformer that turns pixels into one feature map.
+#[derive(Debug)]
+pub struct Vit {
+    patch_weight: Tensor, // (3 p p, dim)
+    pos_embed: Tensor,    // (1, grid, grid, dim)
+    ln_pre: LayerNorm,
+    blocks: Vec<Block>,
+    window_rope: AxialRope,
+    global_rope: AxialRope,
+    cfg: Config,
+}
+
+impl Vit {
+    /// Reads `patch_embed.proj.weight`, `pos_embed` (its first row, of a class token, is unused), `ln_pre`, `blocks.*`.
+    pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
+        let (p, dim, grid) = (cfg.patch_size, cfg.dim, cfg.grid());
+        if grid % cfg.window_size != 0 {
+            candle::bail!(
+                "a grid of {grid} does not divide into windows of {}",
+                cfg.window_size
+            );
+        }
+        let weight = vb.pp("patch_embed.proj").get((dim, 3, p, p), "weight")?;
+        let cells = cfg.pretrain_grid.pow(2);
+        let pretrained = vb
+            .get((1, 1 + cells, dim), "pos_embed")?
+            .narrow(1, 1, cells)?;
+        let scale = cfg.pretrain_grid as f64 / grid as f64;
+        Ok(Self {
+            patch_weight: weight.flatten_from(1)?.t()?.contiguous()?,
+            pos_embed: tile(&pretrained, cfg.pretrain_grid, grid)?,
+            ln_pre: layer_norm(dim, EPS, vb.pp("ln_pre"))?,
+            blocks: (0..cfg.depth)
+                .map(|i| Block::new(cfg, vb.pp("blocks").pp(i)))
+                .collect::<Result<_>>()?,
+            window_rope: cfg.rope(cfg.window_size, 1., vb.device())?,
+            global_rope: cfg.rope(grid, scale, vb.device())?,
+            cfg: cfg.clone(),
+        })
+    }
+
+    /// Non-overlapping patches as tokens: (b, 3, s, s) -> (b, g, g, dim)
+    fn embed_patches(&self, xs: &Tensor) -> Result<Tensor> {
+        let (b, c, h, w) = xs.dims4()?;
+        let (p, g) = (self.cfg.patch_size, self.cfg.grid());
+        if (h, w) != (g * p, g * p) {
+            candle::bail!("this ViT takes {0} x {0} pixels, got {w} x {h}", g * p);
+        }
+        xs.reshape((b, c, g, p, g, p))?
+            .permute((0, 2, 4, 1, 3, 5))? // (b, g, g, c, p, p)
+            .contiguous()?
+            .reshape((b * g * g, c * p * p))?
+            .matmul(&self.patch_weight)?
+            .reshape((b, g, g, self.cfg.dim))
+    }
+}
+
+impl Module for Vit {
+    /// Normalised pixels (b, 3, s, s) -> features (b, dim, g, g)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let mut xs = self
+            .embed_patches(xs)?
+            .broadcast_add(&self.pos_embed)?
+            .apply(&self.ln_pre)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            xs = match self.cfg.global_blocks.contains(&i) {
+                true => block.forward(&xs, None, &self.global_rope)?,
+                false => block.forward(&xs, Some(self.cfg.window_size), &self.window_rope)?,
+            };
+        }
+        xs.permute((0, 3, 1, 2))?.contiguous()
+    }
+}
+
+/// Repeats a (1, side², dim) table over a larger grid -> (1, grid, grid, dim)
+fn tile(table: &Tensor, side: usize, grid: usize) -> Result<Tensor> {
+    let repeats = grid.div_ceil(side);
+    table
+        .reshape((1, side, side, ()))?
+        .repeat((1, repeats, repeats, 1))?
+        .narrow(1, 0, grid)?
+        .narrow(2, 0, grid)?
+        .contiguous()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::golden::{Golden, assert_close};
+
+    #[test]
+    fn equals_the_official_vit() -> Result<()> {
+        check("vit")
+    }
+
+    #[test]
+    fn equals_the_official_vit_with_three_windows_a_side() -> Result<()> {
+        check("vit_grid12")
+    }
+
+    fn check(name: &str) -> Result<()> {
+        let golden = Golden::open(name);
+        let cfg = golden.config();
+        let n = |key: &str| cfg[key].as_u64().unwrap() as usize;
+        let cfg = Config {
+            image_size: n("img_size"),
+            patch_size: n("patch_size"),
+            dim: n("embed_dim"),
+            depth: n("depth"),
+            num_heads: n("num_heads"),
+            mlp_dim: golden.tensor("weights.blocks.0.mlp.fc1.bias").elem_count(),
+            window_size: n("window_size"),
+            pretrain_grid: n("pretrain_img_size") / n("patch_size"),
+            global_blocks: serde_json::from_value(cfg["global_att_blocks"].clone()).unwrap(),
+            rope_theta: 10_000.,
+        };
+        let got = Vit::new(&cfg, golden.weights())?.forward(&golden.tensor("in.pixels"))?;
+        assert_close(&got, &golden.tensor("out.trunk"), 1e-5);
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! Where a model runs.
+
+use std::fmt;
+use std::str::FromStr;
+
+use candle::Device;
+
+use crate::{Error, Result};
+
+/// A device as a user names it: `auto`, `cpu`, `cuda`, `cuda:1` or `metal`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceKind {
+    /// The first GPU that this build and this machine have, else the CPU.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU, by number.
+    Cuda(usize),
+    /// The GPU of an Apple machine.
+    Metal,
+}
+
+impl DeviceKind {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if this build lacks the device's feature, [`Error::Tensor`] if the
+    /// device does not open.
+    pub fn open(self) -> Result<Device> {
+        match self {
+            Self::Auto => Ok(auto()),
+            Self::Cpu => Ok(Device::Cpu),
+            Self::Cuda(_) if !cfg!(feature = "cuda") => Err(not_built("cuda")),
+            Self::Cuda(ordinal) => Ok(Device::new_cuda(ordinal)?),
+            Self::Metal if !cfg!(feature = "metal") => Err(not_built("metal")),
+            Self::Metal => Ok(Device::new_metal(0)?),
+        }
+    }
+}
+
+fn auto() -> Device {
+    if cfg!(feature = "cuda")
+        && let Ok(device) = Device::new_cuda(0)
+    {
+        return device;
+    }
+    if cfg!(feature = "metal")
+        && let Ok(device) = Device::new_metal(0)
+    {
+        return device;
+    }
+    Device::Cpu
+}
+
+fn not_built(feature: &str) -> Error {
+    Error::Unsupported {
+        what: format!("device {feature}"),
+        instead: format!("build with `--features {feature}`, or use the CPU"),
+    }
+}
+
+impl FromStr for DeviceKind {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        match name {
+            "auto" => return Ok(Self::Auto),
+            "cpu" => return Ok(Self::Cpu),
+            "cuda" => return Ok(Self::Cuda(0)),
+            "metal" => return Ok(Self::Metal),
+            _ => {}
+        }
+        if let Some(Ok(ordinal)) = name.strip_prefix("cuda:").map(str::parse) {
+            return Ok(Self::Cuda(ordinal));
+        }
+        Err(Error::Unsupported {
+            what: format!("device {name:?}"),
+            instead: "use auto, cpu, cuda, cuda:N or metal".into(),
+        })
+    }
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(ordinal) => write!(f, "cuda:{ordinal}"),
+            Self::Metal => f.write_str("metal"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_parse_and_others_say_what_works() {
+        for (name, kind) in [
+            ("auto", DeviceKind::Auto),
+            ("cpu", DeviceKind::Cpu),
+            ("cuda", DeviceKind::Cuda(0)),
+            ("cuda:3", DeviceKind::Cuda(3)),
+            ("metal", DeviceKind::Metal),
+        ] {
+            assert_eq!(name.parse::<DeviceKind>().unwrap(), kind);
+        }
+        for name in ["", "gpu", "cuda:", "cuda:x", "CPU"] {
+            let error = name.parse::<DeviceKind>().unwrap_err().to_string();
+            assert!(error.contains("use auto, cpu, cuda"), "{error}");
+        }
+    }
+
+    #[cfg(not(feature = "cuda"))]
+    #[test]
+    fn a_device_that_was_not_built_says_how_to_build_it() {
+        let error = DeviceKind::Cuda(0).open().unwrap_err().to_string();
+        assert!(error.contains("--features cuda"), "{error}");
+    }
+}

@@ -1,0 +1,122 @@
+//! Masks of the queries, and the semantic map.
+//!
+//! Follows `UniversalSegmentationHead`,
+//! <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/maskformer_segmentation.py#L236>.
+
+use candle::{Result, Tensor};
+use candle_nn::{Module, VarBuilder};
+
+use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
+use crate::nn::{GroupNorm, LayerNorm, Mlp, MultiHeadAttention, group_norm, layer_norm};
+
+/// Groups of the pixel decoder's norms.
+const GROUPS: usize = 8;
+
+/// Turns memory, pyramid and queries into mask logits.
+#[derive(Debug)]
+pub struct SegmentationHead {
+    cross_attn_norm: LayerNorm,
+    cross_attend_prompt: MultiHeadAttention,
+    pixel_decoder: Vec<(Conv2d, GroupNorm)>,
+    instance_seg_head: Conv2d,
+    semantic_seg_head: Conv2d,
+    mask_embed: Mlp,
+}
+
+impl SegmentationHead {
+    /// Reads the two stages of the pixel decoder that run, and the heads. The third stage is in
+    /// the checkpoints and has nothing to upsample.
+    pub fn new(d_model: usize, num_heads: usize, vb: VarBuilder) -> Result<Self> {
+        let decoder = vb.pp("pixel_decoder");
+        let stage = |i: usize| -> Result<(Conv2d, GroupNorm)> {
+            let conv = decoder.pp("conv_layers").pp(i);
+            let conv = conv2d(d_model, d_model, 3, ConvConfig::same(3), conv)?;
+            Ok((
+                conv,
+                group_norm(GROUPS, d_model, decoder.pp("norms").pp(i))?,
+            ))
+        };
+        let conv_1x1 =
+            |out: usize, name: &str| conv2d(d_model, out, 1, ConvConfig::default(), vb.pp(name));
+        let attention = vb.pp("cross_attend_prompt");
+        Ok(Self {
+            cross_attn_norm: layer_norm(d_model, 1e-5, vb.pp("cross_attn_norm"))?,
+            cross_attend_prompt: MultiHeadAttention::new(d_model, num_heads, attention)?,
+            pixel_decoder: vec![stage(0)?, stage(1)?],
+            instance_seg_head: conv_1x1(d_model, "instance_seg_head")?,
+            semantic_seg_head: conv_1x1(1, "semantic_seg_head")?,
+            mask_embed: Mlp::new(&[d_model; 4], vb.pp("mask_predictor.mask_embed"))?,
+        })
+    }
+
+    /// `memory` (b, h * w, d), pyramid `fpn` from fine to coarse (1, d, …), `prompt` (b, m, d)
+    /// with `padding` (b, 1, 1, m) -> pixel embedding (b, d, 4h, 4w)
+    pub fn embed_pixels(
+        &self,
+        memory: &Tensor,
+        fpn: &[Tensor; 3],
+        prompt: &Tensor,
+        padding: &Tensor,
+    ) -> Result<Tensor> {
+        let normed = self.cross_attn_norm.forward(memory)?;
+        let attended = self
+            .cross_attend_prompt
+            .forward(&normed, prompt, prompt, Some(padding))?;
+        let memory = (memory + attended)?;
+
+        let (b, _, d) = memory.dims3()?;
+        let (_, _, h, w) = fpn[2].dims4()?;
+        let mut xs = memory.transpose(1, 2)?.reshape((b, d, h, w))?; // replaces the coarse level
+        for ((conv, norm), level) in self.pixel_decoder.iter().zip([&fpn[1], &fpn[0]]) {
+            let (_, _, h, w) = level.dims4()?;
+            xs = xs.upsample_nearest2d(h, w)?.broadcast_add(level)?;
+            xs = xs.apply(conv)?.apply(norm)?.relu()?;
+        }
+        Ok(xs)
+    }
+
+    /// `pixels` from [`Self::embed_pixels`] (b, d, h, w), queries `hs` (b, q, d)
+    /// -> mask logits (b, q, h, w)
+    pub fn masks(&self, pixels: &Tensor, hs: &Tensor) -> Result<Tensor> {
+        let (b, d, h, w) = pixels.dims4()?;
+        let instances = self
+            .instance_seg_head
+            .forward(pixels)?
+            .reshape((b, d, h * w))?;
+        let masks = self.mask_embed.forward(hs)?.matmul(&instances)?;
+        masks.reshape((b, hs.dim(1)?, h, w))
+    }
+
+    /// `pixels` (b, d, h, w) -> logits of "belongs to any instance" (b, 1, h, w)
+    pub fn semantic(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.semantic_seg_head.forward(pixels)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::attention::padding_bias;
+    use crate::nn::golden::{Golden, assert_close};
+    use candle::DType;
+
+    #[test]
+    fn equals_the_official_segmentation_head() -> Result<()> {
+        let golden = Golden::open("segmentation_head");
+        let n = |key: &str| golden.config()[key].as_u64().unwrap() as usize;
+        let head = SegmentationHead::new(n("d_model"), n("heads"), golden.weights())?;
+        let fpn = [0, 1, 2].map(|level| golden.tensor(&format!("in.fpn.{level}")));
+        let padding = padding_bias(&golden.tensor("in.prompt_mask"), DType::F32)?;
+        let (memory, prompt) = (golden.tensor("in.memory"), golden.tensor("in.prompt"));
+        let pixels = head.embed_pixels(&memory, &fpn, &prompt, &padding)?;
+        assert_close(&pixels, &golden.tensor("out.pixel_embed"), 1e-5);
+        let masks = head.masks(&pixels, &golden.tensor("in.hs"))?;
+        assert_close(&masks, &golden.tensor("out.pred_masks"), 1e-5);
+        assert_close(
+            &head.semantic(&pixels)?,
+            &golden.tensor("out.semantic_seg"),
+            1e-5,
+        );
+        Ok(())
+    }
+}

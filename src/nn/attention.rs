@@ -1,0 +1,149 @@
+//! Attention: one entry point, [`sdpa`], and PyTorch's multi-head module on top of it.
+
+use candle::{D, DType, Module, Result, Tensor};
+use candle_nn::{Linear, VarBuilder, ops::softmax_last_dim};
+
+/// At most this many scores exist at a time (64 MiB in f32); longer query lists go in chunks.
+const MAX_SCORES: usize = 1 << 24;
+
+/// Scaled dot-product attention: `softmax(q k^T * scale + bias) v`.
+///
+/// `q` (b, h, n, c), `k` and `v` (b, h, m, c), `bias` broadcastable to (b, h, n, m) with
+/// negative infinity where a key must not be seen -> (b, h, n, c). The softmax runs in f32.
+pub fn sdpa(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    scale: f64,
+    bias: Option<&Tensor>,
+) -> Result<Tensor> {
+    let (b, h, n, _) = q.dims4()?;
+    let m = k.dim(2)?;
+    let k_t = k.t()?;
+    let v = v.contiguous()?;
+    let chunk = (MAX_SCORES / (b * h * m).max(1)).clamp(1, n.max(1));
+    let attend = |start: usize, len: usize| -> Result<Tensor> {
+        let scores = (q.narrow(2, start, len)?.contiguous()?.matmul(&k_t)? * scale)?;
+        let scores = match bias {
+            None => scores,
+            Some(bias) if bias.dim(2)? == 1 => scores.broadcast_add(bias)?,
+            Some(bias) => scores.broadcast_add(&bias.narrow(2, start, len)?)?,
+        };
+        super::in_f32(&scores, softmax_last_dim)?.matmul(&v)
+    };
+    if chunk >= n {
+        return attend(0, n);
+    }
+    let chunks = (0..n)
+        .step_by(chunk)
+        .map(|start| attend(start, chunk.min(n - start)))
+        .collect::<Result<Vec<_>>>()?;
+    Tensor::cat(&chunks, 2)
+}
+
+/// Turns a padding mask into an additive bias for [`sdpa`].
+///
+/// `is_padding` (b, m), u8 with 1 for padding -> (b, 1, 1, m) of 0 and negative infinity.
+pub fn padding_bias(is_padding: &Tensor, dtype: DType) -> Result<Tensor> {
+    let (b, m) = is_padding.dims2()?;
+    let zeros = Tensor::zeros((b, m), DType::F32, is_padding.device())?;
+    let masked = Tensor::full(f32::NEG_INFINITY, (b, m), is_padding.device())?;
+    is_padding
+        .where_cond(&masked, &zeros)?
+        .to_dtype(dtype)?
+        .reshape((b, 1, 1, m))
+}
+
+/// PyTorch's `nn.MultiheadAttention`, batch first, with its fused input projection.
+#[derive(Debug, Clone)]
+pub struct MultiHeadAttention {
+    q_proj: Linear,
+    k_proj: Linear,
+    v_proj: Linear,
+    out_proj: Linear,
+    num_heads: usize,
+}
+
+impl MultiHeadAttention {
+    /// Reads `in_proj_weight` (3 dim, dim), `in_proj_bias` and `out_proj`.
+    pub fn new(dim: usize, num_heads: usize, vb: VarBuilder) -> Result<Self> {
+        let weight = vb.get((3 * dim, dim), "in_proj_weight")?;
+        let bias = vb.get(3 * dim, "in_proj_bias")?;
+        let part = |i: usize| -> Result<Linear> {
+            let weight = weight.narrow(0, i * dim, dim)?;
+            let bias = bias.narrow(0, i * dim, dim)?;
+            Ok(Linear::new(weight, Some(bias)))
+        };
+        Ok(Self {
+            q_proj: part(0)?,
+            k_proj: part(1)?,
+            v_proj: part(2)?,
+            out_proj: candle_nn::linear(dim, dim, vb.pp("out_proj"))?,
+            num_heads,
+        })
+    }
+
+    /// `q` (b, n, dim), `k` and `v` (b, m, dim), `bias` broadcastable to (b, heads, n, m)
+    /// -> (b, n, dim)
+    pub fn forward(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let q = self.split_heads(&self.q_proj.forward(q)?)?; // (b, h, n, c)
+        let k = self.split_heads(&self.k_proj.forward(k)?)?; // (b, h, m, c)
+        let v = self.split_heads(&self.v_proj.forward(v)?)?;
+        let scale = (q.dim(D::Minus1)? as f64).powf(-0.5);
+        merge_heads(&sdpa(&q, &k, &v, scale, bias)?)?.apply(&self.out_proj)
+    }
+
+    /// (b, n, h * c) -> (b, h, n, c)
+    fn split_heads(&self, xs: &Tensor) -> Result<Tensor> {
+        let (b, n, dim) = xs.dims3()?;
+        xs.reshape((b, n, self.num_heads, dim / self.num_heads))?
+            .transpose(1, 2)?
+            .contiguous()
+    }
+}
+
+/// (b, h, n, c) -> (b, n, h * c)
+pub fn merge_heads(xs: &Tensor) -> Result<Tensor> {
+    xs.transpose(1, 2)?.flatten_from(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle::Device;
+
+    #[test]
+    fn chunked_attention_equals_attention_in_one_piece() -> Result<()> {
+        let dev = &Device::Cpu;
+        let n = MAX_SCORES / 4096 + 3; // one chunk more than fits
+        let q = Tensor::randn(0f32, 1., (1, 1, n, 4), dev)?;
+        let k = Tensor::randn(0f32, 1., (1, 1, 4096, 4), dev)?;
+        let bias = Tensor::randn(0f32, 1., (1, 1, n, 4096), dev)?;
+        let got = sdpa(&q, &k, &k, 0.5, Some(&bias))?;
+        let tail = |t: &Tensor| t.narrow(2, n - 5, 5);
+        let want = sdpa(&tail(&q)?, &k, &k, 0.5, Some(&tail(&bias)?))?;
+        let diff = (tail(&got)? - want)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        assert!(diff < 1e-6, "{diff}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_padded_key_has_no_influence() -> Result<()> {
+        let dev = &Device::Cpu;
+        let q = Tensor::randn(0f32, 1., (1, 2, 3, 4), dev)?;
+        let k = Tensor::randn(0f32, 1., (1, 2, 5, 4), dev)?;
+        let mask = Tensor::new(&[[0u8, 0, 0, 0, 1]], dev)?;
+        let got = sdpa(&q, &k, &k, 1., Some(&padding_bias(&mask, DType::F32)?))?;
+        let k = k.narrow(2, 0, 4)?.contiguous()?;
+        let want = sdpa(&q, &k, &k, 1., None)?;
+        let diff = (got - want)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        assert!(diff < 1e-6, "{diff}");
+        Ok(())
+    }
+}

@@ -1,0 +1,157 @@
+//! Normalisation layers, computed in f32 whatever the dtype of the model.
+
+use candle::backend::BackendStorage;
+use candle::{CpuStorage, CustomOp3, DType, Layout, Module, Result, Shape, Tensor};
+use candle_nn::VarBuilder;
+use rayon::prelude::*;
+
+/// Layer normalisation over the last axis.
+///
+/// The CPU path computes the variance in two passes; candle's own takes `E[x²] − E[x]²`, which
+/// cancels when the mean is large.
+#[derive(Debug, Clone)]
+pub struct LayerNorm {
+    weight: Tensor,
+    bias: Tensor,
+    eps: f32,
+}
+
+/// Reads `weight` and `bias` (dim) of a layer norm.
+pub fn layer_norm(dim: usize, eps: f64, vb: VarBuilder) -> Result<LayerNorm> {
+    Ok(LayerNorm {
+        weight: vb.get(dim, "weight")?,
+        bias: vb.get(dim, "bias")?,
+        eps: eps as f32,
+    })
+}
+
+impl Module for LayerNorm {
+    /// (…, dim) -> (…, dim)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let xs = xs.contiguous()?;
+        if xs.device().is_cpu() && xs.dtype() == DType::F32 {
+            xs.apply_op3_no_bwd(&self.weight, &self.bias, &TwoPassLayerNorm(self.eps))
+        } else {
+            candle_nn::ops::layer_norm(&xs, &self.weight, &self.bias, self.eps)
+        }
+    }
+}
+
+struct TwoPassLayerNorm(f32);
+
+impl CustomOp3 for TwoPassLayerNorm {
+    fn name(&self) -> &'static str {
+        "layer-norm"
+    }
+
+    fn cpu_fwd(
+        &self,
+        xs: &CpuStorage,
+        l1: &Layout,
+        weight: &CpuStorage,
+        l2: &Layout,
+        bias: &CpuStorage,
+        l3: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let (xs, weight, bias) = (slice(xs, l1)?, slice(weight, l2)?, slice(bias, l3)?);
+        let dim = weight.len();
+        let mut out = vec![0f32; xs.len()];
+        out.par_chunks_mut(dim)
+            .zip(xs.par_chunks(dim))
+            .with_min_len(16)
+            .for_each(|(out, row)| {
+                let mean = sum(row, |x| x) / dim as f32;
+                let var = sum(row, |x| (x - mean) * (x - mean)) / dim as f32;
+                let inv_std = 1. / (var + self.0).sqrt();
+                for (((o, x), w), b) in out.iter_mut().zip(row).zip(weight).zip(bias) {
+                    *o = (x - mean) * inv_std * w + b;
+                }
+            });
+        Ok((CpuStorage::F32(out), l1.shape().clone()))
+    }
+}
+
+/// Sums `f` over a row in 16 lanes, so that the loop vectorises and errors grow slowly.
+fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0f32; 16];
+    let (chunks, rest) = row.as_chunks::<16>();
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane += f(*x);
+        }
+    }
+    lanes.iter().sum::<f32>() + rest.iter().map(|x| f(*x)).sum::<f32>()
+}
+
+fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(all), Some((start, end))) => Ok(&all[start..end]),
+        _ => candle::bail!("layer-norm wants contiguous f32, got {:?}", storage.dtype()),
+    }
+}
+
+/// Group normalisation of (b, c, h, w), statistics in f32.
+#[derive(Debug, Clone)]
+pub struct GroupNorm {
+    weight: Tensor,
+    bias: Tensor,
+    num_groups: usize,
+    eps: f64,
+}
+
+/// Reads `weight` and `bias` (c) of a group norm with eps 1e-5.
+pub fn group_norm(num_groups: usize, channels: usize, vb: VarBuilder) -> Result<GroupNorm> {
+    let (weight, bias) = (vb.get(channels, "weight")?, vb.get(channels, "bias")?);
+    Ok(GroupNorm {
+        weight,
+        bias,
+        num_groups,
+        eps: 1e-5,
+    })
+}
+
+impl Module for GroupNorm {
+    /// (b, c, h, w) -> (b, c, h, w)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let (b, c, h, w) = xs.dims4()?;
+        let dtype = xs.dtype();
+        let groups =
+            xs.to_dtype(DType::F32)?
+                .reshape((b, self.num_groups, c / self.num_groups * h * w))?;
+        let mean = groups.mean_keepdim(2)?;
+        let centred = groups.broadcast_sub(&mean)?;
+        let std = (centred.sqr()?.mean_keepdim(2)? + self.eps)?.sqrt()?;
+        let normed = centred
+            .broadcast_div(&std)?
+            .reshape((b, c, h, w))?
+            .to_dtype(dtype)?;
+        normed
+            .broadcast_mul(&self.weight.reshape((1, c, 1, 1))?)?
+            .broadcast_add(&self.bias.reshape((1, c, 1, 1))?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle::Device;
+
+    #[test]
+    fn a_large_mean_does_not_cancel() -> Result<()> {
+        let dev = &Device::Cpu;
+        let norm = LayerNorm {
+            weight: Tensor::ones(4, DType::F32, dev)?,
+            bias: Tensor::zeros(4, DType::F32, dev)?,
+            eps: 1e-5,
+        };
+        let xs = Tensor::new(&[[10_001f32, 10_002., 10_003., 10_004.]], dev)?;
+        let got = norm.forward(&xs)?.to_vec2::<f32>()?.remove(0);
+        for (got, want) in got
+            .iter()
+            .zip([-1.341_635_4f32, -0.447_211_8, 0.447_211_8, 1.341_635_4])
+        {
+            assert!((got - want).abs() < 1e-5, "{got} {want}");
+        }
+        Ok(())
+    }
+}

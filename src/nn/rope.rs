@@ -1,0 +1,78 @@
+//! Axial two-dimensional rotary position encoding.
+//!
+//! Easy to get wrong: pairs are adjacent channels (2p, 2p + 1), not halves; the first half of the
+//! pairs turns with x, the second with y; positions start at 0.
+
+use candle::{DType, Device, Result, Tensor};
+
+/// Cosines and sines of one grid, applied to queries and keys.
+#[derive(Debug, Clone)]
+pub struct AxialRope {
+    cos: Tensor, // (n, c / 2)
+    sin: Tensor,
+}
+
+impl AxialRope {
+    /// A `side` x `side` grid, row by row; positions are multiplied by `scale`.
+    ///
+    /// Follows `compute_axial_cis`,
+    /// <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/vitdet.py#L46>.
+    pub fn new(
+        head_dim: usize,
+        side: usize,
+        scale: f64,
+        theta: f64,
+        device: &Device,
+    ) -> Result<Self> {
+        let quarter = head_dim / 4;
+        let freqs: Vec<f32> = (0..quarter)
+            .map(|j| 1. / (theta as f32).powf((4 * j) as f32 / head_dim as f32))
+            .collect();
+        let mut angles = Vec::with_capacity(side * side * 2 * quarter);
+        for y in 0..side {
+            for x in 0..side {
+                for position in [x, y] {
+                    let position = position as f32 * scale as f32;
+                    angles.extend(freqs.iter().map(|f| position * f));
+                }
+            }
+        }
+        let angles = Tensor::from_vec(angles, (side * side, 2 * quarter), device)?;
+        Ok(Self {
+            cos: angles.cos()?,
+            sin: angles.sin()?,
+        })
+    }
+
+    /// Rotates `xs` (b, h, n, c), in f32 -> (b, h, n, c)
+    pub fn apply(&self, xs: &Tensor) -> Result<Tensor> {
+        let dtype = xs.dtype();
+        let xs = xs.to_dtype(DType::F32)?.contiguous()?;
+        candle_nn::rotary_emb::rope_i(&xs, &self.cos, &self.sin)?.to_dtype(dtype)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn x_turns_the_first_pairs_and_y_the_last() -> Result<()> {
+        let rope = AxialRope::new(4, 2, 0.5, 10_000., &Device::Cpu)?;
+        let xs = Tensor::new(&[[1f32, 0., 1., 0.]], &Device::Cpu)?
+            .broadcast_as((1, 1, 4, 4))?
+            .contiguous()?;
+        let got = rope.apply(&xs)?.squeeze(0)?.squeeze(0)?.to_vec2::<f32>()?;
+        let (c, s) = (0.5f32.cos(), 0.5f32.sin());
+        let want = [
+            [1., 0., 1., 0.],
+            [c, s, 1., 0.],
+            [1., 0., c, s],
+            [c, s, c, s],
+        ];
+        for (got, want) in got.iter().flatten().zip(want.iter().flatten()) {
+            assert!((got - want).abs() < 1e-6, "{got} {want}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,101 @@
+//! Sampling of feature maps: regions of interest.
+
+use candle::{DType, Result, Tensor};
+
+/// Pools each box to `size` x `size`: `features` (c, h, w) -> (boxes, c, size, size).
+///
+/// Boxes are x0, y0, x1, y1 in cells of the map. Equals torchvision's `roi_align` with
+/// `aligned=False` and `sampling_ratio=-1`: no half-pixel shift, a side of at least 1 cell, and
+/// `ceil(side / size)` samples per bin and axis. Samples more than one cell outside count as 0.
+///
+/// The samples form a grid, so pooling is separable: two small matrices per box multiply the map,
+/// on whatever device it lives.
+pub fn roi_align(features: &Tensor, boxes: &[[f32; 4]], size: usize) -> Result<Tensor> {
+    let (c, h, w) = features.dims3()?;
+    let (dtype, device) = (features.dtype(), features.device());
+    let features = features.to_dtype(DType::F32)?.contiguous()?;
+    let mut pooled = Vec::with_capacity(boxes.len());
+    for [x0, y0, x1, y1] in boxes {
+        let along_x = Tensor::from_vec(bin_weights(*x0, *x1, w, size), (size, w), device)?;
+        let along_y = Tensor::from_vec(bin_weights(*y0, *y1, h, size), (size, h), device)?;
+        let rows = features.reshape((c * h, w))?.matmul(&along_x.t()?)?; // (c h, size)
+        let rows = rows.reshape((c, h, size))?;
+        let bins = along_y.broadcast_left(c)?.contiguous()?.matmul(&rows)?; // (c, size, size)
+        pooled.push(bins);
+    }
+    match pooled.is_empty() {
+        true => Tensor::zeros((0, c, size, size), dtype, device),
+        false => Tensor::stack(&pooled, 0)?.to_dtype(dtype),
+    }
+}
+
+/// How much each of `len` cells contributes to each of `size` bins between `start` and `end`:
+/// (size, len), row-major.
+fn bin_weights(start: f32, end: f32, len: usize, size: usize) -> Vec<f32> {
+    let extent = (end - start).max(1.);
+    let bin = extent / size as f32;
+    let samples = (extent / size as f32).ceil() as usize;
+    let mut weights = vec![0f32; size * len];
+    for (p, row) in weights.chunks_mut(len).enumerate() {
+        for i in 0..samples {
+            let at = start + p as f32 * bin + (i as f32 + 0.5) * bin / samples as f32;
+            if at < -1. || at > len as f32 {
+                continue;
+            }
+            let at = at.max(0.);
+            let low = (at as usize).min(len - 1);
+            let fraction = if low + 1 < len { at - low as f32 } else { 0. };
+            row[low] += (1. - fraction) / samples as f32;
+            if fraction > 0. {
+                row[low + 1] += fraction / samples as f32;
+            }
+        }
+    }
+    weights
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::golden::{Golden, assert_close};
+    use candle::Device;
+
+    #[test]
+    fn equals_torchvision_on_tiny_huge_and_outlying_boxes() -> Result<()> {
+        let golden = Golden::open("roi_align");
+        let boxes = golden.tensor("in.boxes").to_vec2::<f32>()?;
+        let boxes: Vec<[f32; 4]> = boxes.iter().map(|b| [b[0], b[1], b[2], b[3]]).collect();
+        let got = roi_align(&golden.tensor("in.features").squeeze(0)?, &boxes, 7)?;
+        assert_close(&got, &golden.tensor("out.regions"), 1e-5);
+        Ok(())
+    }
+
+    #[test]
+    fn a_constant_map_pools_to_the_constant() -> Result<()> {
+        let map = Tensor::full(2f32, (3, 5, 6), &Device::Cpu)?;
+        let got = roi_align(
+            &map,
+            &[[1., 1., 4., 3.], [0., 0., 6., 5.], [2., 2., 2.1, 2.1]],
+            7,
+        )?;
+        assert_eq!(got.dims(), [3, 3, 7, 7]);
+        let off = (got - 2.)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        assert!(off < 1e-5, "{off}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_box_far_outside_pools_to_zero() -> Result<()> {
+        let map = Tensor::full(2f32, (1, 4, 4), &Device::Cpu)?;
+        let got = roi_align(&map, &[[-30., -30., -20., -20.]], 7)?;
+        assert_eq!(got.abs()?.max_all()?.to_scalar::<f32>()?, 0.);
+        Ok(())
+    }
+
+    #[test]
+    fn no_boxes_pool_to_nothing() -> Result<()> {
+        let map = Tensor::full(2f32, (1, 4, 4), &Device::Cpu)?;
+        assert_eq!(roi_align(&map, &[], 7)?.dims(), [0, 1, 7, 7]);
+        Ok(())
+    }
+}

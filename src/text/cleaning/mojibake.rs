@@ -1,0 +1,267 @@
+//! Repair of text that was decoded in the wrong encoding, such as `schÃ¶n` for `schön`.
+//!
+//! Follows `fix_encoding` of ftfy 6.3, whose tests for when a repair is safe are kept as they
+//! are: text that is merely unusual must not change.
+
+use super::badness::is_bad;
+use super::code_pages::{self, CODE_PAGES, LOST, stands_for};
+
+/// Decodes mojibake again, until nothing changes; other text is returned as it is.
+pub(super) fn fix_encoding(text: &str) -> String {
+    let mut text = text.to_owned();
+    loop {
+        let fixed = fix_encoding_once(&text);
+        if fixed == text {
+            return fixed;
+        }
+        text = fixed;
+    }
+}
+
+/// Replaces the control characters U+0080 to U+009F by what browsers take them for.
+pub(super) fn fix_c1_controls(text: &str) -> String {
+    text.chars().map(code_pages::windows_1252).collect()
+}
+
+fn fix_encoding_once(text: &str) -> String {
+    if !is_bad(text) {
+        return text.to_owned();
+    }
+    for page in &CODE_PAGES {
+        let Some(mut bytes) = page.encode(text) else {
+            continue;
+        };
+        if page.loses_nbsp {
+            restore_no_break_spaces(&mut bytes);
+        }
+        if page.loses_bytes {
+            bytes = replace_lossy_sequences(&bytes);
+        }
+        if let Some(decoded) = decode_utf8_variants(&bytes) {
+            return decoded;
+        }
+    }
+    let fixed = fix_embedded_mojibake(text);
+    match fixed == text {
+        true => fix_c1_controls(text),
+        false => fixed,
+    }
+}
+
+/// Turns a space back into byte 0xA0 where that completes a UTF-8 sequence of a likely
+/// character.
+fn restore_no_break_spaces(bytes: &mut Vec<u8>) {
+    const NBSP: u8 = 0xA0;
+    // "Ã " within a text is most often "à " of a French or Catalan text that lost one of two
+    // spaces; the Portuguese words that begin with "à" are told apart.
+    const PORTUGUESE: [&[u8]; 5] = [b" ", b"quele", b"quela", b"quilo", b"s "];
+    let mut at = 0;
+    while at + 1 < bytes.len() {
+        let after = &bytes[at + 2..];
+        if bytes[at..].starts_with(b"\xC3 ") && !PORTUGUESE.iter().any(|w| after.starts_with(w)) {
+            bytes.insert(at + 1, NBSP);
+        }
+        at += 1;
+    }
+
+    let continues = |byte: u8| matches!(byte, 0x80..=0xBF);
+    // 0x85 reads as an ellipsis and 0xA0 as a space of its own.
+    let continues_short = |byte: u8| continues(byte) && !matches!(byte, 0x85 | NBSP);
+    let mut at = 0;
+    while at < bytes.len() {
+        let (space, length) = match bytes[at..] {
+            [0xC2 | 0xC3 | 0xC5 | 0xCE | 0xD0 | 0xD9, b' ', ..] => (1, 2),
+            [0xE2 | 0xE3, b' ', b, ..] if continues_short(b) => (1, 3),
+            [0xE0..=0xE3, b, b' ', ..] if continues_short(b) => (2, 3),
+            [0xF0, b' ', b, c, ..] if continues(b) && continues(c) => (1, 4),
+            [0xF0, b, b' ', c, ..] if continues(b) && continues(c) => (2, 4),
+            [0xF0, b, c, b' ', ..] if continues(b) && continues(c) => (3, 4),
+            _ => {
+                at += 1;
+                continue;
+            }
+        };
+        bytes[at + space] = NBSP;
+        at += length;
+    }
+}
+
+/// Replaces UTF-8 sequences of which bytes were lost, and lost bytes elsewhere, by U+FFFD.
+fn replace_lossy_sequences(bytes: &[u8]) -> Vec<u8> {
+    let mut replaced = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        match lossy_sequence(&bytes[at..]) {
+            Some(length) => {
+                replaced.extend("\u{fffd}".bytes());
+                at += length;
+            }
+            None => {
+                replaced.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    replaced
+}
+
+/// The length of the UTF-8 sequence at the start of `bytes` of which a byte was lost. At most
+/// one byte may be a question mark: that too stands for lost ones.
+fn lossy_sequence(bytes: &[u8]) -> Option<usize> {
+    let lost = |b: u8| matches!(b, LOST | b'?');
+    let kept = |b: u8| matches!(b, LOST | 0x80..=0xBF);
+    let low = |b: u8| matches!(b, LOST | b'?' | 0x80..=0xBF);
+    match *bytes {
+        [0xC2..=0xDF, LOST, ..] | [0xC2 | 0xC3, b'?', ..] => Some(2),
+        // Two surrogates, each encoded on its own.
+        [0xED, 0xA0..=0xAF, b, 0xED, 0xB0..=0xBF, d, ..]
+            if (lost(b) && low(d)) || (low(b) && lost(d)) =>
+        {
+            Some(6)
+        }
+        [0xE0..=0xEF, b, c, ..] if (lost(b) && kept(c)) || (kept(b) && lost(c)) => Some(3),
+        [0xF0..=0xF4, b, c, d, ..]
+            if (lost(b) && kept(c) && kept(d))
+                || (kept(b) && lost(c) && kept(d))
+                || (kept(b) && kept(c) && lost(d)) =>
+        {
+            Some(4)
+        }
+        [LOST, ..] => Some(1),
+        _ => None,
+    }
+}
+
+/// Decodes UTF-8 in which surrogate pairs may be encoded as two characters (CESU-8) and U+0000
+/// as two bytes (Java); `None` for anything else.
+fn decode_utf8_variants(bytes: &[u8]) -> Option<String> {
+    let mut standard = Vec::with_capacity(bytes.len());
+    let mut rest = bytes;
+    loop {
+        match *rest {
+            [] => return String::from_utf8(standard).ok(),
+            [0xC0, 0x80, ref after @ ..] => {
+                standard.push(0);
+                rest = after;
+            }
+            [
+                0xED,
+                a @ 0xA0..=0xAF,
+                b @ 0x80..=0xBF,
+                0xED,
+                c @ 0xB0..=0xBF,
+                d @ 0x80..=0xBF,
+                ref after @ ..,
+            ] => {
+                let bits = |byte: u8, mask: u8| u32::from(byte & mask);
+                let code = (bits(a, 0x0F) << 16 | bits(b, 0x3F) << 10)
+                    + (bits(c, 0x0F) << 6 | bits(d, 0x3F))
+                    + 0x1_0000;
+                let decoded = char::from_u32(code)?;
+                standard.extend(decoded.encode_utf8(&mut [0; 4]).bytes());
+                rest = after;
+            }
+            [byte, ref after @ ..] => {
+                standard.push(byte);
+                rest = after;
+            }
+        }
+    }
+}
+
+/// Repairs the parts of `text` that look like UTF-8 in a single-byte encoding, each by itself.
+fn fix_embedded_mojibake(text: &str) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    let mut fixed = String::with_capacity(text.len());
+    let mut at = 0;
+    while at < chars.len() {
+        // Not after what may be a continuation itself: a few characters of a larger garble.
+        let inside = at > 0 && continues_strictly(chars[at - 1]);
+        let length = if inside { 0 } else { utf8_like(&chars[at..]) };
+        if length == 0 {
+            fixed.push(chars[at]);
+            at += 1;
+            continue;
+        }
+        let part: String = chars[at..at + length].iter().collect();
+        // A part shorter than the text: this ends.
+        match length < chars.len() && is_bad(&part) {
+            true => fixed.push_str(&fix_encoding(&part)),
+            false => fixed.push_str(&part),
+        }
+        at += length;
+    }
+    fixed
+}
+
+/// How many characters at the start of `chars` stand for whole UTF-8 sequences.
+fn utf8_like(chars: &[char]) -> usize {
+    let mut length = 0;
+    while let [first, rest @ ..] = &chars[length..] {
+        let continuations = rest.iter().take(3).take_while(|&&c| continues(c)).count();
+        length += match continuations {
+            1.. if stands_for(*first, |b| matches!(b, 0xC2..=0xDF)) => 2,
+            2.. if stands_for(*first, |b| matches!(b, 0xE0..=0xEF)) => 3,
+            3.. if stands_for(*first, |b| matches!(b, 0xF0 | 0xF3)) => 4,
+            _ => break,
+        };
+    }
+    length
+}
+
+/// Whether `c` may stand for a byte 0x80 to 0xBF, as a space may for 0xA0.
+fn continues(c: char) -> bool {
+    c == ' ' || stands_for(c, |byte| matches!(byte, 0x80..=0xBF))
+}
+
+/// As [`continues`], without what is common next to any text: dashes, quotes, dots.
+fn continues_strictly(c: char) -> bool {
+    let common = matches!(
+        c,
+        ' ' | '–' | '—' | '―' | '‘' | '’' | '‚' | '“' | '”' | '„' | '•' | '…'
+    );
+    !common && continues(c)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_texts_are_decoded_again() {
+        for (text, fixed) in [
+            ("âœ” no problem", "✔ no problem"),
+            ("schÃ¶n", "schön"),
+            ("Iâ€™m", "I’m"),
+            ("voilÃ le travail", "voilà le travail"),
+            ("l’humanitÃ©", "l’humanité"),
+            ("РїСЂРёРІРµС‚", "привет"),
+            ("â€œlost endâ€�", "“lost end�"),
+            ("ðŸ˜ƒ", "😃"),
+            ("Ãƒâ€šÃ‚Â¶", "¶"),
+        ] {
+            assert_eq!(fix_encoding(text), fixed);
+        }
+    }
+
+    #[test]
+    fn parts_are_decoded_by_themselves() {
+        assert_eq!(fix_encoding("日本 schÃ¶n"), "日本 schön");
+        assert_eq!(fix_encoding("☃ Iâ€™m"), "☃ I’m");
+    }
+
+    #[test]
+    fn surrogate_pairs_and_null_in_two_bytes_are_decoded() {
+        let decode = |bytes: &[u8]| decode_utf8_variants(bytes);
+        assert_eq!(decode(b"\xED\xA0\xBD\xED\xB8\x83"), Some("😃".into()));
+        assert_eq!(decode(b"a\xC0\x80b"), Some("a\0b".into()));
+        assert_eq!(decode(b"\xED\xA0\xBD"), None);
+    }
+
+    #[test]
+    fn clean_text_stays() {
+        for text in ["schön", "I’m", "à la carte", "100 °C", "Привет", "日本"] {
+            assert_eq!(fix_encoding(text), text);
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Imports point downward only: a file may use its own floor's folder and anything below it.
+
+use std::path::{Path, PathBuf};
+
+/// From the ground up. A file may import its own module, and modules of lower floors.
+const FLOORS: &[&[&str]] = &[
+    &["error", "device", "trace"], // open to all
+    &["nn", "weights", "image", "mask"],
+    &["backbones", "text"],
+    &["models"],
+    &["predict"],
+    &["output"],
+    &["server", "bin"],
+];
+
+/// Plain Rust: no tensors.
+const WITHOUT_CANDLE: &[&str] = &["image", "mask", "output"];
+
+#[test]
+fn imports_point_downward() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut checked = 0;
+    let mut wrong = vec![];
+    for file in rust_files(&src) {
+        let relative = file.strip_prefix(&src).unwrap();
+        let module = relative.components().next().unwrap().as_os_str().to_str().unwrap();
+        let module = module.trim_end_matches(".rs");
+        if module == "lib" {
+            continue;
+        }
+        let floor = floor_of(module).unwrap_or_else(|| panic!("{module} stands on no floor"));
+        let text = std::fs::read_to_string(&file).unwrap();
+        for used in imports(&text) {
+            let Some(other) = floor_of(&used) else { continue };
+            checked += 1;
+            if used != module && other > 0 && other >= floor {
+                wrong.push(format!("{} uses {used}", relative.display()));
+            }
+        }
+        if WITHOUT_CANDLE.contains(&module) && text.contains("use candle") {
+            wrong.push(format!("{} uses candle", relative.display()));
+        }
+        if module == "bin" && text.contains("Tensor") {
+            wrong.push(format!("{} names Tensor", relative.display()));
+        }
+    }
+    assert!(checked > 50, "only {checked} imports seen: is the test looking in the right place?");
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+fn floor_of(module: &str) -> Option<usize> {
+    FLOORS.iter().position(|floor| floor.contains(&module))
+}
+
+/// Every top-level module that a file names after `crate::`, in `use` lines and in paths.
+fn imports(text: &str) -> Vec<String> {
+    let mut found = vec![];
+    for (at, _) in text.match_indices("crate::") {
+        let rest = &text[at + "crate::".len()..];
+        let names = match rest.strip_prefix('{') {
+            Some(list) => top_level(list),
+            None => vec![rest.to_string()],
+        };
+        let name = |n: &String| -> String {
+            n.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+        };
+        found.extend(names.iter().map(name).filter(|n| !n.is_empty()));
+    }
+    found
+}
+
+/// The entries of a `use` list, up to its closing brace.
+fn top_level(list: &str) -> Vec<String> {
+    let (mut depth, mut entries) = (0, vec![String::new()]);
+    for c in list.chars() {
+        match c {
+            '}' if depth == 0 => break,
+            '{' => depth += 1,
+            '}' => depth -= 1,
+            ',' if depth == 0 => entries.push(String::new()),
+            _ => {}
+        }
+        if depth == 0 && c != ',' {
+            entries.last_mut().unwrap().push(c);
+        }
+    }
+    entries
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = vec![];
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+#[test]
+fn lists_and_paths_are_both_read() {
+    let text = "use crate::{Result, nn::{a, b}, text};\nlet x = crate::models::sam3::X;";
+    assert_eq!(imports(text), ["Result", "nn", "text", "models"]);
+}

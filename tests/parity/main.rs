@@ -1,0 +1,5 @@
+//! The library against the reference: the same weights, the same inputs, every stage.
+
+mod demo;
+mod full_size;
+mod reference;
