@@ -4,7 +4,7 @@
 //! here and nowhere else. BatchNorm never runs: [`conv2d_bn`] folds it into the convolution
 //! before it when the weights are loaded.
 
-use candle::{DType, Device, Module, Result, Tensor};
+use candle::{DType, Device, Layout, Module, Result, Storage, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
@@ -12,6 +12,9 @@ use super::kernels::depthwise::{self, Window};
 
 /// Added to the running variance; PyTorch's default, which every model here keeps.
 const BATCH_NORM_EPS: f64 = 1e-5;
+
+/// Floats of one matrix of patches: 16 MB, so that the allocator reuses it from band to band.
+const PATCHES_LEN: usize = 4 << 20;
 
 /// How a square convolution window moves over the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -168,6 +171,8 @@ impl Module for Conv2d {
         let out = self.weight.dim(0)?;
         let ys = if self.is_pointwise() {
             self.pointwise(xs)?
+        } else if groups == 1 && on_cpu_in_f32(xs) {
+            return by_patches(xs, &self.weight, self.bias.as_ref(), self.window());
         } else {
             xs.conv2d(&self.weight, padding, stride, 1, groups)?
         };
@@ -304,6 +309,112 @@ fn depthwise_conv2d(
     }
 }
 
+/// A dense convolution on the CPU: the patches of a band of rows as a matrix, times the weight.
+///
+/// `xs` (b, in, h, w), `weight` (out, in, kh, kw) -> (b, out, h', w')
+fn by_patches(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    window: Window,
+) -> Result<Tensor> {
+    let (b, c, h, w) = xs.dims4()?;
+    let (out, in_channels, kh, kw) = weight.dims4()?;
+    if c != in_channels {
+        candle::bail!("a convolution of {in_channels} channels got {c}")
+    }
+    let (oh, ow) = window.output_size((h, w), (kh, kw))?;
+    let depth = c * kh * kw;
+    let weight = weight.reshape((out, depth))?;
+    let bias = match bias {
+        Some(bias) => bias.to_vec1::<f32>()?,
+        None => vec![0.; out],
+    };
+    // Bands of equal height.
+    let bands = (depth * oh * ow).div_ceil(PATCHES_LEN).clamp(1, oh);
+    let rows = oh.div_ceil(bands);
+    let xs = xs.contiguous()?;
+    let (storage, layout) = xs.storage_and_layout();
+    let pixels = cpu_slice(&storage, layout)?;
+    let mut ys = vec![0f32; b * out * oh * ow];
+    for (pixels, ys) in pixels
+        .chunks_exact(c * h * w)
+        .zip(ys.chunks_exact_mut(out * oh * ow))
+    {
+        for top in (0..oh).step_by(rows) {
+            let rows = rows.min(oh - top);
+            let mut patches = vec![0f32; depth * rows * ow];
+            patches
+                .par_chunks_exact_mut(rows * ow)
+                .enumerate()
+                .for_each(|(k, patches)| {
+                    let plane = &pixels[k / (kh * kw) * h * w..][..h * w];
+                    let tap = (k / kw % kh, k % kw);
+                    gather_tap(plane, (h, w), tap, window, top, patches, ow);
+                });
+            let patches = Tensor::from_vec(patches, (depth, rows * ow), &Device::Cpu)?;
+            let band = weight.matmul(&patches)?; // (out, rows * ow)
+            let (storage, layout) = band.storage_and_layout();
+            let band = cpu_slice(&storage, layout)?;
+            ys.par_chunks_exact_mut(oh * ow)
+                .zip(band.par_chunks_exact(rows * ow))
+                .zip(&bias)
+                .for_each(|((ys, band), bias)| {
+                    for (y, sum) in ys[top * ow..].iter_mut().zip(band) {
+                        *y = sum + bias;
+                    }
+                });
+        }
+    }
+    Tensor::from_vec(ys, (b, out, oh, ow), &Device::Cpu)
+}
+
+/// What one kernel element sees of a plane (h, w), for the output rows from `top` on.
+///
+/// `patches` holds zeros; what lies outside the plane is left alone.
+fn gather_tap(
+    plane: &[f32],
+    (h, w): (usize, usize),
+    tap: (usize, usize),
+    window: Window,
+    top: usize,
+    patches: &mut [f32],
+    ow: usize,
+) {
+    let Window { stride, padding } = window;
+    // The output columns whose source column, x * stride + tap - padding, lies in the plane.
+    let first = padding.1.saturating_sub(tap.1).div_ceil(stride.1);
+    let end = (w + padding.1)
+        .saturating_sub(tap.1)
+        .div_ceil(stride.1)
+        .min(ow);
+    for (y, patches) in patches.chunks_exact_mut(ow).enumerate() {
+        let Some(source) = ((top + y) * stride.0 + tap.0).checked_sub(padding.0) else {
+            continue;
+        };
+        if source >= h || first >= end {
+            continue;
+        }
+        let source = &plane[source * w + first * stride.1 + tap.1 - padding.1..(source + 1) * w];
+        let patches = &mut patches[first..end];
+        if stride.1 == 1 {
+            patches.copy_from_slice(&source[..patches.len()]);
+        } else {
+            for (to, from) in patches.iter_mut().zip(source.iter().step_by(stride.1)) {
+                *to = *from;
+            }
+        }
+    }
+}
+
+/// The elements of a contiguous f32 tensor on the CPU.
+fn cpu_slice<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
+    match storage {
+        Storage::Cpu(storage) => Ok(&storage.as_slice()?[layout.start_offset()..]),
+        _ => candle::bail!("this kernel needs a tensor on the CPU"),
+    }
+}
+
 /// Whether our own kernels take this tensor.
 fn on_cpu_in_f32(xs: &Tensor) -> bool {
     xs.device().is_cpu() && xs.dtype() == DType::F32
@@ -406,10 +517,7 @@ fn interleave(
 ) -> Result<Tensor> {
     let bias = bias.to_vec1::<f32>()?;
     let (storage, layout) = ys.storage_and_layout();
-    let candle::Storage::Cpu(storage) = &*storage else {
-        candle::bail!("interleave needs a tensor on the CPU")
-    };
-    let ys = &storage.as_slice::<f32>()?[layout.start_offset()..];
+    let ys = cpu_slice(&storage, layout)?;
     let mut out = vec![0f32; b * c * 4 * h * w];
     out.par_chunks_mut((4 * h * w).max(1))
         .enumerate()
