@@ -59,7 +59,7 @@ def resize():
             x = tensors[f"in.{name}"]
             tensors[f"out.bilinear.{name}.{h}x{w}"] = F.interpolate(x, size=(h, w), mode="bilinear", align_corners=False)
             tensors[f"out.nearest.{name}.{h}x{w}"] = F.interpolate(x, size=(h, w), mode="nearest")
-    save("resize", tensors, {"align_corners": False, "antialias": False, "names": "out.<mode>.<input>.<height>x<width>"})
+    save("interpolate", tensors, {"align_corners": False, "antialias": False, "names": "out.<mode>.<input>.<height>x<width>"})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,105 @@
+//! From an image to a model's input, and between the coordinates of the two.
+//!
+//! Follows `Sam3Processor`,
+//! <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/sam3_image_processor.py>.
+
+use rayon::prelude::*;
+
+use super::{Image, resize};
+use crate::error::Result;
+
+/// SAM 3's transform: the whole image is stretched to a square, whatever its aspect ratio.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Square {
+    /// Side of the model's input in pixels.
+    pub size: usize,
+}
+
+impl Square {
+    /// Resizes to `size` x `size` and scales the samples to [-1, 1], bit-equal to the reference on
+    /// the CPU: (3, size, size), R, G and B planes.
+    ///
+    /// # Errors
+    /// [`crate::Error::InvalidImage`] when `size` is zero.
+    pub fn apply(&self, image: &Image) -> Result<Vec<f32>> {
+        let resized = resize::resize_bilinear_antialias(image, self.size, self.size)?;
+        Ok(normalize(&resized))
+    }
+
+    /// A point of the image in pixels as a fraction of its width and height.
+    pub fn normalize_point(&self, [x, y]: [f32; 2], image: &Image) -> [f32; 2] {
+        [x / image.width() as f32, y / image.height() as f32]
+    }
+
+    /// The inverse of [`Square::normalize_point`].
+    pub fn denormalize_point(&self, [x, y]: [f32; 2], image: &Image) -> [f32; 2] {
+        [x * image.width() as f32, y * image.height() as f32]
+    }
+}
+
+/// Samples of 0..255 to [-1, 1]: (height, width, 3) -> (3, height, width).
+fn normalize(image: &Image) -> Vec<f32> {
+    let levels = levels();
+    let (width, height) = (image.width(), image.height());
+    let mut planes = vec![0.0; 3 * width * height];
+    planes
+        .par_chunks_mut(width)
+        .enumerate()
+        .for_each(|(i, to)| {
+            let (channel, y) = (i / height, i % height);
+            let from = &image.pixels()[y * width * 3..][..width * 3];
+            for (value, pixel) in to.iter_mut().zip(from.chunks_exact(3)) {
+                *value = levels[usize::from(pixel[channel])];
+            }
+        });
+    planes
+}
+
+/// The value of each 8-bit sample, in the reference's order of operations.
+///
+/// Easy to get wrong: torchvision's `ToDtype(float32, scale=True)` multiplies by 1/255, it does not
+/// divide by 255; for 111 of the 256 levels the last bit differs.
+fn levels() -> [f32; 256] {
+    const MEAN: f32 = 0.5;
+    const STD: f32 = 0.5;
+    std::array::from_fn(|sample| (sample as f32 * (1.0 / 255.0) - MEAN) / STD)
+}
+
+#[cfg(test)]
+mod tests {
+    use safetensors::SafeTensors;
+
+    use super::*;
+
+    #[test]
+    fn levels_equal_torchvision_to_the_last_bit() {
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/golden/resize.safetensors"
+        );
+        let bytes = std::fs::read(path).unwrap();
+        let golden = SafeTensors::deserialize(&bytes).unwrap();
+        let want = golden.tensor("levels").unwrap();
+        for (i, (got, want)) in levels().iter().zip(want.data().chunks_exact(4)).enumerate() {
+            assert_eq!(got.to_le_bytes(), want, "level {i}");
+        }
+    }
+
+    #[test]
+    fn the_input_is_three_planes_between_minus_one_and_one() {
+        let image = Image::from_rgb8(2, 1, vec![255, 0, 0, 255, 0, 255]).unwrap();
+        let input = Square { size: 2 }.apply(&image).unwrap();
+        let want = [
+            1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0, -1.0, -1.0, 1.0, -1.0, 1.0,
+        ];
+        assert_eq!(input, want);
+    }
+
+    #[test]
+    fn points_go_to_fractions_of_the_image_and_back() {
+        let image = Image::from_rgb8(200, 50, vec![0; 200 * 50 * 3]).unwrap();
+        let square = Square { size: 1008 };
+        assert_eq!(square.normalize_point([50.0, 25.0], &image), [0.25, 0.5]);
+        assert_eq!(square.denormalize_point([0.25, 0.5], &image), [50.0, 25.0]);
+    }
+}
