@@ -141,7 +141,7 @@ pub fn predict_encoded(
 ) -> Result<Vec<Prediction>> {
     validate(prompts, options, (image.width, image.height))?;
     let mut predictions = Vec::with_capacity(prompts.len());
-    for (i, (prompt, text)) in prompts.iter().zip(&texts).enumerate() {
+    for (i, (prompt, text)) in prompts.iter().zip(texts).enumerate() {
         trace.set_prefix(format!("prompts.{i}."));
         predictions.push(detect(model, image, text, prompt, options, trace)?);
     }
@@ -185,7 +185,7 @@ pub fn detect(
     let boxes: Vec<ExemplarBox> = prompt
         .exemplars
         .iter()
-        .map(|e| normalise(e, size))
+        .map(|e| e.normalise(size))
         .collect();
     let detector = model.detector();
     let grounding = detector.ground(&image.features, &text.features, &boxes, trace)?;
