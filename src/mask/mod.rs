@@ -146,6 +146,24 @@ impl Mask {
         (intersection as f64 / union as f64) as f32
     }
 
+    /// Puts all pixels of `other` in; without effect when the masks differ in size.
+    pub fn unite(&mut self, other: &Self) {
+        if (self.width, self.height) == (other.width, other.height) {
+            for (word, other) in self.words.iter_mut().zip(&other.words) {
+                *word |= other;
+            }
+        }
+    }
+
+    /// Takes all pixels of `other` out; without effect when the masks differ in size.
+    pub fn subtract(&mut self, other: &Self) {
+        if (self.width, self.height) == (other.width, other.height) {
+            for (word, other) in self.words.iter_mut().zip(&other.words) {
+                *word &= !other;
+            }
+        }
+    }
+
     /// One byte per pixel, rows from the top: `inside` for pixels of the mask and 0 for the rest.
     pub fn to_bytes(&self, inside: u8) -> Vec<u8> {
         let mut bytes = vec![0; self.width * self.height];
@@ -294,6 +312,19 @@ pub(crate) mod tests {
         assert_eq!(left.iou(&left), 1.0);
         assert_eq!(Mask::new(100, 10).iou(&Mask::new(100, 10)), 0.0);
         assert_eq!(left.iou(&Mask::from_fn(10, 100, |_, _| true)), 0.0);
+    }
+
+    #[test]
+    fn masks_can_be_united_and_subtracted() {
+        let left = Mask::from_fn(100, 10, |x, _| x < 60);
+        let right = Mask::from_fn(100, 10, |x, _| x >= 40);
+        let (mut all, mut rest) = (left.clone(), left.clone());
+        all.unite(&right);
+        rest.subtract(&right);
+        assert_eq!(all.area(), 1000);
+        assert_eq!(rest, Mask::from_fn(100, 10, |x, _| x < 40));
+        all.subtract(&Mask::from_fn(10, 100, |_, _| true));
+        assert_eq!(all.area(), 1000);
     }
 
     #[test]
