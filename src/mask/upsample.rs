@@ -85,7 +85,8 @@ pub fn threshold_upsampled(
                 };
                 let columns = sampling.columns_touching(high);
                 let (first, second) = interpolated.pair(row);
-                for word in columns.start / BITS..columns.end.div_ceil(BITS) {
+                let span = columns.start / BITS..columns.end.div_ceil(BITS);
+                for (word, bits) in span.clone().zip(&mut words[span]) {
                     let pixels = word * BITS..width.min((word + 1) * BITS);
                     let mut above = [0; BITS];
                     for ((above, &a), &b) in above
@@ -95,7 +96,7 @@ pub fn threshold_upsampled(
                     {
                         *above = u8::from(row.blend(a, b) > threshold);
                     }
-                    words[word] = pack(&above);
+                    *bits = pack(&above);
                 }
             }
         });

@@ -46,7 +46,7 @@ fn mix(pixel: &mut [u8], color: Color, opacity: f32) {
     let weight = (opacity.clamp(0.0, 1.0) * 256.0 + 0.5) as i32;
     for (sample, target) in pixel.iter_mut().zip(color) {
         let old = i32::from(*sample);
-        *sample = (old + ((i32::from(target) - old) * weight + 128 >> 8)) as u8;
+        *sample = (old + (((i32::from(target) - old) * weight + 128) >> 8)) as u8;
     }
 }
 
