@@ -1,6 +1,7 @@
 //! Promptable segmentation in pure Rust: SAM 3, EfficientSAM3 and SAM3-LiteText on candle.
 #![warn(missing_docs)]
 
+pub mod device;
 pub mod error;
 pub mod trace;
 
@@ -20,3 +21,6 @@ pub mod output;
 
 pub use error::{Error, Result};
 pub use trace::Trace;
+
+/// Number formats that a model can compute in.
+pub use candle::DType;

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use candle::{DType, Tensor};
 
 use super::Instance;
+use crate::mask::upsample::threshold_upsampled;
 use crate::mask::{BoxXyxy, Mask, nms};
 use crate::models::sam3::{ExemplarBox, Grounding, ImageEmbedding, Sam3, TextEmbedding};
 use crate::{Error, Result, Trace};
@@ -21,6 +22,14 @@ pub struct Exemplar {
     pub bbox: BoxXyxy,
     /// Whether objects like this one are wanted.
     pub positive: bool,
+}
+
+impl Exemplar {
+    /// As fractions of an image of `(width, height)` pixels.
+    pub fn normalise(&self, (width, height): (usize, usize)) -> ExemplarBox {
+        let cxcywh_norm = self.bbox.to_cxcywh_norm(width, height);
+        ExemplarBox { cxcywh_norm, positive: self.positive }
+    }
 }
 
 /// What to look for: a text, exemplars, or both.
@@ -132,7 +141,7 @@ pub fn predict_encoded(
 ) -> Result<Vec<Prediction>> {
     validate(prompts, options, (image.width, image.height))?;
     let mut predictions = Vec::with_capacity(prompts.len());
-    for (i, (prompt, text)) in prompts.iter().zip(&texts).enumerate() {
+    for (i, (prompt, text)) in prompts.iter().zip(texts).enumerate() {
         trace.set_prefix(format!("prompts.{i}."));
         predictions.push(detect(model, image, text, prompt, options, trace)?);
     }
@@ -176,7 +185,7 @@ pub fn detect(
     let boxes: Vec<ExemplarBox> = prompt
         .exemplars
         .iter()
-        .map(|e| normalise(e, size))
+        .map(|e| e.normalise(size))
         .collect();
     let detector = model.detector();
     let grounding = detector.ground(&image.features, &text.features, &boxes, trace)?;
@@ -244,15 +253,10 @@ fn instances(
 
 /// Mask logits (1, k, h, w) -> k masks at the size of the image.
 fn masks(logits: &Tensor, threshold: f32, (width, height): (usize, usize)) -> Result<Vec<Mask>> {
-    let (_, k, h, w) = logits.dims4()?;
-    let logits = logits
-        .to_dtype(DType::F32)?
-        .flatten_all()?
-        .to_vec1::<f32>()?;
-    let maps = logits.chunks_exact(h * w).take(k);
-    Ok(maps
-        .map(|map| Mask::from_logits(map, (h, w), (height, width), threshold))
-        .collect())
+    let (_, _, h, w) = logits.dims4()?;
+    let logits = logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let maps = logits.chunks_exact(h * w);
+    maps.map(|map| threshold_upsampled(map, (h, w), (height, width), threshold)).collect()
 }
 
 /// The queries above the threshold in their order, at most `max` of them.
@@ -268,49 +272,33 @@ fn keep(scores: &[f32], threshold: f32, max: Option<usize>) -> Vec<u32> {
     kept.into_iter().map(|i| i as u32).collect()
 }
 
-fn suppress(instances: Vec<Instance>, iou: f32) -> Vec<Instance> {
-    let candidates: Vec<(&Mask, f32)> = instances.iter().map(|i| (&i.mask, i.score)).collect();
-    let kept = nms::mask_nms(&candidates, iou);
-    let mut is_kept = vec![false; instances.len()];
-    kept.into_iter().for_each(|i| is_kept[i] = true);
+/// Drops instances that overlap a better one of the same prompt.
+fn suppress(mut instances: Vec<Instance>, iou: f32) -> Vec<Instance> {
+    let mut is_kept = non_maximum_suppression(instances.iter(), iou).into_iter();
+    instances.retain(|_| is_kept.next().unwrap_or(true));
     instances
-        .into_iter()
-        .zip(is_kept)
-        .filter_map(|(i, kept)| kept.then_some(i))
-        .collect()
 }
 
+/// Drops instances that overlap a better one of any prompt.
 fn suppress_across(predictions: &mut [Prediction], iou: f32) {
-    let counts: Vec<usize> = predictions.iter().map(|p| p.instances.len()).collect();
     let all = predictions.iter().flat_map(|p| &p.instances);
-    let candidates: Vec<(&Mask, f32)> = all.map(|i| (&i.mask, i.score)).collect();
-    let mut is_kept = vec![false; candidates.len()];
-    nms::mask_nms(&candidates, iou)
-        .into_iter()
-        .for_each(|i| is_kept[i] = true);
-    let mut is_kept = is_kept.into_iter();
-    for (prediction, count) in predictions.iter_mut().zip(counts) {
-        let flags: Vec<bool> = is_kept.by_ref().take(count).collect();
-        let mut flags = flags.into_iter();
-        prediction
-            .instances
-            .retain(|_| flags.next().unwrap_or(true));
+    let mut is_kept = non_maximum_suppression(all, iou).into_iter();
+    for prediction in predictions {
+        prediction.instances.retain(|_| is_kept.next().unwrap_or(true));
     }
 }
 
-fn normalise(exemplar: &Exemplar, (width, height): (usize, usize)) -> ExemplarBox {
-    let BoxXyxy { x0, y0, x1, y1 } = exemplar.bbox;
-    let (w, h) = (width as f32, height as f32);
-    let cxcywh_norm = [
-        (x0 + x1) / 2. / w,
-        (y0 + y1) / 2. / h,
-        (x1 - x0) / w,
-        (y1 - y0) / h,
-    ];
-    ExemplarBox {
-        cxcywh_norm,
-        positive: exemplar.positive,
+/// Whether each instance survives.
+fn non_maximum_suppression<'a>(
+    instances: impl Iterator<Item = &'a Instance>,
+    iou: f32,
+) -> Vec<bool> {
+    let (masks, scores): (Vec<&Mask>, Vec<f32>) = instances.map(|i| (&i.mask, i.score)).unzip();
+    let mut is_kept = vec![false; masks.len()];
+    for index in nms::mask_nms(&masks, &scores, iou) {
+        is_kept[index] = true;
     }
+    is_kept
 }
 
 fn sigmoid(x: f32) -> f32 {

@@ -66,8 +66,9 @@ impl Tokenizer {
     /// The id that fills the context. It is also the piece `!` inside a word, and masked there
     /// like padding.
     pub const PADDING: u32 = 0;
-    /// The longest text that is encoded, in bytes: hundreds of times what fits in a context.
-    pub const MAX_TEXT_BYTES: usize = 16 * 1024;
+    /// The longest text that is encoded, in bytes: many times what fits in a context, and little
+    /// enough that cleaning takes well under a second whatever the text (see [`clean`]).
+    pub const MAX_TEXT_BYTES: usize = 8 * 1024;
 
     /// The tokenizer with the built-in vocabulary, which is read on the first call.
     pub fn shared() -> &'static Self {

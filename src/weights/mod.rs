@@ -1,1 +1,64 @@
-//! Floor 0: a file becomes a `VarBuilder`.
+//! A weight file becomes a `VarBuilder`, whatever wrote it.
+//!
+//! ```no_run
+//! # fn main() -> candle_sam3::Result<()> {
+//! use candle::{DType, Device};
+//! use candle_sam3::weights::{Checkpoint, detect};
+//!
+//! let checkpoint = Checkpoint::open("sam3.pt")?;
+//! let found = detect(&checkpoint)?;
+//! let vb = checkpoint.var_builder(DType::F32, &Device::Cpu);
+//! // ... build the model that `found` describes on `vb` ...
+//! checkpoint.finish(&["tracker"])?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! - [`Checkpoint`] opens `.pt`, safetensors, a directory of them or bytes in memory. Nothing is
+//!   read but headers; a tensor is copied once, when a module asks for it.
+//! - Modules ask for the names and shapes of the official PyTorch files. A [`Layout`] is a table
+//!   that says where another publisher keeps the same tensors.
+//! - [`detect()`] tells from names and shapes what a file holds.
+//!
+//! # Easy to get wrong
+//!
+//! - Stage-1 EfficientSAM3 files carry the 447 M elements of the trunk they replaced. They cost no
+//!   memory here, because nobody asks for them.
+//! - Files on Hugging Face split every fused q, k, v; drop the first row of the ViT's `pos_embed`;
+//!   and stack the four point embeddings.
+
+mod checkpoint;
+mod detect;
+mod directory;
+mod layout;
+mod layouts;
+mod names;
+mod pickle;
+mod safetensors;
+mod source;
+mod tensor;
+mod torch;
+mod verify;
+
+#[cfg(test)]
+#[path = "../../tests/keys/list.rs"]
+mod key_lists;
+
+pub use checkpoint::Checkpoint;
+pub use detect::{
+    Detected, EfficientVitSize, Family, ImageEncoderKind, MobileClipSize, RepVitSize,
+    TextEncoderKind, TinyVitSize, detect,
+};
+pub use layout::{Fix, Layout};
+
+/// A tiny model of SAM 3's architecture that knows coloured shapes, built into the library.
+///
+/// It finds circles, squares, triangles and stars in red, green, blue, yellow, white and black on
+/// synthetic scenes; `weights/README.md` says how well.
+///
+/// # Errors
+/// None that a released build can have: the file is part of it.
+#[cfg(feature = "demo")]
+pub fn demo() -> crate::Result<Checkpoint> {
+    Checkpoint::from_bytes(include_bytes!("../../weights/demo.safetensors"))
+}

@@ -179,11 +179,5 @@ fn exemplars(want: &Reference, prompt: &str) -> Vec<Exemplar> {
 }
 
 fn exemplar_boxes(want: &Reference, prompt: &str) -> Vec<ExemplarBox> {
-    let (w, h) = (1800., 1200.);
-    let to_box = |e: Exemplar| {
-        let BoxXyxy { x0, y0, x1, y1 } = e.bbox;
-        let cxcywh_norm = [(x0 + x1) / 2. / w, (y0 + y1) / 2. / h, (x1 - x0) / w, (y1 - y0) / h];
-        ExemplarBox { cxcywh_norm, positive: e.positive }
-    };
-    exemplars(want, prompt).into_iter().map(to_box).collect()
+    exemplars(want, prompt).iter().map(|e| e.normalise((1800, 1200))).collect()
 }

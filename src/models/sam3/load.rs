@@ -3,8 +3,13 @@
 use candle::{DType, Device};
 
 use super::{Config, Detector, Sam3};
-use crate::weights::Checkpoint;
-use crate::weights::detect::{self, Detected, Family, ImageEncoderKind, TextEncoderKind};
+use crate::backbones::student::BackboneConfig;
+use crate::backbones::{efficientvit, repvit, student, tiny_vit, vit};
+use crate::text::{clip, mobileclip};
+use crate::weights::{
+    Checkpoint, Detected, EfficientVitSize, Family, ImageEncoderKind, MobileClipSize, RepVitSize,
+    TextEncoderKind, TinyVitSize, detect,
+};
 use crate::{Error, Result, backbones, text};
 
 /// How to load a model. The default is the CPU in f32.
@@ -31,22 +36,22 @@ impl Default for LoadOptions {
 
 /// Parts of the files that text and exemplar prompts do not need.
 const LEFT_OUT: &[&str] = &[
-    "tracker.",                                                    // clicks and video
-    "detector.backbone.vision_backbone.sam2_convs.",               // their neck
-    "detector.backbone.vision_backbone.convs.3.", // a pyramid level that is dropped
-    "detector.backbone.language_backbone.encoder.text_projection", // pooled text, unused
+    "tracker",                                        // clicks and video
+    "detector.backbone.vision_backbone.sam2_convs",   // their neck
+    "detector.backbone.vision_backbone.convs.3",      // a pyramid level that is dropped
+    "detector.backbone.language_backbone.encoder.text_projection", // pooled text is not used
     "detector.backbone.language_backbone.encoder.projection_layer",
-    "detector.geometry_encoder.points_", // no public entry point passes points
-    "detector.segmentation_head.pixel_decoder.conv_layers.2.", // a stage with nothing to upsample
-    "detector.segmentation_head.pixel_decoder.norms.2.",
+    "detector.geometry_encoder.points_*",             // no public entry point passes points
+    "detector.segmentation_head.pixel_decoder.conv_layers.2", // a stage with nothing to upsample
+    "detector.segmentation_head.pixel_decoder.norms.2",
 ];
 
 /// SAM 3's own trunk, left behind in some files next to the student that replaced it.
 const DEAD_TRUNK: &[&str] = &[
-    "detector.backbone.vision_backbone.trunk.blocks.",
-    "detector.backbone.vision_backbone.trunk.patch_embed.",
+    "detector.backbone.vision_backbone.trunk.blocks",
+    "detector.backbone.vision_backbone.trunk.patch_embed",
     "detector.backbone.vision_backbone.trunk.pos_embed",
-    "detector.backbone.vision_backbone.trunk.ln_pre.",
+    "detector.backbone.vision_backbone.trunk.ln_pre",
 ];
 
 impl Sam3 {
@@ -56,72 +61,129 @@ impl Sam3 {
     /// [`Error::Checkpoint`] listing the tensors that are missing, misshaped or left over;
     /// [`Error::Unsupported`] for another family.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
-        let detected = detect::detect(checkpoint)?;
-        if detected.family != Family::Sam3 {
+        let Kind { config, name, dead_trunk } = Kind::of(checkpoint, options.context_length)?;
+        let vb = checkpoint.var_builder(options.dtype, &options.device);
+        let detector = match Detector::new(&config, vb.pp("detector")) {
+            Ok(detector) => detector,
+            Err(error) => {
+                // the first problem; say all of them if there are more like it
+                checkpoint.verify(|vb| Detector::new(&config, vb.pp("detector")))?;
+                return Err(Error::checkpoint(checkpoint.path(), error.to_string()));
+            }
+        };
+        let dead_trunk = if dead_trunk { DEAD_TRUNK } else { &[] };
+        checkpoint.finish(&[LEFT_OUT, dead_trunk].concat())?;
+        let (device, dtype) = (options.device.clone(), options.dtype);
+        Ok(Self { detector, config, name, device, dtype })
+    }
+}
+
+/// What is to be built from a checkpoint.
+struct Kind {
+    config: Config,
+    name: String,
+    dead_trunk: bool,
+}
+
+impl Kind {
+    fn of(checkpoint: &Checkpoint, context_length: Option<usize>) -> Result<Self> {
+        if let Some(json) = checkpoint.metadata().get("config") {
+            let config = Config::from_json(json).map_err(|e| {
+                Error::checkpoint(checkpoint.path(), format!("the config in its metadata: {e}"))
+            })?;
+            let name = checkpoint.metadata().get("name").cloned();
+            let name = name.unwrap_or_else(|| "SAM 3 of its own sizes".into());
+            return Ok(Self { config, name, dead_trunk: false });
+        }
+        let detected = detect(checkpoint)?;
+        let (image_encoder, image_name) = image_encoder(&detected)?;
+        let (text_encoder, text_name) = text_encoder(&detected, context_length)?;
+        if !detected.geometry_encoder {
+            return Err(Error::checkpoint(checkpoint.path(), NO_GEOMETRY_ENCODER));
+        }
+        let name = match (image_name, text_name) {
+            (None, None) => "SAM 3".into(),
+            (None, Some(text)) => format!("SAM3-LiteText ({text})"),
+            (Some(image), text) => {
+                format!("EfficientSAM3 ({image} + {})", text.unwrap_or("SAM 3 text"))
+            }
+        };
+        let config = Config::new(image_encoder, text_encoder);
+        Ok(Self { config, name, dead_trunk: detected.dead_trunk })
+    }
+}
+
+const NO_GEOMETRY_ENCODER: &str = "\
+    the 76 tensors of `detector.geometry_encoder` are missing, as in every Stage-3 file. Even text \
+    prompts need them: its CLS token is part of every prompt. Training left them as they are in \
+    SAM 3, so take them from sam3.pt or any Stage-1 or LiteText file: `--geometry FILE` on the \
+    command line, `Checkpoint::with_part` in code";
+
+fn image_encoder(detected: &Detected) -> Result<(backbones::Config, Option<&'static str>)> {
+    let (backbone, name) = match detected.image_encoder {
+        _ if detected.family != Family::Sam3 => {
             return Err(Error::Unsupported {
-                what: format!("a text prompt on {}", detected.family),
+                what: "a text or exemplar prompt on SAM 1 or MobileSAM".into(),
                 instead: "use a checkpoint of SAM 3, EfficientSAM3 or SAM3-LiteText".into(),
             });
         }
-        require_geometry_encoder(checkpoint, &detected)?;
-        let config = match checkpoint.metadata().get("config") {
-            Some(json) => Config::from_json(json).map_err(|e| {
-                Error::checkpoint(checkpoint.path(), format!("config in its metadata: {e}"))
-            })?,
-            None => released(&detected, options.context_length),
-        };
-        let vb = checkpoint
-            .var_builder(options.dtype, &options.device)
-            .pp("detector");
-        let detector = Detector::new(&config, vb)
-            .map_err(|e| Error::checkpoint(checkpoint.path(), e.to_string()))?;
-        let mut left_out = LEFT_OUT.to_vec();
-        if detected.dead_trunk {
-            left_out.extend(DEAD_TRUNK);
+        ImageEncoderKind::Vit { .. } => {
+            return Ok((backbones::Config::Vit(vit::Config::sam3()), None));
         }
-        checkpoint.finish(&left_out)?;
-        Ok(Self {
-            detector,
-            config,
-            name: detected.to_string(),
-            device: options.device.clone(),
-            dtype: options.dtype,
-        })
-    }
-}
-
-fn require_geometry_encoder(checkpoint: &Checkpoint, detected: &Detected) -> Result<()> {
-    if detected.geometry_encoder {
-        return Ok(());
-    }
-    Err(Error::checkpoint(
-        checkpoint.path(),
-        "the 76 tensors of detector.geometry_encoder are missing, as in every Stage-3 file. Even \
-         text prompts need them: its CLS token is part of every prompt. They were frozen in \
-         training, so take them from sam3.pt or any Stage-1 or LiteText file: `--geometry FILE`, \
-         or `Checkpoint::with_part` in code",
-    ))
-}
-
-/// The sizes of a released model.
-fn released(detected: &Detected, context_length: Option<usize>) -> Config {
-    let image_encoder = match detected.image_encoder {
-        ImageEncoderKind::Vit => backbones::Config::Vit(backbones::vit::Config::sam3()),
-    };
-    let mut text_encoder = match detected.text_encoder {
-        TextEncoderKind::Clip => text::Config::Clip(text::clip::Config::sam3()),
-        TextEncoderKind::MobileClipS0 { positions } => {
-            text::Config::MobileClip(text::mobileclip::Config::s0(positions))
+        ImageEncoderKind::RepVit(size) => {
+            let (cfg, name) = match size {
+                RepVitSize::M0_9 => (repvit::Config::m0_9(), "RepViT-M0.9"),
+                RepVitSize::M1_1 => (repvit::Config::m1_1(), "RepViT-M1.1"),
+                RepVitSize::M2_3 => (repvit::Config::m2_3(), "RepViT-M2.3"),
+            };
+            (BackboneConfig::RepVit(cfg), name)
         }
-        TextEncoderKind::MobileClipS1 { positions } => {
-            text::Config::MobileClip(text::mobileclip::Config::s1(positions))
+        ImageEncoderKind::TinyVit(size) => {
+            let (cfg, name) = match size {
+                TinyVitSize::M5 => (tiny_vit::Config::m5(), "TinyViT-5M"),
+                TinyVitSize::M11 => (tiny_vit::Config::m11(), "TinyViT-11M"),
+                TinyVitSize::M21 => (tiny_vit::Config::m21(), "TinyViT-21M"),
+            };
+            (BackboneConfig::TinyVit(cfg), name)
         }
-        TextEncoderKind::MobileClipL { positions } => {
-            text::Config::MobileClip(text::mobileclip::Config::l(positions))
+        ImageEncoderKind::EfficientVit(size) => {
+            let (cfg, name) = match size {
+                EfficientVitSize::B0 => (efficientvit::Config::b0(), "EfficientViT-B0"),
+                EfficientVitSize::B1 => (efficientvit::Config::b1(), "EfficientViT-B1"),
+                EfficientVitSize::B2 => (efficientvit::Config::b2(), "EfficientViT-B2"),
+            };
+            (BackboneConfig::EfficientVit(cfg), name)
         }
     };
-    if let (text::Config::MobileClip(cfg), Some(length)) = (&mut text_encoder, context_length) {
-        cfg.context_length = length;
+    Ok((backbones::Config::Student(student::Config::new(backbone)), Some(name)))
+}
+
+fn text_encoder(
+    detected: &Detected,
+    context_length: Option<usize>,
+) -> Result<(text::Config, Option<&'static str>)> {
+    match detected.text_encoder {
+        None | Some(TextEncoderKind::Clip { .. }) => match context_length {
+            None | Some(32) => Ok((text::Config::Clip(clip::Config::sam3()), None)),
+            Some(length) => Err(Error::prompt(format!(
+                "a context length of {length}: the text encoder of SAM 3 takes 32 tokens"
+            ))),
+        },
+        Some(TextEncoderKind::MobileClip { size, table, .. }) => {
+            let (mut cfg, name) = match size {
+                MobileClipSize::S0 => (mobileclip::Config::s0(table), "MobileCLIP-S0"),
+                MobileClipSize::S1 => (mobileclip::Config::s1(table), "MobileCLIP-S1"),
+                MobileClipSize::L => (mobileclip::Config::l(table), "MobileCLIP2-L"),
+            };
+            if let Some(length) = context_length {
+                if !(3..=table).contains(&length) {
+                    return Err(Error::prompt(format!(
+                        "a context length of {length}; this file's table allows 3 to {table}"
+                    )));
+                }
+                cfg.context_length = length;
+            }
+            Ok((text::Config::MobileClip(cfg), Some(name)))
+        }
     }
-    Config::new(image_encoder, text_encoder)
 }

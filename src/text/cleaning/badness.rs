@@ -192,15 +192,23 @@ pub(super) fn is_bad(text: &str) -> bool {
                     kinds & wanted != 0 || characters.contains(c)
                 })
     };
+    // Every sequence has a character beyond ASCII among its first three.
+    let may_begin = |text: &[(char, Kinds)]| text.iter().take(3).any(|(c, _)| !c.is_ascii());
     begins(&text, &AT_START)
-        || (0..text.len()).any(|at| SEQUENCES.iter().any(|s| begins(&text[at..], s)))
+        || (0..text.len())
+            .map(|at| &text[at..])
+            .filter(|rest| may_begin(rest))
+            .any(|rest| SEQUENCES.iter().any(|sequence| begins(rest, sequence)))
 }
 
 fn kinds(c: char) -> Kinds {
     let when = |holds: bool, kind: Kinds| if holds { kind } else { 0 };
     let ascii =
         when(c.is_ascii_uppercase(), ASCII_UPPER) | when(c.is_ascii_lowercase(), ASCII_LOWER);
-    let word = LETTER_OR_DIGIT_PATTERN.is_match(c.encode_utf8(&mut [0; 4]));
+    let word = match c.is_ascii() {
+        true => c.is_ascii_alphanumeric(),
+        false => LETTER_OR_DIGIT_PATTERN.is_match(c.encode_utf8(&mut [0; 4])),
+    };
     let general = when(word, LETTER_OR_DIGIT)
         | when(c.is_whitespace() || matches!(c, '\x1c'..='\x1f'), SPACE)
         | when(!c.is_ascii_alphabetic(), NO_ASCII_LETTER)

@@ -67,8 +67,10 @@ pub(super) fn windows_1252(control: char) -> char {
 /// All encodings, in the order they are tried.
 pub(super) const CODE_PAGES: [CodePage; 10] = [
     CodePage {
+        high: LATIN_1,
         loses_bytes: false,
-        ..CodePage::windows(LATIN_1)
+        loses_nbsp: true,
+        tells_utf8: true,
     },
     CodePage::windows(WINDOWS_1252),
     CodePage::windows(WINDOWS_1251),

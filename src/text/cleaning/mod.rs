@@ -58,20 +58,26 @@ fn fix_line(line: &str, unescapes: bool) -> String {
             true => entities::unescape_unambiguous(&text),
             false => text.clone(),
         };
-        fixed = mojibake::fix_encoding(&fixed);
-        fixed = mojibake::fix_c1_controls(&fixed);
-        fixed = plain_characters(&fixed.replace("\r\n", "\n").replace('\r', "\n"));
-        fixed = TERMINAL_ESCAPE.replace_all(&fixed, "").into_owned();
-        fixed = fixed
-            .chars()
-            .filter(|c| !is_unwanted_control(*c))
-            .nfc()
-            .collect();
+        let has_more_to_fix = |byte| !matches!(byte, b' '..=b'~' | b'\t' | b'\n');
+        if fixed.bytes().any(has_more_to_fix) {
+            fixed = fix_characters(&fixed);
+        }
         if fixed == text {
             return fixed;
         }
         text = fixed;
     }
+}
+
+/// One round of all repairs but the decoding of references.
+fn fix_characters(text: &str) -> String {
+    let fixed = mojibake::fix_encoding(text);
+    let fixed = mojibake::fix_c1_controls(&fixed);
+    let fixed = fixed.replace("\r\n", "\n").replace('\r', "\n");
+    let fixed = plain_characters(&fixed);
+    let fixed = TERMINAL_ESCAPE.replace_all(&fixed, "");
+    let shown = fixed.chars().filter(|c| !is_unwanted_control(*c));
+    shown.nfc().collect()
 }
 
 /// Replaces ligatures, full-width and half-width forms, curly quotes and exotic line breaks.

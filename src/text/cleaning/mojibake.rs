@@ -134,15 +134,20 @@ fn lossy_sequence(bytes: &[u8]) -> Option<usize> {
 
 /// Decodes UTF-8 in which surrogate pairs may be encoded as two characters (CESU-8) and U+0000
 /// as two bytes (Java); `None` for anything else.
+///
+/// As in ftfy, a newline that ends the text may stand for the last byte of either.
 fn decode_utf8_variants(bytes: &[u8]) -> Option<String> {
+    let completes = |byte: u8, after: &[u8]| match byte {
+        b'\n' => after.is_empty(),
+        _ => matches!(byte, 0x80..=0xBF),
+    };
     let mut standard = Vec::with_capacity(bytes.len());
     let mut rest = bytes;
-    loop {
-        match *rest {
-            [] => return String::from_utf8(standard).ok(),
-            [0xC0, 0x80, ref after @ ..] => {
+    while let [first, after @ ..] = rest {
+        rest = match *rest {
+            [0xC0, b @ (0x80 | b'\n'), ref after @ ..] if completes(b, after) => {
                 standard.push(0);
-                rest = after;
+                after
             }
             [
                 0xED,
@@ -150,23 +155,23 @@ fn decode_utf8_variants(bytes: &[u8]) -> Option<String> {
                 b @ 0x80..=0xBF,
                 0xED,
                 c @ 0xB0..=0xBF,
-                d @ 0x80..=0xBF,
+                d,
                 ref after @ ..,
-            ] => {
+            ] if completes(d, after) => {
                 let bits = |byte: u8, mask: u8| u32::from(byte & mask);
-                let code = (bits(a, 0x0F) << 16 | bits(b, 0x3F) << 10)
-                    + (bits(c, 0x0F) << 6 | bits(d, 0x3F))
-                    + 0x1_0000;
-                let decoded = char::from_u32(code)?;
+                let high = bits(a, 0x0F) << 6 | bits(b, 0x3F);
+                let low = bits(c, 0x0F) << 6 | bits(d, 0x3F);
+                let decoded = char::from_u32(0x1_0000 + (high << 10 | low))?;
                 standard.extend(decoded.encode_utf8(&mut [0; 4]).bytes());
-                rest = after;
+                after
             }
-            [byte, ref after @ ..] => {
-                standard.push(byte);
-                rest = after;
+            _ => {
+                standard.push(*first);
+                after
             }
-        }
+        };
     }
+    String::from_utf8(standard).ok()
 }
 
 /// Repairs the parts of `text` that look like UTF-8 in a single-byte encoding, each by itself.
@@ -256,6 +261,8 @@ mod tests {
         assert_eq!(decode(b"\xED\xA0\xBD\xED\xB8\x83"), Some("😃".into()));
         assert_eq!(decode(b"a\xC0\x80b"), Some("a\0b".into()));
         assert_eq!(decode(b"\xED\xA0\xBD"), None);
+        assert_eq!(decode(b"\xC0\n"), Some("\0".into()));
+        assert_eq!(decode(b"\xC0\n "), None);
     }
 
     #[test]

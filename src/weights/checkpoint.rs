@@ -1,0 +1,457 @@
+//! One type over every kind of weight file.
+
+use super::layout::{Asked, Fix, Layout, Table};
+use super::names::{listing, matches};
+use super::source::{Format, Source, format_of};
+use super::tensor::{StoredTensor, join};
+use super::{directory, safetensors, torch};
+use crate::error::{Error, Result};
+use ::safetensors::Dtype;
+use candle::{DType, Device, Shape, Tensor};
+use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Weights, opened but not read.
+///
+/// All names given and returned are the official ones with the `detector.` or `tracker.` prefix
+/// of `sam3.pt`, whatever the file calls them; shapes are the official ones, too. Buffers that no
+/// module reads (`freqs_cis`, `num_batches_tracked`) and tied copies are not listed.
+///
+/// Cheap to clone; clones share the record of what was read.
+#[derive(Clone)]
+pub struct Checkpoint {
+    file: Arc<Contents>,
+    /// Others that supply what is missing under a prefix.
+    parts: Vec<(String, Checkpoint)>,
+}
+
+struct Contents {
+    path: PathBuf,
+    layout: &'static Layout,
+    tensors: BTreeMap<String, Entry>,
+    metadata: HashMap<String, String>,
+}
+
+/// A tensor as it is asked for.
+struct Entry {
+    /// Joined along the first axis.
+    parts: Vec<StoredTensor>,
+    shape: Vec<usize>,
+    /// Elements of zeros before the first part.
+    skip: usize,
+    read: AtomicBool,
+}
+
+impl Checkpoint {
+    /// Opens a `.pt`, `.pth` or `.safetensors` file, the `*.safetensors.index.json` of a sharded
+    /// model, or a directory with one of these.
+    ///
+    /// Only headers are read. Files are told apart by their content, not their name.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], or [`Error::Checkpoint`] if the file is truncated, corrupt or
+    /// something else than weights.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let mut path = path.as_ref().to_path_buf();
+        if path.is_dir() {
+            path = directory::find(&path)?;
+        }
+        if directory::is_index(&path) {
+            return Self::open_shards(&path);
+        }
+        let source = Arc::new(Source::open(&path)?);
+        Self::read(path, source)
+    }
+
+    /// Opens weights in memory: safetensors or the bytes of a `.pt` file.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`], as [`Checkpoint::open`].
+    pub fn from_bytes(bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Result<Self> {
+        let source = Arc::new(Source::Memory(Box::new(bytes)));
+        Self::read("weights in memory".into(), source)
+    }
+
+    /// Zeros of these names, shapes and dtypes that take no memory: for checking a variant
+    /// against a key list without its file.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if a name comes twice or a shape is impossible.
+    pub fn from_shapes(
+        tensors: impl IntoIterator<Item = (String, Vec<usize>, DType)>,
+    ) -> Result<Self> {
+        let path = PathBuf::from("list of shapes");
+        let tensors = tensors.into_iter().map(|(name, shape, dtype)| {
+            let dtype = match dtype {
+                DType::F16 => Dtype::F16,
+                DType::BF16 => Dtype::BF16,
+                DType::F64 => Dtype::F64,
+                DType::I64 => Dtype::I64,
+                DType::U8 => Dtype::U8,
+                _ => Dtype::F32,
+            };
+            StoredTensor::zeros(name, dtype, shape)
+        });
+        let tensors = tensors.collect::<Result<_, _>>();
+        let tensors = tensors.map_err(|problem| Error::checkpoint(&path, problem))?;
+        Self::index(path, tensors, HashMap::new())
+    }
+
+    fn open_shards(index: &Path) -> Result<Self> {
+        let (mut tensors, mut metadata) = (vec![], HashMap::new());
+        for (path, expected) in directory::shards(index)? {
+            let source = Arc::new(Source::open(&path)?);
+            let (shard, about) =
+                safetensors::read(&source).map_err(|problem| Error::checkpoint(&path, problem))?;
+            let held: BTreeSet<_> = shard.iter().map(|t| t.name.as_str()).collect();
+            let lacking = expected.iter().map(String::as_str);
+            let lacking: Vec<_> = lacking.filter(|name| !held.contains(name)).collect();
+            if !lacking.is_empty() {
+                let (n, names) = (lacking.len(), listing(lacking));
+                let problem = format!("{n} tensors of the index are not in this shard:{names}");
+                return Err(Error::checkpoint(&path, problem));
+            }
+            tensors.extend(shard);
+            metadata.extend(about);
+        }
+        Self::index(index.to_path_buf(), tensors, metadata)
+    }
+
+    fn read(path: PathBuf, source: Arc<Source>) -> Result<Self> {
+        let read = match format_of(source.bytes()) {
+            Ok(Format::Torch) => torch::read(&source).map(|tensors| (tensors, HashMap::new())),
+            Ok(Format::Safetensors) => safetensors::read(&source),
+            Err(problem) => Err(problem),
+        };
+        let (tensors, metadata) = read.map_err(|problem| Error::checkpoint(&path, problem))?;
+        Self::index(path, tensors, metadata)
+    }
+
+    /// Gives stored tensors the names they are asked by.
+    fn index(
+        path: PathBuf,
+        stored: Vec<StoredTensor>,
+        metadata: HashMap<String, String>,
+    ) -> Result<Self> {
+        let layout = Layout::of(stored.iter().map(|t| t.name.as_str()));
+        let tensors = entries(layout, stored).map_err(|e| Error::checkpoint(&path, e))?;
+        let file = Contents {
+            path,
+            layout,
+            tensors,
+            metadata,
+        };
+        Ok(Self {
+            file: Arc::new(file),
+            parts: vec![],
+        })
+    }
+
+    /// The file that was opened: in a directory, the one that was found.
+    pub fn path(&self) -> &Path {
+        &self.file.path
+    }
+
+    /// How the file names its tensors.
+    pub fn layout(&self) -> &'static Layout {
+        self.file.layout
+    }
+
+    /// The `__metadata__` of safetensors; empty for other files.
+    pub fn metadata(&self) -> &HashMap<String, String> {
+        &self.file.metadata
+    }
+
+    /// Every tensor a module can ask for, sorted.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: BTreeSet<&str> = self.file.tensors.keys().map(String::as_str).collect();
+        for (prefix, other) in &self.parts {
+            let supplied = other.names().into_iter();
+            names.extend(supplied.filter(|name| matches(name, prefix).is_some()));
+        }
+        names.into_iter().collect()
+    }
+
+    /// Whether a module can ask for `name`.
+    pub fn contains(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    /// Whether any tensor's name begins with the segments of `prefix`, in which `*` stands for
+    /// any segment.
+    pub fn contains_part(&self, prefix: &str) -> bool {
+        let mut names = self.names().into_iter();
+        names.any(|name| matches(name, prefix).is_some())
+    }
+
+    /// The shape `name` will have when it is read.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.find(name).map(|(_, entry)| &entry.shape[..])
+    }
+
+    /// The dtype `name` is stored in; `None` also if candle has no such dtype.
+    pub fn dtype(&self, name: &str) -> Option<DType> {
+        let (_, entry) = self.find(name)?;
+        entry.parts.first()?.candle_dtype()
+    }
+
+    /// Those of `names` that are not here.
+    pub fn missing<S: AsRef<str>>(&self, names: impl IntoIterator<Item = S>) -> Vec<String> {
+        let names = names.into_iter().map(|name| name.as_ref().to_string());
+        names.filter(|name| !self.contains(name)).collect()
+    }
+
+    /// Checks that all of `names` are here, so that an error can name all that are not.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] with the names that are missing.
+    pub fn require<S: AsRef<str>>(&self, names: impl IntoIterator<Item = S>) -> Result<()> {
+        match &self.missing(names)[..] {
+            [] => Ok(()),
+            missing => {
+                let names = listing(missing.iter().map(String::as_str));
+                let (n, layout) = (missing.len(), self.layout().name);
+                let problem = format!("{n} tensors are missing ({layout} layout):{names}");
+                Err(Error::checkpoint(self.path(), problem))
+            }
+        }
+    }
+
+    /// The same weights, with tensors under `prefix` that they lack taken from `other`.
+    ///
+    /// `other` is not asked to be read completely.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if `other` has nothing under `prefix`.
+    pub fn with_part(&self, prefix: &str, other: &Self) -> Result<Self> {
+        if !other.contains_part(prefix) {
+            let problem = format!("has no tensors under `{prefix}`");
+            return Err(Error::checkpoint(other.path(), problem));
+        }
+        let mut whole = self.clone();
+        whole.parts.push((prefix.to_string(), other.clone()));
+        Ok(whole)
+    }
+
+    /// A builder that reads tensors as `dtype` onto `device` when a module asks for them.
+    ///
+    /// Each is copied once from the file. Missing and misshaped tensors are errors that name the
+    /// tensor, what the file calls it, the file and its layout.
+    pub fn var_builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
+        VarBuilder::from_backend(Box::new(self.clone()), dtype, device.clone())
+    }
+
+    /// Checks that everything in the file was read, apart from what a model leaves out on purpose.
+    ///
+    /// `left_out` are prefixes of whole segments; `*` stands for any segment or part of one and a
+    /// leading `**` for any number of segments. What came from [`Checkpoint::with_part`] is not
+    /// looked at.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] listing the tensors that nobody read.
+    pub fn finish(&self, left_out: &[&str]) -> Result<()> {
+        let on_purpose = |name: &str| left_out.iter().any(|p| matches(name, p).is_some());
+        let mut unread = self.unread();
+        unread.retain(|name| !on_purpose(name));
+        if unread.is_empty() {
+            return Ok(());
+        }
+        let (n, layout) = (unread.len(), self.layout().name);
+        let problem = format!(
+            "{n} tensors belong to no part of the model ({layout} layout):{}",
+            listing(unread)
+        );
+        Err(Error::checkpoint(self.path(), problem))
+    }
+
+    /// The tensors in the file that nobody has read, sorted.
+    pub fn unread(&self) -> Vec<&str> {
+        let tensors = self.file.tensors.iter();
+        let unread = tensors.filter(|(_, entry)| !entry.read.load(Ordering::Relaxed));
+        unread.map(|(name, _)| name.as_str()).collect()
+    }
+
+    fn find(&self, name: &str) -> Option<(&Contents, &Entry)> {
+        if let Some(entry) = self.file.tensors.get(name) {
+            return Some((&self.file, entry));
+        }
+        let mut parts = self.parts.iter();
+        parts.find_map(|(prefix, other)| matches(name, prefix).and_then(|_| other.find(name)))
+    }
+
+    fn get(
+        &self,
+        name: &str,
+        shape: Option<&Shape>,
+        dtype: DType,
+        device: &Device,
+    ) -> candle::Result<Tensor> {
+        let Some((file, entry)) = self.find(name) else {
+            return Err(candle::Error::msg(self.missing_message(name)));
+        };
+        if let Some(want) = shape.filter(|want| want.dims() != entry.shape) {
+            let (got, want, at) = (&entry.shape, want.dims(), file.place(name, entry));
+            let message = format!("`{name}` has shape {got:?} instead of {want:?} {at}");
+            return Err(candle::Error::msg(message));
+        }
+        entry.read.store(true, Ordering::Relaxed);
+        let parts: Vec<_> = entry.parts.iter().collect();
+        join(&parts, entry.skip, &entry.shape, dtype, device)
+            .map_err(|e| e.context(format!("`{name}` {}", file.place(name, entry))))
+    }
+
+    pub(super) fn missing_message(&self, name: &str) -> String {
+        let (path, layout) = (self.path().display(), self.layout());
+        let stored = match layout.stored(name) {
+            stored if stored == name => String::new(),
+            stored => format!(", where it would be `{stored}`"),
+        };
+        format!(
+            "`{name}` is missing in {path} ({} layout{stored})",
+            layout.name
+        )
+    }
+}
+
+impl Contents {
+    /// `in sam3.pt (SAM 3 layout, stored as …)`
+    fn place(&self, name: &str, entry: &Entry) -> String {
+        let stored: Vec<_> = entry.parts.iter().map(|t| t.name.as_str()).collect();
+        let stored = match &stored[..] {
+            [only] if *only == name => String::new(),
+            _ => format!(", stored as {}", stored.join(", ")),
+        };
+        format!(
+            "in {} ({} layout{stored})",
+            self.path.display(),
+            self.layout.name
+        )
+    }
+}
+
+impl fmt::Debug for Checkpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Checkpoint")
+            .field("path", &self.path())
+            .field("layout", &self.layout().name)
+            .field("tensors", &self.file.tensors.len())
+            .field("parts", &self.parts)
+            .finish()
+    }
+}
+
+impl SimpleBackend for Checkpoint {
+    fn get(
+        &self,
+        shape: Shape,
+        name: &str,
+        _: Init,
+        dtype: DType,
+        device: &Device,
+    ) -> candle::Result<Tensor> {
+        Self::get(self, name, Some(&shape), dtype, device)
+    }
+
+    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle::Result<Tensor> {
+        Self::get(self, name, None, dtype, device)
+    }
+
+    fn contains_tensor(&self, name: &str) -> bool {
+        self.contains(name)
+    }
+}
+
+/// Applies a layout to everything in a file.
+fn entries(
+    layout: &'static Layout,
+    stored: Vec<StoredTensor>,
+) -> Result<BTreeMap<String, Entry>, String> {
+    let table = Table::new(layout);
+    let mut slots = BTreeMap::<String, Vec<Option<StoredTensor>>>::new();
+    for tensor in stored {
+        let Some(Asked { names, part }) = table.asked(&tensor.name) else {
+            continue;
+        };
+        let cuts = names.len();
+        for (i, name) in names.into_iter().enumerate() {
+            let view = match cuts {
+                1 => tensor.clone(),
+                _ => tensor.rows(i, cuts).ok_or_else(|| {
+                    let (name, shape) = (&tensor.name, &tensor.shape);
+                    format!("`{name}` has shape {shape:?}, which does not divide by {cuts}")
+                })?,
+            };
+            let parts = slots.entry(name).or_insert_with(|| vec![None; part.1]);
+            match parts.get_mut(part.0) {
+                Some(slot @ None) => *slot = Some(view),
+                _ => {
+                    let others = parts.iter().flatten().map(|t| t.name.as_str());
+                    let others = others.collect::<Vec<_>>().join(", ");
+                    return Err(format!("`{}` is the same tensor as {others}", tensor.name));
+                }
+            }
+        }
+    }
+    let entries = slots.into_iter().map(|(name, parts)| {
+        let count = parts.len();
+        let parts: Vec<_> = parts.into_iter().flatten().collect();
+        if parts.len() < count {
+            let stored = layout.stored(&name);
+            return Err(format!(
+                "of `{stored}` only {} of {count} are there",
+                parts.len()
+            ));
+        }
+        let entry = Entry::new(parts, layout.fix(&name));
+        let entry = entry.ok_or_else(|| {
+            let stored = layout.stored(&name);
+            format!("`{stored}` has shapes that do not make `{name}`")
+        })?;
+        Ok((name, entry))
+    });
+    entries.collect()
+}
+
+impl Entry {
+    /// `None` if the shapes of the parts do not fit.
+    fn new(mut parts: Vec<StoredTensor>, fix: Option<Fix>) -> Option<Self> {
+        if fix == Some(Fix::Transpose) {
+            parts = parts
+                .iter()
+                .map(StoredTensor::transposed)
+                .collect::<Option<_>>()?;
+        }
+        let mut shape = parts.first()?.shape.clone();
+        for part in &parts[1..] {
+            let rows = part.shape.first()?;
+            *shape.first_mut()? = shape.first()?.checked_add(*rows)?;
+            if part.shape[1..] != shape[1..] {
+                return None;
+            }
+        }
+        let mut skip = 0;
+        if fix == Some(Fix::PadFirst) {
+            match &mut shape[..] {
+                [1, rows, inner @ ..] => {
+                    *rows += 1;
+                    skip = inner.iter().product();
+                }
+                _ => return None,
+            }
+        }
+        Some(Self {
+            parts,
+            shape,
+            skip,
+            read: AtomicBool::new(false),
+        })
+    }
+}
+
+#[cfg(test)]
+#[path = "tests.rs"]
+mod tests;

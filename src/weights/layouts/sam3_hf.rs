@@ -1,0 +1,653 @@
+//! `facebook/sam3` on Hugging Face, and what `Sam3Model` saves: as `transformers` 5.23 names it.
+//!
+//! The file has no `geometry_encoder.points_*`: it cannot take point prompts in the detector.
+
+use super::Layout;
+use crate::weights::layout::Fix;
+
+/// `facebook/sam3`.
+pub(in crate::weights) const SAM3_HF: Layout = Layout {
+    name: "SAM 3 (Hugging Face)",
+    signature: &["detector_model", "detr_encoder"],
+    spellings: SPELLINGS,
+    names: &[CLIP, MODEL],
+    fixes: FIXES,
+    ignore: IGNORE,
+};
+
+/// `vil-uob/sam3-litetext-*`: another text encoder, and no tracker.
+pub(in crate::weights) const SAM3_LITETEXT_HF: Layout = Layout {
+    name: "SAM3-LiteText (Hugging Face)",
+    signature: &["detector_model.text_encoder.layers", "text_encoder.layers"],
+    spellings: SPELLINGS,
+    names: &[MOBILE_CLIP, MODEL],
+    fixes: FIXES,
+    ignore: IGNORE,
+};
+
+const SPELLINGS: &[(&str, &str)] = &[
+    ("detector_model", ""),                         // absent in `Sam3Model`
+    ("text_encoder.text_model", "text_encoder"),    // absent in some versions
+    ("tracker_model.tracker_neck", "tracker_neck"), // in a re-upload
+];
+
+const FIXES: &[(&str, Fix)] = &[
+    (
+        "detector.backbone.vision_backbone.trunk.pos_embed",
+        Fix::PadFirst,
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.text_projection",
+        Fix::Transpose,
+    ),
+];
+
+const IGNORE: &[&str] = &[
+    // A copy of `prompt_encoder.shared_embedding`.
+    "tracker_model.shared_image_embedding",
+    // Pools the text of SAM3-LiteText for a purpose SAM 3 does not have.
+    "text_encoder.projection",
+    "**.num_batches_tracked",
+];
+
+/// The text encoder of SAM 3.
+const CLIP: &[(&str, &str)] = &[
+    (
+        "detector.backbone.language_backbone.encoder.token_embedding",
+        "text_encoder.embeddings.token_embedding",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.positional_embedding",
+        "text_encoder.embeddings.position_embedding.weight",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.text_projection",
+        "text_encoder.text_projection.weight",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.ln_final",
+        "text_encoder.final_layer_norm",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.transformer.resblocks.*.attn.in_proj_*",
+        "text_encoder.encoder.layers.*.self_attn.{q,k,v}_proj.*",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.transformer.resblocks.*.attn.out_proj",
+        "text_encoder.encoder.layers.*.self_attn.out_proj",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.transformer.resblocks.*.ln_*",
+        "text_encoder.encoder.layers.*.layer_norm*",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.transformer.resblocks.*.mlp.c_fc",
+        "text_encoder.encoder.layers.*.mlp.fc1",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.transformer.resblocks.*.mlp.c_proj",
+        "text_encoder.encoder.layers.*.mlp.fc2",
+    ),
+    (
+        "detector.backbone.language_backbone.resizer",
+        "text_projection",
+    ),
+];
+
+/// The text encoders of SAM3-LiteText.
+const MOBILE_CLIP: &[(&str, &str)] = &[
+    (
+        "detector.backbone.language_backbone.encoder.embedding_layer",
+        "text_encoder.embeddings.token_embedding",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.positional_embedding.pos_embed.pos_embed",
+        "text_encoder.embeddings.position_embedding.position_embedding",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.final_layer_norm",
+        "text_encoder.final_layer_norm",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.transformer.*.token_mixer.norm.rbr_skip",
+        "text_encoder.layers.*.token_mixer.reference_batchnorm",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.transformer.*.token_mixer.mixer.rbr_skip",
+        "text_encoder.layers.*.token_mixer.mixer.batchnorm_skip",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.transformer.*.token_mixer.mixer.rbr_conv.0.conv",
+        "text_encoder.layers.*.token_mixer.mixer.conv",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.transformer.*.token_mixer.mixer.rbr_conv.0.bn",
+        "text_encoder.layers.*.token_mixer.mixer.batchnorm_conv",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.transformer.*.convffn.conv.conv",
+        "text_encoder.layers.*.conv_feed_forward.depthwise_conv",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.transformer.*.convffn.conv.bn",
+        "text_encoder.layers.*.conv_feed_forward.depthwise_batchnorm",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.transformer.*.convffn.fc*",
+        "text_encoder.layers.*.conv_feed_forward.mlp.fc*",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.transformer.*.pre_norm_mha.0",
+        "text_encoder.layers.*.layer_norm1",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.transformer.*.pre_norm_mha.1.qkv_proj",
+        "text_encoder.layers.*.self_attn.{q,k,v}_proj",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.transformer.*.pre_norm_mha.1.out_proj",
+        "text_encoder.layers.*.self_attn.out_proj",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.transformer.*.pre_norm_ffn.0",
+        "text_encoder.layers.*.layer_norm2",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.transformer.*.pre_norm_ffn.1",
+        "text_encoder.layers.*.mlp.fc1",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.transformer.*.pre_norm_ffn.4",
+        "text_encoder.layers.*.mlp.fc2",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.transformer",
+        "text_encoder.layers",
+    ),
+    (
+        "detector.backbone.language_backbone.projector",
+        "text_projection",
+    ),
+];
+
+/// Everything but the text encoder.
+const MODEL: &[(&str, &str)] = &[
+    // ViT
+    (
+        "detector.backbone.vision_backbone.trunk.pos_embed",
+        "vision_encoder.backbone.embeddings.position_embeddings",
+    ),
+    (
+        "detector.backbone.vision_backbone.trunk.patch_embed.proj",
+        "vision_encoder.backbone.embeddings.patch_embeddings.projection",
+    ),
+    (
+        "detector.backbone.vision_backbone.trunk.ln_pre",
+        "vision_encoder.backbone.layer_norm",
+    ),
+    (
+        "detector.backbone.vision_backbone.trunk.blocks.*.norm*",
+        "vision_encoder.backbone.layers.*.layer_norm*",
+    ),
+    (
+        "detector.backbone.vision_backbone.trunk.blocks.*.attn.qkv",
+        "vision_encoder.backbone.layers.*.attention.{q,k,v}_proj",
+    ),
+    (
+        "detector.backbone.vision_backbone.trunk.blocks.*.attn.proj",
+        "vision_encoder.backbone.layers.*.attention.o_proj",
+    ),
+    (
+        "detector.backbone.vision_backbone.trunk.blocks.*.mlp",
+        "vision_encoder.backbone.layers.*.mlp",
+    ),
+    // Necks
+    (
+        "detector.backbone.vision_backbone.convs.0.dconv_2x2_0",
+        "vision_encoder.neck.fpn_layers.0.scale_layers.0",
+    ),
+    (
+        "detector.backbone.vision_backbone.convs.0.dconv_2x2_1",
+        "vision_encoder.neck.fpn_layers.0.scale_layers.2",
+    ),
+    (
+        "detector.backbone.vision_backbone.convs.1.dconv_2x2",
+        "vision_encoder.neck.fpn_layers.1.scale_layers.0",
+    ),
+    (
+        "detector.backbone.vision_backbone.convs.*.conv_1x1",
+        "vision_encoder.neck.fpn_layers.*.proj1",
+    ),
+    (
+        "detector.backbone.vision_backbone.convs.*.conv_3x3",
+        "vision_encoder.neck.fpn_layers.*.proj2",
+    ),
+    (
+        "detector.backbone.vision_backbone.sam2_convs.0.dconv_2x2_0",
+        "tracker_neck.fpn_layers.0.scale_layers.0",
+    ),
+    (
+        "detector.backbone.vision_backbone.sam2_convs.0.dconv_2x2_1",
+        "tracker_neck.fpn_layers.0.scale_layers.2",
+    ),
+    (
+        "detector.backbone.vision_backbone.sam2_convs.1.dconv_2x2",
+        "tracker_neck.fpn_layers.1.scale_layers.0",
+    ),
+    (
+        "detector.backbone.vision_backbone.sam2_convs.*.conv_1x1",
+        "tracker_neck.fpn_layers.*.proj1",
+    ),
+    (
+        "detector.backbone.vision_backbone.sam2_convs.*.conv_3x3",
+        "tracker_neck.fpn_layers.*.proj2",
+    ),
+    // Geometry encoder
+    (
+        "detector.geometry_encoder.encode.*.self_attn.in_proj_*",
+        "geometry_encoder.layers.*.self_attn.{q,k,v}_proj.*",
+    ),
+    (
+        "detector.geometry_encoder.encode.*.self_attn.out_proj",
+        "geometry_encoder.layers.*.self_attn.o_proj",
+    ),
+    (
+        "detector.geometry_encoder.encode.*.cross_attn_image.in_proj_*",
+        "geometry_encoder.layers.*.cross_attn.{q,k,v}_proj.*",
+    ),
+    (
+        "detector.geometry_encoder.encode.*.cross_attn_image.out_proj",
+        "geometry_encoder.layers.*.cross_attn.o_proj",
+    ),
+    (
+        "detector.geometry_encoder.encode.*.linear*",
+        "geometry_encoder.layers.*.mlp.fc*",
+    ),
+    (
+        "detector.geometry_encoder.encode.*.norm*",
+        "geometry_encoder.layers.*.layer_norm*",
+    ),
+    (
+        "detector.geometry_encoder.img_pre_norm",
+        "geometry_encoder.vision_layer_norm",
+    ),
+    (
+        "detector.geometry_encoder.norm",
+        "geometry_encoder.prompt_layer_norm",
+    ),
+    (
+        "detector.geometry_encoder.encode_norm",
+        "geometry_encoder.output_layer_norm",
+    ),
+    ("detector.geometry_encoder", "geometry_encoder"),
+    // Fusion encoder
+    (
+        "detector.transformer.encoder.layers.*.self_attn.in_proj_*",
+        "detr_encoder.layers.*.self_attn.{q,k,v}_proj.*",
+    ),
+    (
+        "detector.transformer.encoder.layers.*.self_attn.out_proj",
+        "detr_encoder.layers.*.self_attn.o_proj",
+    ),
+    (
+        "detector.transformer.encoder.layers.*.cross_attn_image.in_proj_*",
+        "detr_encoder.layers.*.cross_attn.{q,k,v}_proj.*",
+    ),
+    (
+        "detector.transformer.encoder.layers.*.cross_attn_image.out_proj",
+        "detr_encoder.layers.*.cross_attn.o_proj",
+    ),
+    (
+        "detector.transformer.encoder.layers.*.linear*",
+        "detr_encoder.layers.*.mlp.fc*",
+    ),
+    (
+        "detector.transformer.encoder.layers.*.norm*",
+        "detr_encoder.layers.*.layer_norm*",
+    ),
+    // Decoder: the norms are not numbered in the order they run
+    (
+        "detector.transformer.decoder.layers.*.self_attn.in_proj_*",
+        "detr_decoder.layers.*.self_attn.{q,k,v}_proj.*",
+    ),
+    (
+        "detector.transformer.decoder.layers.*.self_attn.out_proj",
+        "detr_decoder.layers.*.self_attn.o_proj",
+    ),
+    (
+        "detector.transformer.decoder.layers.*.ca_text.in_proj_*",
+        "detr_decoder.layers.*.text_cross_attn.{q,k,v}_proj.*",
+    ),
+    (
+        "detector.transformer.decoder.layers.*.ca_text.out_proj",
+        "detr_decoder.layers.*.text_cross_attn.o_proj",
+    ),
+    (
+        "detector.transformer.decoder.layers.*.cross_attn.in_proj_*",
+        "detr_decoder.layers.*.vision_cross_attn.{q,k,v}_proj.*",
+    ),
+    (
+        "detector.transformer.decoder.layers.*.cross_attn.out_proj",
+        "detr_decoder.layers.*.vision_cross_attn.o_proj",
+    ),
+    (
+        "detector.transformer.decoder.layers.*.linear*",
+        "detr_decoder.layers.*.mlp.fc*",
+    ),
+    (
+        "detector.transformer.decoder.layers.*.norm1",
+        "detr_decoder.layers.*.vision_cross_attn_layer_norm",
+    ),
+    (
+        "detector.transformer.decoder.layers.*.norm2",
+        "detr_decoder.layers.*.self_attn_layer_norm",
+    ),
+    (
+        "detector.transformer.decoder.layers.*.catext_norm",
+        "detr_decoder.layers.*.text_cross_attn_layer_norm",
+    ),
+    (
+        "detector.transformer.decoder.layers.*.norm3",
+        "detr_decoder.layers.*.mlp_layer_norm",
+    ),
+    (
+        "detector.transformer.decoder.norm",
+        "detr_decoder.output_layer_norm",
+    ),
+    (
+        "detector.transformer.decoder.presence_token_out_norm",
+        "detr_decoder.presence_layer_norm",
+    ),
+    (
+        "detector.transformer.decoder.bbox_embed.layers.0",
+        "detr_decoder.box_head.layer1",
+    ),
+    (
+        "detector.transformer.decoder.bbox_embed.layers.1",
+        "detr_decoder.box_head.layer2",
+    ),
+    (
+        "detector.transformer.decoder.bbox_embed.layers.2",
+        "detr_decoder.box_head.layer3",
+    ),
+    (
+        "detector.transformer.decoder.presence_token_head.layers.0",
+        "detr_decoder.presence_head.layer1",
+    ),
+    (
+        "detector.transformer.decoder.presence_token_head.layers.1",
+        "detr_decoder.presence_head.layer2",
+    ),
+    (
+        "detector.transformer.decoder.presence_token_head.layers.2",
+        "detr_decoder.presence_head.layer3",
+    ),
+    (
+        "detector.transformer.decoder.ref_point_head.layers.0",
+        "detr_decoder.ref_point_head.layer1",
+    ),
+    (
+        "detector.transformer.decoder.ref_point_head.layers.1",
+        "detr_decoder.ref_point_head.layer2",
+    ),
+    (
+        "detector.transformer.decoder.boxRPB_embed_*.layers.0",
+        "detr_decoder.box_rpb_embed_*.layer1",
+    ),
+    (
+        "detector.transformer.decoder.boxRPB_embed_*.layers.1",
+        "detr_decoder.box_rpb_embed_*.layer2",
+    ),
+    ("detector.transformer.decoder", "detr_decoder"),
+    // Scoring
+    (
+        "detector.dot_prod_scoring.prompt_mlp.layers.0",
+        "dot_product_scoring.text_mlp.layer1",
+    ),
+    (
+        "detector.dot_prod_scoring.prompt_mlp.layers.1",
+        "dot_product_scoring.text_mlp.layer2",
+    ),
+    (
+        "detector.dot_prod_scoring.prompt_mlp.out_norm",
+        "dot_product_scoring.text_mlp_out_norm",
+    ),
+    (
+        "detector.dot_prod_scoring.prompt_proj",
+        "dot_product_scoring.text_proj",
+    ),
+    (
+        "detector.dot_prod_scoring.hs_proj",
+        "dot_product_scoring.query_proj",
+    ),
+    // Segmentation head
+    (
+        "detector.segmentation_head.pixel_decoder",
+        "mask_decoder.pixel_decoder",
+    ),
+    (
+        "detector.segmentation_head.mask_predictor.mask_embed",
+        "mask_decoder.mask_embedder",
+    ),
+    (
+        "detector.segmentation_head.instance_seg_head",
+        "mask_decoder.instance_projection",
+    ),
+    (
+        "detector.segmentation_head.semantic_seg_head",
+        "mask_decoder.semantic_projection",
+    ),
+    (
+        "detector.segmentation_head.cross_attend_prompt.in_proj_*",
+        "mask_decoder.prompt_cross_attn.{q,k,v}_proj.*",
+    ),
+    (
+        "detector.segmentation_head.cross_attend_prompt.out_proj",
+        "mask_decoder.prompt_cross_attn.o_proj",
+    ),
+    (
+        "detector.segmentation_head.cross_attn_norm",
+        "mask_decoder.prompt_cross_attn_norm",
+    ),
+    // Tracker: memory
+    (
+        "tracker.maskmem_tpos_enc",
+        "tracker_model.memory_temporal_positional_encoding",
+    ),
+    ("tracker.no_mem_embed", "tracker_model.no_memory_embedding"),
+    (
+        "tracker.no_mem_pos_enc",
+        "tracker_model.no_memory_positional_encoding",
+    ),
+    ("tracker.no_obj_ptr", "tracker_model.no_object_pointer"),
+    (
+        "tracker.no_obj_embed_spatial",
+        "tracker_model.occlusion_spatial_embedding_parameter",
+    ),
+    ("tracker.mask_downsample", "tracker_model.mask_downsample"),
+    (
+        "tracker.obj_ptr_proj.layers.0",
+        "tracker_model.object_pointer_proj.proj_in",
+    ),
+    (
+        "tracker.obj_ptr_proj.layers.1",
+        "tracker_model.object_pointer_proj.layers.0",
+    ),
+    (
+        "tracker.obj_ptr_proj.layers.2",
+        "tracker_model.object_pointer_proj.proj_out",
+    ),
+    (
+        "tracker.obj_ptr_tpos_proj",
+        "tracker_model.temporal_positional_encoding_projection_layer",
+    ),
+    (
+        "tracker.transformer.encoder.norm",
+        "tracker_model.memory_attention.layer_norm",
+    ),
+    (
+        "tracker.transformer.encoder.layers.*.norm*",
+        "tracker_model.memory_attention.layers.*.layer_norm*",
+    ),
+    (
+        "tracker.transformer.encoder.layers.*.*.out_proj",
+        "tracker_model.memory_attention.layers.*.*.o_proj",
+    ),
+    (
+        "tracker.transformer.encoder.layers",
+        "tracker_model.memory_attention.layers",
+    ),
+    (
+        "tracker.maskmem_backbone.mask_downsampler.encoder.0",
+        "tracker_model.memory_encoder.mask_downsampler.layers.0.conv",
+    ),
+    (
+        "tracker.maskmem_backbone.mask_downsampler.encoder.1",
+        "tracker_model.memory_encoder.mask_downsampler.layers.0.layer_norm",
+    ),
+    (
+        "tracker.maskmem_backbone.mask_downsampler.encoder.3",
+        "tracker_model.memory_encoder.mask_downsampler.layers.1.conv",
+    ),
+    (
+        "tracker.maskmem_backbone.mask_downsampler.encoder.4",
+        "tracker_model.memory_encoder.mask_downsampler.layers.1.layer_norm",
+    ),
+    (
+        "tracker.maskmem_backbone.mask_downsampler.encoder.6",
+        "tracker_model.memory_encoder.mask_downsampler.layers.2.conv",
+    ),
+    (
+        "tracker.maskmem_backbone.mask_downsampler.encoder.7",
+        "tracker_model.memory_encoder.mask_downsampler.layers.2.layer_norm",
+    ),
+    (
+        "tracker.maskmem_backbone.mask_downsampler.encoder.9",
+        "tracker_model.memory_encoder.mask_downsampler.layers.3.conv",
+    ),
+    (
+        "tracker.maskmem_backbone.mask_downsampler.encoder.10",
+        "tracker_model.memory_encoder.mask_downsampler.layers.3.layer_norm",
+    ),
+    (
+        "tracker.maskmem_backbone.mask_downsampler.encoder.12",
+        "tracker_model.memory_encoder.mask_downsampler.final_conv",
+    ),
+    (
+        "tracker.maskmem_backbone.pix_feat_proj",
+        "tracker_model.memory_encoder.feature_projection",
+    ),
+    (
+        "tracker.maskmem_backbone.out_proj",
+        "tracker_model.memory_encoder.projection",
+    ),
+    (
+        "tracker.maskmem_backbone.fuser.layers.*.gamma",
+        "tracker_model.memory_encoder.memory_fuser.layers.*.scale",
+    ),
+    (
+        "tracker.maskmem_backbone.fuser.layers.*.dwconv",
+        "tracker_model.memory_encoder.memory_fuser.layers.*.depthwise_conv",
+    ),
+    (
+        "tracker.maskmem_backbone.fuser.layers.*.norm",
+        "tracker_model.memory_encoder.memory_fuser.layers.*.layer_norm",
+    ),
+    (
+        "tracker.maskmem_backbone.fuser.layers.*.pwconv*",
+        "tracker_model.memory_encoder.memory_fuser.layers.*.pointwise_conv*",
+    ),
+    // Tracker: prompt encoder
+    (
+        "tracker.sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
+        "tracker_model.prompt_encoder.shared_embedding.positional_embedding",
+    ),
+    (
+        "tracker.sam_prompt_encoder.point_embeddings.{0,1,2,3}",
+        "tracker_model.prompt_encoder.point_embed",
+    ),
+    (
+        "tracker.sam_prompt_encoder.mask_downscaling.0",
+        "tracker_model.prompt_encoder.mask_embed.conv1",
+    ),
+    (
+        "tracker.sam_prompt_encoder.mask_downscaling.1",
+        "tracker_model.prompt_encoder.mask_embed.layer_norm1",
+    ),
+    (
+        "tracker.sam_prompt_encoder.mask_downscaling.3",
+        "tracker_model.prompt_encoder.mask_embed.conv2",
+    ),
+    (
+        "tracker.sam_prompt_encoder.mask_downscaling.4",
+        "tracker_model.prompt_encoder.mask_embed.layer_norm2",
+    ),
+    (
+        "tracker.sam_prompt_encoder.mask_downscaling.6",
+        "tracker_model.prompt_encoder.mask_embed.conv3",
+    ),
+    ("tracker.sam_prompt_encoder", "tracker_model.prompt_encoder"),
+    // Tracker: mask decoder
+    (
+        "tracker.sam_mask_decoder.transformer.norm_final_attn",
+        "tracker_model.mask_decoder.transformer.layer_norm_final_attn",
+    ),
+    (
+        "tracker.sam_mask_decoder.transformer.final_attn_token_to_image.out_proj",
+        "tracker_model.mask_decoder.transformer.final_attn_token_to_image.o_proj",
+    ),
+    (
+        "tracker.sam_mask_decoder.transformer.layers.*.norm*",
+        "tracker_model.mask_decoder.transformer.layers.*.layer_norm*",
+    ),
+    (
+        "tracker.sam_mask_decoder.transformer.layers.*.mlp.lin1",
+        "tracker_model.mask_decoder.transformer.layers.*.mlp.proj_in",
+    ),
+    (
+        "tracker.sam_mask_decoder.transformer.layers.*.mlp.lin2",
+        "tracker_model.mask_decoder.transformer.layers.*.mlp.proj_out",
+    ),
+    (
+        "tracker.sam_mask_decoder.transformer.layers.*.*.out_proj",
+        "tracker_model.mask_decoder.transformer.layers.*.*.o_proj",
+    ),
+    (
+        "tracker.sam_mask_decoder.output_upscaling.0",
+        "tracker_model.mask_decoder.upscale_conv1",
+    ),
+    (
+        "tracker.sam_mask_decoder.output_upscaling.1",
+        "tracker_model.mask_decoder.upscale_layer_norm",
+    ),
+    (
+        "tracker.sam_mask_decoder.output_upscaling.3",
+        "tracker_model.mask_decoder.upscale_conv2",
+    ),
+    (
+        "tracker.sam_mask_decoder.output_hypernetworks_mlps.*.layers.0",
+        "tracker_model.mask_decoder.output_hypernetworks_mlps.*.proj_in",
+    ),
+    (
+        "tracker.sam_mask_decoder.output_hypernetworks_mlps.*.layers.1",
+        "tracker_model.mask_decoder.output_hypernetworks_mlps.*.layers.0",
+    ),
+    (
+        "tracker.sam_mask_decoder.output_hypernetworks_mlps.*.layers.2",
+        "tracker_model.mask_decoder.output_hypernetworks_mlps.*.proj_out",
+    ),
+    // iou_prediction_head, pred_obj_score_head
+    (
+        "tracker.sam_mask_decoder.*_head.layers.0",
+        "tracker_model.mask_decoder.*_head.proj_in",
+    ),
+    (
+        "tracker.sam_mask_decoder.*_head.layers.1",
+        "tracker_model.mask_decoder.*_head.layers.0",
+    ),
+    (
+        "tracker.sam_mask_decoder.*_head.layers.2",
+        "tracker_model.mask_decoder.*_head.proj_out",
+    ),
+    ("tracker.sam_mask_decoder", "tracker_model.mask_decoder"),
+];
