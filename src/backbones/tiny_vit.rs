@@ -12,9 +12,10 @@
 //! - The convolution between attention and network has no residual and no activation.
 
 use candle::{Device, Module, Result, Tensor};
-use candle_nn::{LayerNorm, Linear, VarBuilder, layer_norm, linear, ops::softmax_last_dim};
+use candle_nn::{Linear, VarBuilder, linear};
 
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d_bn};
+use crate::nn::{LayerNorm, layer_norm, sdpa};
 
 const LAYER_NORM_EPS: f64 = 1e-5;
 /// The kernel of every spatial convolution.
@@ -316,15 +317,6 @@ impl Module for Attention {
         let ys = sdpa(&q, &k, &v, (d as f64).powf(-0.5), Some(&self.biases))?;
         ys.transpose(1, 2)?.reshape((b, n, c))?.apply(&self.proj)
     }
-}
-
-/// (b, h, n, d), (b, h, m, d), (b, h, m, d) -> (b, h, n, d)
-fn sdpa(q: &Tensor, k: &Tensor, v: &Tensor, scale: f64, bias: Option<&Tensor>) -> Result<Tensor> {
-    let mut weights = (q * scale)?.matmul(&k.t()?)?;
-    if let Some(bias) = bias {
-        weights = weights.broadcast_add(bias)?;
-    }
-    softmax_last_dim(&weights)?.matmul(v)
 }
 
 /// Where each pair of tokens of a window finds its bias: one entry per |row| and |column| distance.
