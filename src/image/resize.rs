@@ -186,6 +186,8 @@ impl<W: Weight> Filter<W> {
                 4 => self.along_row::<4>(from, to),
                 5 => self.along_row::<5>(from, to),
                 6 => self.along_row::<6>(from, to),
+                7 => self.along_row::<7>(from, to),
+                8 => self.along_row::<8>(from, to),
                 _ => self.along_row_of_any_taps(from, to),
             });
         resized
