@@ -28,7 +28,10 @@ impl Exemplar {
     /// As fractions of an image of `(width, height)` pixels.
     pub fn normalise(&self, (width, height): (usize, usize)) -> ExemplarBox {
         let cxcywh_norm = self.bbox.to_cxcywh_norm(width, height);
-        ExemplarBox { cxcywh_norm, positive: self.positive }
+        ExemplarBox {
+            cxcywh_norm,
+            positive: self.positive,
+        }
     }
 }
 
@@ -182,11 +185,7 @@ pub fn detect(
     trace: &mut Trace,
 ) -> Result<Prediction> {
     let size = (image.width, image.height);
-    let boxes: Vec<ExemplarBox> = prompt
-        .exemplars
-        .iter()
-        .map(|e| e.normalise(size))
-        .collect();
+    let boxes: Vec<ExemplarBox> = prompt.exemplars.iter().map(|e| e.normalise(size)).collect();
     let detector = model.detector();
     let grounding = detector.ground(&image.features, &text.features, &boxes, trace)?;
 
@@ -254,9 +253,13 @@ fn instances(
 /// Mask logits (1, k, h, w) -> k masks at the size of the image.
 fn masks(logits: &Tensor, threshold: f32, (width, height): (usize, usize)) -> Result<Vec<Mask>> {
     let (_, _, h, w) = logits.dims4()?;
-    let logits = logits.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let logits = logits
+        .to_dtype(DType::F32)?
+        .flatten_all()?
+        .to_vec1::<f32>()?;
     let maps = logits.chunks_exact(h * w);
-    maps.map(|map| threshold_upsampled(map, (h, w), (height, width), threshold)).collect()
+    maps.map(|map| threshold_upsampled(map, (h, w), (height, width), threshold))
+        .collect()
 }
 
 /// The queries above the threshold in their order, at most `max` of them.
@@ -284,7 +287,9 @@ fn suppress_across(predictions: &mut [Prediction], iou: f32) {
     let all = predictions.iter().flat_map(|p| &p.instances);
     let mut is_kept = non_maximum_suppression(all, iou).into_iter();
     for prediction in predictions {
-        prediction.instances.retain(|_| is_kept.next().unwrap_or(true));
+        prediction
+            .instances
+            .retain(|_| is_kept.next().unwrap_or(true));
     }
 }
 

@@ -23,7 +23,13 @@ fn imports_point_downward() {
     let mut wrong = vec![];
     for file in rust_files(&src) {
         let relative = file.strip_prefix(&src).unwrap();
-        let module = relative.components().next().unwrap().as_os_str().to_str().unwrap();
+        let module = relative
+            .components()
+            .next()
+            .unwrap()
+            .as_os_str()
+            .to_str()
+            .unwrap();
         let module = module.trim_end_matches(".rs");
         if module == "lib" {
             continue;
@@ -31,7 +37,9 @@ fn imports_point_downward() {
         let floor = floor_of(module).unwrap_or_else(|| panic!("{module} stands on no floor"));
         let text = std::fs::read_to_string(&file).unwrap();
         for used in imports(&text) {
-            let Some(other) = floor_of(&used) else { continue };
+            let Some(other) = floor_of(&used) else {
+                continue;
+            };
             checked += 1;
             if used != module && other > 0 && other >= floor {
                 wrong.push(format!("{} uses {used}", relative.display()));
@@ -44,7 +52,10 @@ fn imports_point_downward() {
             wrong.push(format!("{} names Tensor", relative.display()));
         }
     }
-    assert!(checked > 50, "only {checked} imports seen: is the test looking in the right place?");
+    assert!(
+        checked > 50,
+        "only {checked} imports seen: is the test looking in the right place?"
+    );
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
@@ -62,7 +73,10 @@ fn imports(text: &str) -> Vec<String> {
             None => vec![rest.to_string()],
         };
         let name = |n: &String| -> String {
-            n.trim().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+            n.trim()
+                .chars()
+                .take_while(|c| c.is_alphanumeric() || *c == '_')
+                .collect()
         };
         found.extend(names.iter().map(name).filter(|n| !n.is_empty()));
     }

@@ -22,7 +22,10 @@ impl Reference {
     }
 
     pub fn tensor(&self, name: &str) -> Tensor {
-        self.tensors.get(name).unwrap_or_else(|| panic!("the reference lacks {name}")).clone()
+        self.tensors
+            .get(name)
+            .unwrap_or_else(|| panic!("the reference lacks {name}"))
+            .clone()
     }
 
     pub fn metadata(&self, key: &str) -> serde_json::Value {
@@ -32,7 +35,13 @@ impl Reference {
 
 /// All elements as f32.
 pub fn values(tensor: &Tensor) -> Vec<f32> {
-    tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    tensor
+        .to_dtype(DType::F32)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
 }
 
 /// ‖got − want‖ / ‖want‖
@@ -40,7 +49,11 @@ pub fn relative_error(got: &Tensor, want: &Tensor) -> f64 {
     let (got, want) = (values(got), values(want));
     assert_eq!(got.len(), want.len());
     let square = |x: f64| x * x;
-    let diff: f64 = got.iter().zip(&want).map(|(g, w)| square(*g as f64 - *w as f64)).sum();
+    let diff: f64 = got
+        .iter()
+        .zip(&want)
+        .map(|(g, w)| square(*g as f64 - *w as f64))
+        .sum();
     let norm: f64 = want.iter().map(|w| square(*w as f64)).sum();
     (diff / norm.max(1e-30)).sqrt()
 }
@@ -48,15 +61,27 @@ pub fn relative_error(got: &Tensor, want: &Tensor) -> f64 {
 /// The largest difference of two elements.
 pub fn max_error(got: &[f32], want: &[f32]) -> f32 {
     assert_eq!(got.len(), want.len());
-    got.iter().zip(want).map(|(g, w)| (g - w).abs()).fold(0., |a, b| if b > a || b.is_nan() { b } else { a })
+    got.iter()
+        .zip(want)
+        .map(|(g, w)| (g - w).abs())
+        .fold(0., |a, b| if b > a || b.is_nan() { b } else { a })
 }
 
 /// Fails if a stage is farther from the reference than allowed; prints how far it is.
 #[track_caller]
 pub fn check(stage: &str, got: &Tensor, want: &Tensor, tolerance: f64) {
-    assert_eq!(got.elem_count(), want.elem_count(), "{stage}: {:?} {:?}", got.dims(), want.dims());
+    assert_eq!(
+        got.elem_count(),
+        want.elem_count(),
+        "{stage}: {:?} {:?}",
+        got.dims(),
+        want.dims()
+    );
     let error = relative_error(got, want);
     let worst = max_error(&values(got), &values(want));
     println!("{stage:24} relative {error:9.2e}  max {worst:9.2e}");
-    assert!(error <= tolerance, "{stage}: relative error {error:.2e} > {tolerance:.0e}");
+    assert!(
+        error <= tolerance,
+        "{stage}: relative error {error:.2e} > {tolerance:.0e}"
+    );
 }

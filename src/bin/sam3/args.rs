@@ -153,7 +153,12 @@ pub enum Dtype {
 fn parse_box(text: &str) -> Result<BoxXyxy, String> {
     let numbers: Result<Vec<f32>, _> = text.split(',').map(|part| part.trim().parse()).collect();
     match numbers.as_deref() {
-        Ok([x0, y0, x1, y1]) => Ok(BoxXyxy { x0: *x0, y0: *y0, x1: *x1, y1: *y1 }),
+        Ok([x0, y0, x1, y1]) => Ok(BoxXyxy {
+            x0: *x0,
+            y0: *y0,
+            x1: *x1,
+            y1: *y1,
+        }),
         _ => Err("give four numbers in pixels: x0,y0,x1,y1".into()),
     }
 }

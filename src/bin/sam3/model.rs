@@ -11,7 +11,10 @@ use crate::args::{Dtype, ModelArgs};
 /// Opens, detects and loads the model; headers are checked before any tensor is read.
 pub fn load(args: &ModelArgs) -> Result<Sam3> {
     if let Some(threads) = args.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().context("--threads")?;
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .context("--threads")?;
     }
     let options = LoadOptions {
         device: args.device.open()?,

@@ -28,7 +28,11 @@ pub fn run(args: SegmentArgs, quiet: bool) -> Result<()> {
 
     stages.start("load");
     let model = model::load(&args.model)?;
-    let mut trace = if args.trace.is_some() { Trace::on() } else { Trace::off() };
+    let mut trace = if args.trace.is_some() {
+        Trace::on()
+    } else {
+        Trace::off()
+    };
 
     stages.start("encode_image");
     let embedding = model.encode_image_traced(&image, &mut trace)?;
@@ -55,7 +59,11 @@ pub fn run(args: SegmentArgs, quiet: bool) -> Result<()> {
         },
         model: model.name().to_string(),
         kind: "text".into(),
-        prompts: prompts.iter().zip(&found).map(|(prompt, found)| entry(prompt, found)).collect(),
+        prompts: prompts
+            .iter()
+            .zip(&found)
+            .map(|(prompt, found)| entry(prompt, found))
+            .collect(),
         timings_ms: Default::default(),
     };
     for (stage, time) in timings {
@@ -65,7 +73,11 @@ pub fn run(args: SegmentArgs, quiet: bool) -> Result<()> {
         Target::Stdout => println!("{}", serde_json::to_string(&document)?),
         Target::Folder(folder) => {
             let instances = labelled(&prompts, &found);
-            let writer = Writer { folder: &folder, image_path: &args.image, quiet };
+            let writer = Writer {
+                folder: &folder,
+                image_path: &args.image,
+                quiet,
+            };
             for format in &args.formats {
                 match format {
                     Format::Overlay => writer.overlay(&image, &instances)?,
@@ -80,14 +92,29 @@ pub fn run(args: SegmentArgs, quiet: bool) -> Result<()> {
 
 /// Every text, or the exemplars alone; the exemplars join every text.
 fn prompts(args: &SegmentArgs) -> Vec<Prompt> {
-    let positive = args.exemplars.iter().map(|bbox| Exemplar { bbox: *bbox, positive: true });
-    let negative = args.not_exemplars.iter().map(|bbox| Exemplar { bbox: *bbox, positive: false });
+    let positive = args.exemplars.iter().map(|bbox| Exemplar {
+        bbox: *bbox,
+        positive: true,
+    });
+    let negative = args.not_exemplars.iter().map(|bbox| Exemplar {
+        bbox: *bbox,
+        positive: false,
+    });
     let exemplars: Vec<Exemplar> = positive.chain(negative).collect();
     if args.texts.is_empty() {
         return vec![Prompt::exemplars(exemplars)];
     }
-    let texts = args.texts.iter().flat_map(|text| text.split(',')).map(str::trim);
-    texts.map(|text| Prompt { exemplars: exemplars.clone(), ..Prompt::text(text) }).collect()
+    let texts = args
+        .texts
+        .iter()
+        .flat_map(|text| text.split(','))
+        .map(str::trim);
+    texts
+        .map(|text| Prompt {
+            exemplars: exemplars.clone(),
+            ..Prompt::text(text)
+        })
+        .collect()
 }
 
 fn options(args: &SegmentArgs) -> Options {
@@ -113,13 +140,18 @@ fn summary(prompt: &Prompt, prediction: &Prediction) -> String {
 }
 
 fn entry(prompt: &Prompt, prediction: &Prediction) -> PromptEntry {
-    let exemplar = |e: &Exemplar| ExemplarEntry { box_xyxy: e.bbox, positive: e.positive };
+    let exemplar = |e: &Exemplar| ExemplarEntry {
+        box_xyxy: e.bbox,
+        positive: e.positive,
+    };
     let instances = prediction.instances.iter();
     PromptEntry {
         text: prompt.text.clone(),
         exemplars: prompt.exemplars.iter().map(exemplar).collect(),
         presence: Some(prediction.presence),
-        instances: instances.map(|i| InstanceEntry::new(&i.mask, i.bbox, i.score)).collect(),
+        instances: instances
+            .map(|i| InstanceEntry::new(&i.mask, i.bbox, i.score))
+            .collect(),
     }
 }
 
@@ -169,7 +201,11 @@ struct Writer<'a> {
 
 impl Writer<'_> {
     fn path(&self, ending: &str) -> PathBuf {
-        let stem = self.image_path.file_stem().unwrap_or_default().to_string_lossy();
+        let stem = self
+            .image_path
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy();
         self.folder.join(format!("{stem}{ending}"))
     }
 
@@ -218,9 +254,17 @@ struct Stages {
 
 impl Stages {
     fn new(quiet: bool) -> Self {
-        let spinner = if quiet { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+        let spinner = if quiet {
+            ProgressBar::hidden()
+        } else {
+            ProgressBar::new_spinner()
+        };
         spinner.enable_steady_tick(Duration::from_millis(100));
-        Self { spinner, times: vec![], running: None }
+        Self {
+            spinner,
+            times: vec![],
+            running: None,
+        }
     }
 
     fn start(&mut self, stage: &'static str) {

@@ -64,7 +64,11 @@ impl PromptTokens {
     /// From `tokens` (1, m, d) and `is_padding` (1, m) u8.
     pub fn new(tokens: Tensor, is_padding: Tensor) -> Result<Self> {
         let bias = padding_bias(&is_padding, tokens.dtype())?;
-        Ok(Self { tokens, is_padding, bias })
+        Ok(Self {
+            tokens,
+            is_padding,
+            bias,
+        })
     }
 }
 
@@ -131,7 +135,10 @@ impl Detector {
 
     /// Token ids (1, s), u32, padded with 0 to the context length.
     pub fn encode_text(&self, ids: &Tensor) -> Result<TextFeatures> {
-        Ok(TextFeatures { tokens: self.text_encoder.forward(ids)?, is_padding: ids.eq(0u32)? })
+        Ok(TextFeatures {
+            tokens: self.text_encoder.forward(ids)?,
+            is_padding: ids.eq(0u32)?,
+        })
     }
 
     /// Finds what `text` and `boxes` mean in the image.
@@ -158,7 +165,11 @@ impl Detector {
         trace.record("pred_logits", &logits);
         let pixels = self.embed_pixels(image, &memory, &prompt)?;
         trace.record("pixel_embed", &pixels);
-        Ok(Grounding { logits, found, pixels })
+        Ok(Grounding {
+            logits,
+            found,
+            pixels,
+        })
     }
 }
 
@@ -194,7 +205,9 @@ impl Detector {
     pub fn encode_boxes(&self, image: &ImageFeatures, boxes: &[ExemplarBox]) -> Result<Tensor> {
         match boxes.is_empty() {
             true => Ok(image.no_boxes.clone()),
-            false => self.geometry_encoder.forward(boxes, &image.tokens, image.grid()?, &image.pos),
+            false => self
+                .geometry_encoder
+                .forward(boxes, &image.tokens, image.grid()?, &image.pos),
         }
     }
 
@@ -209,7 +222,8 @@ impl Detector {
 
     /// Image tokens that know the prompt: -> memory (1, g * g, d)
     pub fn fuse(&self, image: &ImageFeatures, prompt: &PromptTokens) -> Result<Tensor> {
-        self.encoder.forward(&image.attended, &image.pos, &prompt.tokens, &prompt.bias)
+        self.encoder
+            .forward(&image.attended, &image.pos, &prompt.tokens, &prompt.bias)
     }
 
     /// Objects in the `memory` (1, g * g, d).
@@ -219,12 +233,19 @@ impl Detector {
         memory: &Tensor,
         prompt: &PromptTokens,
     ) -> Result<Decoded> {
-        self.decoder.forward(memory, &image.pos, image.grid()?, &prompt.tokens, &prompt.bias)
+        self.decoder.forward(
+            memory,
+            &image.pos,
+            image.grid()?,
+            &prompt.tokens,
+            &prompt.bias,
+        )
     }
 
     /// Queries `hs` (1, q, d) -> logits (1, q), f32
     pub fn score(&self, hs: &Tensor, prompt: &PromptTokens) -> Result<Tensor> {
-        self.dot_prod_scoring.forward(hs, &prompt.tokens, &prompt.is_padding)
+        self.dot_prod_scoring
+            .forward(hs, &prompt.tokens, &prompt.is_padding)
     }
 
     /// `memory` (1, g * g, d) and the pyramid -> pixel embedding (1, d, 4g, 4g)
@@ -234,7 +255,8 @@ impl Detector {
         memory: &Tensor,
         prompt: &PromptTokens,
     ) -> Result<Tensor> {
-        self.segmentation_head.embed_pixels(memory, &image.fpn, &prompt.tokens, &prompt.bias)
+        self.segmentation_head
+            .embed_pixels(memory, &image.fpn, &prompt.tokens, &prompt.bias)
     }
 
     /// `pixels` (1, d, h, w) and queries `hs` (1, k, d) -> mask logits (1, k, h, w)

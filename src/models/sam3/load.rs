@@ -36,12 +36,12 @@ impl Default for LoadOptions {
 
 /// Parts of the files that text and exemplar prompts do not need.
 const LEFT_OUT: &[&str] = &[
-    "tracker",                                        // clicks and video
-    "detector.backbone.vision_backbone.sam2_convs",   // their neck
-    "detector.backbone.vision_backbone.convs.3",      // a pyramid level that is dropped
+    "tracker",                                                     // clicks and video
+    "detector.backbone.vision_backbone.sam2_convs",                // their neck
+    "detector.backbone.vision_backbone.convs.3", // a pyramid level that is dropped
     "detector.backbone.language_backbone.encoder.text_projection", // pooled text is not used
     "detector.backbone.language_backbone.encoder.projection_layer",
-    "detector.geometry_encoder.points_*",             // no public entry point passes points
+    "detector.geometry_encoder.points_*", // no public entry point passes points
     "detector.segmentation_head.pixel_decoder.conv_layers.2", // a stage with nothing to upsample
     "detector.segmentation_head.pixel_decoder.norms.2",
 ];
@@ -61,7 +61,11 @@ impl Sam3 {
     /// [`Error::Checkpoint`] listing the tensors that are missing, misshaped or left over;
     /// [`Error::Unsupported`] for another family.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
-        let Kind { config, name, dead_trunk } = Kind::of(checkpoint, options.context_length)?;
+        let Kind {
+            config,
+            name,
+            dead_trunk,
+        } = Kind::of(checkpoint, options.context_length)?;
         let vb = checkpoint.var_builder(options.dtype, &options.device);
         let detector = match Detector::new(&config, vb.pp("detector")) {
             Ok(detector) => detector,
@@ -74,7 +78,13 @@ impl Sam3 {
         let dead_trunk = if dead_trunk { DEAD_TRUNK } else { &[] };
         checkpoint.finish(&[LEFT_OUT, dead_trunk].concat())?;
         let (device, dtype) = (options.device.clone(), options.dtype);
-        Ok(Self { detector, config, name, device, dtype })
+        Ok(Self {
+            detector,
+            config,
+            name,
+            device,
+            dtype,
+        })
     }
 }
 
@@ -89,11 +99,18 @@ impl Kind {
     fn of(checkpoint: &Checkpoint, context_length: Option<usize>) -> Result<Self> {
         if let Some(json) = checkpoint.metadata().get("config") {
             let config = Config::from_json(json).map_err(|e| {
-                Error::checkpoint(checkpoint.path(), format!("the config in its metadata: {e}"))
+                Error::checkpoint(
+                    checkpoint.path(),
+                    format!("the config in its metadata: {e}"),
+                )
             })?;
             let name = checkpoint.metadata().get("name").cloned();
             let name = name.unwrap_or_else(|| "SAM 3 of its own sizes".into());
-            return Ok(Self { config, name, dead_trunk: false });
+            return Ok(Self {
+                config,
+                name,
+                dead_trunk: false,
+            });
         }
         let detected = detect(checkpoint)?;
         let (image_encoder, image_name) = image_encoder(&detected)?;
@@ -109,7 +126,11 @@ impl Kind {
             }
         };
         let config = Config::new(image_encoder, text_encoder);
-        Ok(Self { config, name, dead_trunk: detected.dead_trunk })
+        Ok(Self {
+            config,
+            name,
+            dead_trunk: detected.dead_trunk,
+        })
     }
 }
 
@@ -155,7 +176,10 @@ fn image_encoder(detected: &Detected) -> Result<(backbones::Config, Option<&'sta
             (BackboneConfig::EfficientVit(cfg), name)
         }
     };
-    Ok((backbones::Config::Student(student::Config::new(backbone)), Some(name)))
+    Ok((
+        backbones::Config::Student(student::Config::new(backbone)),
+        Some(name),
+    ))
 }
 
 fn text_encoder(
