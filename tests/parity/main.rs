@@ -2,4 +2,7 @@
 
 mod demo;
 mod full_size;
+#[path = "../keys/list.rs"]
+mod key_lists;
 mod reference;
+mod variants;
