@@ -28,13 +28,7 @@ const CHANNELS: usize = 3;
 /// # Errors
 /// [`Error::InvalidImage`] when `width` or `height` is zero.
 pub fn resize_bilinear_antialias(image: &Image, width: usize, height: usize) -> Result<Image> {
-    resize(
-        image,
-        width,
-        height,
-        Precision::Int16,
-        Order::HorizontalFirst,
-    )
+    resize::<i16>(image, width, height, Order::HorizontalFirst)
 }
 
 /// Resizes as Pillow 13 does with `BILINEAR`, bit for bit.
@@ -49,16 +43,37 @@ pub fn resize_pillow_bilinear(image: &Image, width: usize, height: usize) -> Res
     } else {
         Order::HorizontalFirst
     };
-    resize(image, width, height, Precision::Bits22, order)
+    resize::<i32>(image, width, height, order)
 }
 
-/// How many fractional bits the integer weights have.
-#[derive(Clone, Copy)]
-enum Precision {
-    /// As many as fit when the largest weight must stay below 2^15, at most 22.
-    Int16,
-    /// Always 22.
-    Bits22,
+/// An integer weight; how many of its bits are fractional depends on the reference.
+trait Weight: Copy + Into<i32> + Send + Sync {
+    /// Fractional bits when the largest weight of a pass is `largest`.
+    fn bits(largest: f64) -> u32;
+    fn from_i32(weight: i32) -> Self;
+}
+
+/// torchvision: as many bits as leave the largest weight below 2^15, at most 22.
+impl Weight for i16 {
+    fn bits(largest: f64) -> u32 {
+        let fits = |bits: u32| 0.5 + largest * f64::from(1u32 << bits) < f64::from(1 << 15);
+        (1..=22).take_while(|&bits| fits(bits)).last().unwrap_or(1)
+    }
+
+    fn from_i32(weight: i32) -> Self {
+        weight as Self
+    }
+}
+
+/// Pillow: always 22 bits.
+impl Weight for i32 {
+    fn bits(_: f64) -> u32 {
+        22
+    }
+
+    fn from_i32(weight: i32) -> Self {
+        weight
+    }
 }
 
 enum Order {
@@ -66,21 +81,15 @@ enum Order {
     VerticalFirst,
 }
 
-fn resize(
-    image: &Image,
-    width: usize,
-    height: usize,
-    precision: Precision,
-    order: Order,
-) -> Result<Image> {
+fn resize<W: Weight>(image: &Image, width: usize, height: usize, order: Order) -> Result<Image> {
     if width == 0 || height == 0 {
         return Err(Error::InvalidImage(format!(
             "cannot resize to {width}x{height} pixels; both sides must be at least 1"
         )));
     }
     let (old_width, old_height) = (image.width(), image.height());
-    let horizontal = (width != old_width).then(|| Filter::new(old_width, width, precision));
-    let vertical = (height != old_height).then(|| Filter::new(old_height, height, precision));
+    let horizontal = (width != old_width).then(|| Filter::<W>::new(old_width, width));
+    let vertical = (height != old_height).then(|| Filter::<W>::new(old_height, height));
 
     let pixels = match (horizontal, vertical) {
         (None, None) => image.pixels().to_vec(),
@@ -99,62 +108,57 @@ fn resize(
     Image::from_rgb8(width, height, pixels)
 }
 
-/// The weights of one pass: output sample i is the sum over its window of source samples.
-struct Filter {
-    windows: Vec<Window>,
-    /// The weights of all windows, one after the other.
-    weights: Vec<i32>,
+/// The weights of one pass: sample i of the result is a weighted sum of `taps` source samples from
+/// `starts[i]` on.
+struct Filter<W> {
+    starts: Vec<usize>,
+    /// Source samples per window: the widest one's, narrower windows have weights of zero.
+    taps: usize,
+    /// `taps` weights for each window.
+    weights: Vec<W>,
     /// Fractional bits of the weights.
     bits: u32,
 }
 
-struct Window {
-    /// First source sample.
-    start: usize,
-    /// Where its weights lie in [`Filter::weights`].
-    weights: std::ops::Range<usize>,
-}
-
-impl Filter {
-    fn new(old: usize, new: usize, precision: Precision) -> Self {
+impl<W: Weight> Filter<W> {
+    fn new(old: usize, new: usize) -> Self {
         let scale = old as f64 / new as f64;
         let support = scale.max(1.0);
         let inverse = 1.0 / support;
 
-        let mut windows = Vec::with_capacity(new);
-        let mut exact: Vec<f64> = Vec::new();
-        for i in 0..new {
-            let center = scale * (i as f64 + 0.5);
-            // `as` truncates and saturates at zero, as the references do by hand.
-            let start = (center - support + 0.5) as usize;
-            let end = ((center + support + 0.5) as usize).min(old);
-            let first = exact.len();
-            exact.extend(
-                (start..end).map(|x| (1.0 - ((x as f64 - center + 0.5) * inverse).abs()).max(0.0)),
-            );
-            let total: f64 = exact[first..].iter().sum();
-            for weight in &mut exact[first..] {
-                *weight /= total;
-            }
-            windows.push(Window {
-                start,
-                weights: first..exact.len(),
-            });
-        }
+        let windows: Vec<(usize, Vec<f64>)> = (0..new)
+            .map(|i| {
+                let center = scale * (i as f64 + 0.5);
+                // `as` truncates and saturates at zero, as the references do by hand.
+                let start = (center - support + 0.5) as usize;
+                let end = ((center + support + 0.5) as usize).min(old);
+                let triangle = |x| 1.0 - ((x as f64 - center + 0.5) * inverse).abs();
+                let mut weights: Vec<f64> = (start..end).map(|x| triangle(x).max(0.0)).collect();
+                let total: f64 = weights.iter().sum();
+                weights.iter_mut().for_each(|weight| *weight /= total);
+                (start, weights)
+            })
+            .collect();
 
-        let bits = match precision {
-            Precision::Bits22 => 22,
-            Precision::Int16 => {
-                let largest = exact.iter().copied().fold(0.0, f64::max);
-                let fits = |bits: u32| ((0.5 + largest * f64::from(1u32 << bits)) as u32) < 1 << 15;
-                (1..=22).take_while(|&bits| fits(bits)).last().unwrap_or(0)
-            }
-        };
+        let largest = windows.iter().flat_map(|(_, weights)| weights);
+        let bits = W::bits(largest.copied().fold(0.0, f64::max));
         let one = f64::from(1u32 << bits);
-        let weights = exact.iter().map(|w| (0.5 + w * one) as i32).collect();
+        let taps = windows.iter().map(|(_, w)| w.len()).max().unwrap_or(0);
+        let mut starts = Vec::with_capacity(new);
+        let mut padded = Vec::with_capacity(new * taps);
+        for (start, weights) in windows {
+            // Zeros after the weights, or before them where the source ends.
+            let shifted = start.min(old - taps);
+            let first = padded.len() + start - shifted;
+            padded.resize(first, W::from_i32(0));
+            padded.extend(weights.iter().map(|w| W::from_i32((0.5 + w * one) as i32)));
+            starts.push(shifted);
+            padded.resize(starts.len() * taps, W::from_i32(0));
+        }
         Self {
-            windows,
-            weights,
+            starts,
+            taps,
+            weights: padded,
             bits,
         }
     }
@@ -171,54 +175,88 @@ impl Filter {
     /// (rows, width, 3) -> (rows, windows, 3)
     fn along_rows(&self, pixels: &[u8], width: usize) -> Vec<u8> {
         let rows = pixels.len() / (width * CHANNELS);
-        let new_stride = self.windows.len() * CHANNELS;
+        let new_stride = self.starts.len() * CHANNELS;
         let mut resized = vec![0; rows * new_stride];
         resized
             .par_chunks_mut(new_stride)
             .zip(pixels.par_chunks(width * CHANNELS))
-            .for_each(|(to, from)| {
-                for (pixel, window) in to.chunks_exact_mut(CHANNELS).zip(&self.windows) {
-                    let weights = &self.weights[window.weights.clone()];
-                    let mut sums = [self.half(); CHANNELS];
-                    for (source, &weight) in from[window.start * CHANNELS..]
-                        .chunks_exact(CHANNELS)
-                        .zip(weights)
-                    {
-                        for c in 0..CHANNELS {
-                            sums[c] += i32::from(source[c]) * weight;
-                        }
-                    }
-                    for c in 0..CHANNELS {
-                        pixel[c] = self.quantize(sums[c]);
-                    }
-                }
+            .for_each(|(to, from)| match self.taps {
+                2 => self.along_row::<2>(from, to),
+                3 => self.along_row::<3>(from, to),
+                4 => self.along_row::<4>(from, to),
+                5 => self.along_row::<5>(from, to),
+                6 => self.along_row::<6>(from, to),
+                7 => self.along_row::<7>(from, to),
+                8 => self.along_row::<8>(from, to),
+                _ => self.along_row_of_any_taps(from, to),
             });
         resized
+    }
+
+    /// One row, for windows of a size known to the compiler: twice as fast.
+    fn along_row<const TAPS: usize>(&self, from: &[u8], to: &mut [u8]) {
+        let (from, _) = from.as_chunks::<CHANNELS>();
+        let (to, _) = to.as_chunks_mut::<CHANNELS>();
+        let (weights, _) = self.weights.as_chunks::<TAPS>();
+        for ((pixel, &start), weights) in to.iter_mut().zip(&self.starts).zip(weights) {
+            let Some(window) = from[start..].first_chunk::<TAPS>() else {
+                return;
+            };
+            let mut sums = [self.half(); CHANNELS];
+            for (source, &weight) in window.iter().zip(weights) {
+                for c in 0..CHANNELS {
+                    sums[c] += i32::from(source[c]) * weight.into();
+                }
+            }
+            *pixel = sums.map(|sum| self.quantize(sum));
+        }
+    }
+
+    fn along_row_of_any_taps(&self, from: &[u8], to: &mut [u8]) {
+        let (from, _) = from.as_chunks::<CHANNELS>();
+        let (to, _) = to.as_chunks_mut::<CHANNELS>();
+        let weights = self.weights.chunks_exact(self.taps);
+        for ((pixel, &start), weights) in to.iter_mut().zip(&self.starts).zip(weights) {
+            let mut sums = [self.half(); CHANNELS];
+            for (source, &weight) in from[start..].iter().zip(weights) {
+                for c in 0..CHANNELS {
+                    sums[c] += i32::from(source[c]) * weight.into();
+                }
+            }
+            *pixel = sums.map(|sum| self.quantize(sum));
+        }
     }
 
     /// (rows, width, 3) -> (windows, width, 3)
     fn along_columns(&self, pixels: &[u8], width: usize) -> Vec<u8> {
         /// Samples whose sums are kept in registers while the rows of a window go by.
-        const BLOCK: usize = 64;
+        const BLOCK: usize = 32;
         let stride = width * CHANNELS;
-        let mut resized = vec![0; self.windows.len() * stride];
+        let mut resized = vec![0; self.starts.len() * stride];
         resized
             .par_chunks_mut(stride)
-            .zip(&self.windows)
-            .for_each(|(to, window)| {
-                let weights = &self.weights[window.weights.clone()];
-                let rows = &pixels[window.start * stride..];
-                for (block, to) in to.chunks_mut(BLOCK).enumerate() {
+            .zip(&self.starts)
+            .zip(self.weights.par_chunks(self.taps))
+            .for_each(|((to, &start), weights)| {
+                let rows = &pixels[start * stride..];
+                let (blocks, rest) = to.as_chunks_mut::<BLOCK>();
+                let rest_start = blocks.len() * BLOCK;
+                for (block, to) in blocks.iter_mut().enumerate() {
                     let mut sums = [self.half(); BLOCK];
                     for (row, &weight) in rows.chunks_exact(stride).zip(weights) {
-                        for (sum, &sample) in sums.iter_mut().zip(&row[block * BLOCK..][..to.len()])
-                        {
-                            *sum += i32::from(sample) * weight;
+                        let Some(from) = row[block * BLOCK..].first_chunk::<BLOCK>() else {
+                            return;
+                        };
+                        for i in 0..BLOCK {
+                            sums[i] += i32::from(from[i]) * weight.into();
                         }
                     }
-                    for (sample, &sum) in to.iter_mut().zip(&sums) {
-                        *sample = self.quantize(sum);
-                    }
+                    *to = sums.map(|sum| self.quantize(sum));
+                }
+                for (i, sample) in rest.iter_mut().enumerate() {
+                    let column = rows[rest_start + i..].iter().step_by(stride);
+                    let products = column.zip(weights).map(|(&s, &w)| i32::from(s) * w.into());
+                    *sample = self.quantize(self.half() + products.sum::<i32>());
                 }
             });
         resized

@@ -17,7 +17,7 @@ const BITS: usize = u64::BITS as usize;
 /// A binary mask, one bit per pixel.
 ///
 /// Rows are padded to whole 64-bit words, so that area, overlap and neighbourhoods are word
-/// operations: 0.3 MB and 20 microseconds per overlap for a 1800x1200 image.
+/// operations and a 1800x1200 mask takes 0.3 MB.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Mask {
     width: usize,
@@ -144,6 +144,24 @@ impl Mask {
             return 0.0;
         }
         (intersection as f64 / union as f64) as f32
+    }
+
+    /// Puts all pixels of `other` in; without effect when the masks differ in size.
+    pub fn unite(&mut self, other: &Self) {
+        if (self.width, self.height) == (other.width, other.height) {
+            for (word, other) in self.words.iter_mut().zip(&other.words) {
+                *word |= other;
+            }
+        }
+    }
+
+    /// Takes all pixels of `other` out; without effect when the masks differ in size.
+    pub fn subtract(&mut self, other: &Self) {
+        if (self.width, self.height) == (other.width, other.height) {
+            for (word, other) in self.words.iter_mut().zip(&other.words) {
+                *word &= !other;
+            }
+        }
     }
 
     /// One byte per pixel, rows from the top: `inside` for pixels of the mask and 0 for the rest.
@@ -294,6 +312,19 @@ pub(crate) mod tests {
         assert_eq!(left.iou(&left), 1.0);
         assert_eq!(Mask::new(100, 10).iou(&Mask::new(100, 10)), 0.0);
         assert_eq!(left.iou(&Mask::from_fn(10, 100, |_, _| true)), 0.0);
+    }
+
+    #[test]
+    fn masks_can_be_united_and_subtracted() {
+        let left = Mask::from_fn(100, 10, |x, _| x < 60);
+        let right = Mask::from_fn(100, 10, |x, _| x >= 40);
+        let (mut all, mut rest) = (left.clone(), left.clone());
+        all.unite(&right);
+        rest.subtract(&right);
+        assert_eq!(all.area(), 1000);
+        assert_eq!(rest, Mask::from_fn(100, 10, |x, _| x < 40));
+        all.subtract(&Mask::from_fn(10, 100, |_, _| true));
+        assert_eq!(all.area(), 1000);
     }
 
     #[test]

@@ -85,15 +85,18 @@ pub fn threshold_upsampled(
                 };
                 let columns = sampling.columns_touching(high);
                 let (first, second) = interpolated.pair(row);
-                for word in columns.start / BITS..columns.end.div_ceil(BITS) {
+                let span = columns.start / BITS..columns.end.div_ceil(BITS);
+                for (word, bits) in span.clone().zip(&mut words[span]) {
                     let pixels = word * BITS..width.min((word + 1) * BITS);
-                    for (bit, (&a, &b)) in first[pixels.clone()]
-                        .iter()
+                    let mut above = [0; BITS];
+                    for ((above, &a), &b) in above
+                        .iter_mut()
+                        .zip(&first[pixels.clone()])
                         .zip(&second[pixels])
-                        .enumerate()
                     {
-                        words[word] |= u64::from(row.blend(a, b) > threshold) << bit;
+                        *above = u8::from(row.blend(a, b) > threshold);
                     }
+                    *bits = pack(&above);
                 }
             }
         });
@@ -210,6 +213,16 @@ impl InterpolatedRows<'_> {
                 .map(|tap| tap.blend(source[tap.first], source[tap.second])),
         );
     }
+}
+
+/// One bit for each byte, which is 0 or 1.
+fn pack(bytes: &[u8; BITS]) -> u64 {
+    let (eights, _) = bytes.as_chunks::<8>();
+    eights.iter().enumerate().fold(0, |word, (i, &eight)| {
+        // The product gathers the lowest bits of the eight bytes in its highest byte.
+        let byte = u64::from_le_bytes(eight).wrapping_mul(0x0102_0408_1020_4080) >> 56;
+        word | byte << (8 * i)
+    })
 }
 
 fn union(a: &Option<Range<usize>>, b: &Option<Range<usize>>) -> Option<Range<usize>> {

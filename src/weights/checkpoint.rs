@@ -6,7 +6,6 @@ use super::source::{Format, Source, format_of};
 use super::tensor::{StoredTensor, join};
 use super::{directory, safetensors, torch};
 use crate::error::{Error, Result};
-use ::safetensors::Dtype;
 use candle::{DType, Device, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -80,22 +79,14 @@ impl Checkpoint {
     /// against a key list without its file.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] if a name comes twice or a shape is impossible.
+    /// [`Error::Checkpoint`] if a name comes twice, or a shape or dtype is impossible.
     pub fn from_shapes(
         tensors: impl IntoIterator<Item = (String, Vec<usize>, DType)>,
     ) -> Result<Self> {
         let path = PathBuf::from("list of shapes");
-        let tensors = tensors.into_iter().map(|(name, shape, dtype)| {
-            let dtype = match dtype {
-                DType::F16 => Dtype::F16,
-                DType::BF16 => Dtype::BF16,
-                DType::F64 => Dtype::F64,
-                DType::I64 => Dtype::I64,
-                DType::U8 => Dtype::U8,
-                _ => Dtype::F32,
-            };
-            StoredTensor::zeros(name, dtype, shape)
-        });
+        let tensors = tensors
+            .into_iter()
+            .map(|(name, shape, dtype)| StoredTensor::zeros(name, dtype, shape));
         let tensors = tensors.collect::<Result<_, _>>();
         let tensors = tensors.map_err(|problem| Error::checkpoint(&path, problem))?;
         Self::index(path, tensors, HashMap::new())

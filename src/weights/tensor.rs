@@ -5,6 +5,7 @@ use ::safetensors::Dtype;
 use candle::{DType, Device, Tensor, WithDType, bail};
 use half::{bf16, f16};
 use rayon::prelude::*;
+use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -12,9 +13,23 @@ use std::sync::Arc;
 const PARALLEL: usize = 1 << 20;
 const CHUNK: usize = 1 << 18;
 /// Above this many bytes the file's pages are handed back after the copy.
-const RELEASE: usize = 1 << 20;
+const RELEASE: usize = 1 << 16;
 /// More axes than any weight has; keeps corrupt files from deep recursion.
 const MAX_RANK: usize = 16;
+
+/// Dtypes that can be read, and what candle calls them.
+const DTYPES: [(Dtype, DType); 10] = [
+    (Dtype::F32, DType::F32),
+    (Dtype::F16, DType::F16),
+    (Dtype::BF16, DType::BF16),
+    (Dtype::F64, DType::F64),
+    (Dtype::I64, DType::I64),
+    (Dtype::I32, DType::I32),
+    (Dtype::I16, DType::I16),
+    (Dtype::U32, DType::U32),
+    (Dtype::U8, DType::U8),
+    (Dtype::BOOL, DType::U8),
+];
 
 /// A tensor as a file stores it.
 #[derive(Debug, Clone)]
@@ -40,8 +55,10 @@ enum Bytes {
 
 impl StoredTensor {
     /// A tensor of zeros that takes no memory.
-    pub(super) fn zeros(name: String, dtype: Dtype, shape: Vec<usize>) -> Result<Self, String> {
+    pub(super) fn zeros(name: String, dtype: DType, shape: Vec<usize>) -> Result<Self, String> {
         let strides = contiguous(&name, &shape)?;
+        let same = DTYPES.iter().find(|(_, candle)| *candle == dtype);
+        let (dtype, _) = *same.ok_or_else(|| format!("`{name}` cannot be {dtype:?}"))?;
         Ok(Self {
             name,
             dtype,
@@ -134,18 +151,8 @@ impl StoredTensor {
 
     /// The dtype candle has for what is stored.
     pub(super) fn candle_dtype(&self) -> Option<DType> {
-        Some(match self.dtype {
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            Dtype::F64 => DType::F64,
-            Dtype::I64 => DType::I64,
-            Dtype::I32 => DType::I32,
-            Dtype::I16 => DType::I16,
-            Dtype::U32 => DType::U32,
-            Dtype::U8 | Dtype::BOOL => DType::U8,
-            _ => return None,
-        })
+        let same = DTYPES.iter().find(|(stored, _)| *stored == self.dtype);
+        same.map(|(_, dtype)| *dtype)
     }
 
     /// Writes the elements in row-major order to `out`, which has as many.
@@ -255,12 +262,14 @@ fn join_as<T: Element>(
 trait Element: WithDType {
     fn from_le(bytes: &[u8]) -> Self;
 
+    fn to_f32(self) -> f32;
+
     /// Rounds once, to nearest; the same type comes back bit for bit.
     fn convert<S: Element>(x: S) -> Self;
 }
 
 macro_rules! element {
-    ($($ty:ty),*) => {$(
+    ($($ty:ty: $to_f32:expr,)*) => {$(
         impl Element for $ty {
             #[inline(always)]
             fn from_le(bytes: &[u8]) -> Self {
@@ -270,16 +279,49 @@ macro_rules! element {
             }
 
             #[inline(always)]
+            fn to_f32(self) -> f32 {
+                $to_f32(self)
+            }
+
+            #[inline(always)]
             fn convert<S: Element>(x: S) -> Self {
-                match (&x as &dyn std::any::Any).downcast_ref::<Self>() {
-                    Some(same) => *same,
-                    None => Self::from_f64(x.to_f64()),
+                // Which of these holds is known when this is compiled.
+                if let Some(same) = (&x as &dyn Any).downcast_ref() {
+                    *same
+                } else if let Some(f32) = (&x.to_f32() as &dyn Any).downcast_ref() {
+                    *f32
+                } else {
+                    Self::from_f64(x.to_f64())
                 }
             }
         }
     )*};
 }
-element!(f32, f16, bf16, f64, i64, i32, i16, u32, u8);
+element!(
+    f32: |x| x,
+    f16: widen,
+    bf16: bf16::to_f32,
+    f64: |x| x as f32,
+    i64: |x| x as f32,
+    i32: |x| x as f32,
+    i16: f32::from,
+    u32: |x| x as f32,
+    u8: f32::from,
+);
+
+/// `f16::to_f32` asks the CPU what it can do for every element; this is a loop the compiler
+/// vectorises.
+#[inline(always)]
+fn widen(x: f16) -> f32 {
+    let bits = u32::from(x.to_bits());
+    let magnitude = (bits & 0x7fff) << 13;
+    let scaled = f32::from_bits(magnitude) * f32::from_bits((127 + 112) << 23);
+    let magnitude = match magnitude >= 0x7c00 << 13 {
+        true => magnitude | 0x7f80_0000, // infinity or NaN
+        false => scaled.to_bits(),
+    };
+    f32::from_bits(magnitude | (bits & 0x8000) << 16)
+}
 
 /// Row-major strides; fails on sizes that no file can hold.
 fn contiguous(name: &str, shape: &[usize]) -> Result<Vec<usize>, String> {

@@ -98,11 +98,12 @@ fn dicts_in_dicts_are_joined_by_dots() {
 }
 
 #[test]
-fn torch_files_that_hold_no_state_dict_say_so() {
+fn torch_files_that_cannot_be_read_say_why() {
     for (name, want) in [
         ("legacy.pt", "legacy torch format"),
         ("module.pt", "state_dict()"),
         ("torchscript.pt", "TorchScript"),
+        ("deflated.pt", "is compressed or encrypted"),
     ] {
         let got = problem(Checkpoint::open(golden(name)));
         assert!(got.contains(want), "{name}: {got}");

@@ -278,3 +278,50 @@ fn dtype(class: &str) -> Option<Dtype> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use zip::write::{SimpleFileOptions, ZipWriter};
+
+    fn archive(pickle: &[u8]) -> Arc<Source> {
+        let mut zip = ZipWriter::new(Cursor::new(vec![]));
+        let stored =
+            SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored);
+        zip.start_file("x/data.pkl", stored).unwrap();
+        zip.write_all(pickle).unwrap();
+        Arc::new(Source::Memory(Box::new(zip.finish().unwrap().into_inner())))
+    }
+
+    /// 40 dicts, each of which holds the one before a hundred times.
+    #[test]
+    fn dicts_that_hold_each_other_many_times_end_soon() {
+        let mut pickle = b"\x80\x02}q\x00".to_vec();
+        for _ in 0..40 {
+            pickle.extend(b"0}(");
+            for key in 0..100 {
+                pickle.extend([0x8c, 1, b'a' + key % 26, b'h', 0]);
+            }
+            pickle.extend(b"uq\x00");
+        }
+        pickle.push(b'.');
+        let got = read(&archive(&pickle)).unwrap_err();
+        assert!(got.contains("more entries than any model"), "{got}");
+    }
+
+    #[test]
+    fn a_zip_of_something_else_is_not_a_checkpoint() {
+        let got = read(&archive(b"\x80\x02K\x01.")).unwrap_err();
+        assert!(got.contains("holds no tensors by name"), "{got}");
+        let mut zip = ZipWriter::new(Cursor::new(vec![]));
+        zip.start_file("word/document.xml", SimpleFileOptions::default())
+            .unwrap();
+        let bytes = zip.finish().unwrap().into_inner();
+        let got = read(&Arc::new(Source::Memory(Box::new(bytes)))).unwrap_err();
+        assert!(
+            got.contains("data.pkl") || got.contains("compressed"),
+            "{got}"
+        );
+    }
+}

@@ -92,7 +92,7 @@ fn words_and_exemplars_find_exactly_the_right_objects() {
             assert_eq!(found[0].instances.len(), expected.len(), "scene {scene}: {prompt}");
             for id in expected {
                 let want = bbox(&world["objects"][id.as_u64().unwrap() as usize - 1]["box_cxcywh"]);
-                let best = found[0].instances.iter().map(|i| i.bbox.iou(&want)).fold(0., f32::max);
+                let best = found[0].instances.iter().map(|i| i.bbox.iou(want)).fold(0., f32::max);
                 assert!(best > 0.7, "scene {scene}: {prompt}: object {id} has box IoU {best}");
             }
         }

@@ -3,6 +3,7 @@
     python tools/golden/checkpoints.py
 """
 
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -78,3 +79,7 @@ torch.save(state, OUT / "protocol4.pt", pickle_protocol=4)
 torch.save(types, OUT / "legacy.pt", _use_new_zipfile_serialization=False)
 torch.save(model, OUT / "module.pt")
 torch.jit.script(model).save(OUT / "torchscript.pt")
+with zipfile.ZipFile(OUT / "flat.pt") as stored:
+    with zipfile.ZipFile(OUT / "deflated.pt", "w", zipfile.ZIP_DEFLATED) as deflated:
+        for name in stored.namelist():
+            deflated.writestr(name, stored.read(name))

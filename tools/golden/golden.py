@@ -82,7 +82,7 @@ def save(name, tensors, config):
         out[k] = v.contiguous().clone()
     path = OUT / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(out, path, metadata={"config": json.dumps(config), "format": "pt"})
+    save_file(out, path, metadata={"config": json.dumps(config)})
     os.chmod(path, 0o644)
     size = path.stat().st_size
     print(f"{path.name}: {size} bytes, {len(out)} tensors")

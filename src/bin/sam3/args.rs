@@ -96,11 +96,11 @@ pub struct SegmentArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
-    /// Folder for the results; - prints one JSON document
-    #[arg(short, long, default_value = ".", value_name = "DIR|-", help_heading = "Output")]
-    pub output: PathBuf,
+    /// Folder for the results (default: the current one); - prints one JSON document
+    #[arg(short, long, value_name = "DIR|-", help_heading = "Output")]
+    pub output: Option<PathBuf>,
 
-    /// Any of overlay, masks, json; json alone prints to stdout unless -o names a folder
+    /// Any of overlay, masks, json; json alone goes to stdout unless -o names a folder
     #[arg(
         long = "format",
         value_delimiter = ',',

@@ -1,0 +1,225 @@
+//! Drawing on an image with antialiasing.
+
+use super::palette::Color;
+use crate::image::Image;
+use crate::mask::{Mask, contour};
+
+/// A rectangle in pixels; may reach outside the image.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Rect {
+    pub(super) x: f32,
+    pub(super) y: f32,
+    pub(super) width: f32,
+    pub(super) height: f32,
+}
+
+impl Rect {
+    pub(super) fn grown(self, margin: f32) -> Self {
+        Self {
+            x: self.x - margin,
+            y: self.y - margin,
+            width: self.width + 2.0 * margin,
+            height: self.height + 2.0 * margin,
+        }
+    }
+
+    pub(super) fn overlap(self, other: Self) -> f32 {
+        let side = |a: f32, a_size: f32, b: f32, b_size: f32| {
+            ((a + a_size).min(b + b_size) - a.max(b)).max(0.0)
+        };
+        side(self.x, self.width, other.x, other.width)
+            * side(self.y, self.height, other.y, other.height)
+    }
+}
+
+/// Mixes `color` into one pixel; `opacity` 0 leaves it, 1 replaces it.
+pub(super) fn blend(image: &mut Image, x: isize, y: isize, color: Color, opacity: f32) {
+    let (width, height) = (image.width() as isize, image.height() as isize);
+    if (0..width).contains(&x) && (0..height).contains(&y) {
+        let index = (y * width + x) as usize * 3;
+        mix(&mut image.pixels_mut()[index..index + 3], color, opacity);
+    }
+}
+
+fn mix(pixel: &mut [u8], color: Color, opacity: f32) {
+    // 8 fractional bits are finer than what one level can show.
+    let weight = (opacity.clamp(0.0, 1.0) * 256.0 + 0.5) as i32;
+    for (sample, target) in pixel.iter_mut().zip(color) {
+        let old = i32::from(*sample);
+        *sample = (old + (((i32::from(target) - old) * weight + 128) >> 8)) as u8;
+    }
+}
+
+/// Tints all pixels of the mask.
+pub(super) fn fill(image: &mut Image, mask: &Mask, color: Color, opacity: f32) {
+    let width = image.width();
+    for y in 0..mask.height().min(image.height()) {
+        for run in mask.runs(y) {
+            let row = &mut image.pixels_mut()[y * width * 3..][..width * 3];
+            let run = run.start.min(width) * 3..run.end.min(width) * 3;
+            for pixel in row[run].chunks_exact_mut(3) {
+                mix(pixel, color, opacity);
+            }
+        }
+    }
+}
+
+/// The outline of a mask as points close enough to be drawn as a line.
+pub(super) struct Outline {
+    points: Vec<(f32, f32)>,
+}
+
+impl Outline {
+    /// Each outline pixel, moved to the mean of its neighbourhood: stairs become slopes.
+    pub(super) fn new(mask: &Mask) -> Self {
+        const REACH: isize = 2;
+        let outline = contour::outline(mask);
+        let mut points = Vec::new();
+        for y in 0..outline.height() {
+            for x in outline.runs(y).flatten() {
+                let (mut sum_x, mut sum_y, mut count) = (0, 0, 0);
+                for dy in -REACH..=REACH {
+                    for dx in -REACH..=REACH {
+                        if outline.get(x.wrapping_add_signed(dx), y.wrapping_add_signed(dy)) {
+                            sum_x += dx;
+                            sum_y += dy;
+                            count += 1;
+                        }
+                    }
+                }
+                let mean = |start: usize, sum: isize| start as f32 + sum as f32 / count as f32;
+                points.push((mean(x, sum_x), mean(y, sum_y)));
+            }
+        }
+        Self { points }
+    }
+
+    /// Draws the outline as a line `width` pixels wide, half of it on either side.
+    pub(super) fn stroke(&self, image: &mut Image, width: f32, color: Color, opacity: f32) {
+        let radius = width / 2.0;
+        let reach = radius.ceil() as isize;
+        let fold = |pick: fn(&(f32, f32)) -> f32, least: fn(f32, f32) -> f32| {
+            self.points.iter().map(pick).reduce(least)
+        };
+        let (Some(left), Some(top), Some(right), Some(bottom)) = (
+            fold(|p| p.0, f32::min),
+            fold(|p| p.1, f32::min),
+            fold(|p| p.0, f32::max),
+            fold(|p| p.1, f32::max),
+        ) else {
+            return;
+        };
+        // How much of each pixel the line covers, in the part of the image it can touch. Collected
+        // before drawing, so that overlapping discs do not add up.
+        let (left, top) = (left as isize - reach, top as isize - reach);
+        let (columns, rows) = (
+            (right as isize + reach + 2 - left) as usize,
+            (bottom as isize + reach + 2 - top) as usize,
+        );
+        let mut coverage = vec![0f32; columns * rows];
+        for &(x, y) in &self.points {
+            for pixel_y in y as isize - reach..=y as isize + reach + 1 {
+                for pixel_x in x as isize - reach..=x as isize + reach + 1 {
+                    let distance = (pixel_x as f32 - x).hypot(pixel_y as f32 - y);
+                    let index = (pixel_y - top) as usize * columns + (pixel_x - left) as usize;
+                    let covered = (radius + 0.5 - distance).clamp(0.0, 1.0);
+                    coverage[index] = coverage[index].max(covered);
+                }
+            }
+        }
+        for (y, row) in coverage.chunks_exact(columns).enumerate() {
+            for (x, &covered) in row
+                .iter()
+                .enumerate()
+                .filter(|&(_, &covered)| covered > 0.0)
+            {
+                let (x, y) = (left + x as isize, top + y as isize);
+                blend(image, x, y, color, opacity * covered);
+            }
+        }
+    }
+}
+
+/// Fills a rectangle with rounded corners.
+pub(super) fn fill_rounded(image: &mut Image, rect: Rect, radius: f32, color: Color, opacity: f32) {
+    let radius = radius.min(rect.width / 2.0).min(rect.height / 2.0);
+    let (half_width, half_height) = (rect.width / 2.0, rect.height / 2.0);
+    let (center_x, center_y) = (rect.x + half_width, rect.y + half_height);
+    for y in rect.y.floor() as isize..(rect.y + rect.height).ceil() as isize {
+        for x in rect.x.floor() as isize..(rect.x + rect.width).ceil() as isize {
+            // Distance to the rounded edge, negative inside.
+            let dx = (x as f32 + 0.5 - center_x).abs() - half_width + radius;
+            let dy = (y as f32 + 0.5 - center_y).abs() - half_height + radius;
+            let outside = dx.max(0.0).hypot(dy.max(0.0)) + dx.max(dy).min(0.0) - radius;
+            let coverage = (0.5 - outside).clamp(0.0, 1.0);
+            if coverage > 0.0 {
+                blend(image, x, y, color, opacity * coverage);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grey(width: usize, height: usize) -> Image {
+        Image::from_rgb8(width, height, vec![100; width * height * 3]).unwrap()
+    }
+
+    fn at(image: &Image, x: usize, y: usize) -> [u8; 3] {
+        let start = (y * image.width() + x) * 3;
+        [0, 1, 2].map(|c| image.pixels()[start + c])
+    }
+
+    #[test]
+    fn opacity_mixes_and_the_outside_is_ignored() {
+        let mut image = grey(2, 1);
+        blend(&mut image, 0, 0, [200, 0, 100], 0.5);
+        blend(&mut image, 1, 0, [200, 0, 100], 1.0);
+        blend(&mut image, 2, 0, [0, 0, 0], 1.0);
+        blend(&mut image, 0, -1, [0, 0, 0], 1.0);
+        assert_eq!(at(&image, 0, 0), [150, 50, 100]);
+        assert_eq!(at(&image, 1, 0), [200, 0, 100]);
+    }
+
+    #[test]
+    fn only_the_pixels_of_the_mask_are_filled() {
+        let mut image = grey(80, 4);
+        // Larger than the image on purpose.
+        let mask = Mask::from_fn(100, 9, |x, _| x >= 70);
+        fill(&mut image, &mask, [0, 0, 0], 1.0);
+        assert_eq!(at(&image, 69, 3), [100; 3]);
+        assert_eq!(at(&image, 70, 3), [0; 3]);
+        assert_eq!(at(&image, 0, 3), [100; 3]);
+    }
+
+    #[test]
+    fn a_stroke_follows_the_outline_and_leaves_the_inside() {
+        let mut image = grey(40, 40);
+        let mask = Mask::from_fn(40, 40, |x, y| {
+            (10..30).contains(&x) && (10..30).contains(&y)
+        });
+        Outline::new(&mask).stroke(&mut image, 3.0, [255, 0, 0], 1.0);
+        assert_eq!(at(&image, 10, 20), [255, 0, 0]);
+        assert_eq!(at(&image, 9, 20), [255, 0, 0]);
+        assert_eq!(at(&image, 20, 20), [100; 3]);
+        assert_eq!(at(&image, 5, 20), [100; 3]);
+    }
+
+    #[test]
+    fn rounded_corners_are_left_out() {
+        let mut image = grey(20, 12);
+        let rect = Rect {
+            x: 2.0,
+            y: 2.0,
+            width: 16.0,
+            height: 8.0,
+        };
+        fill_rounded(&mut image, rect, 3.0, [0, 0, 0], 1.0);
+        assert_eq!(at(&image, 2, 2), [100; 3]);
+        assert_eq!(at(&image, 10, 2), [0; 3]);
+        assert_eq!(at(&image, 2, 6), [0; 3]);
+        assert_eq!(at(&image, 1, 6), [100; 3]);
+    }
+}

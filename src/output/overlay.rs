@@ -1,0 +1,118 @@
+//! The image with its instances drawn on it.
+
+use super::{LabeledInstance, canvas, labels, palette};
+use crate::image::Image;
+use crate::mask::Mask;
+
+/// How [`overlay`] draws.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OverlayOptions {
+    /// How much of the image the colour of a mask hides, 0 to 1.
+    pub fill_opacity: f32,
+    /// Whether each instance gets a label with its phrase and score.
+    pub labels: bool,
+}
+
+impl Default for OverlayOptions {
+    fn default() -> Self {
+        Self {
+            fill_opacity: 0.45,
+            labels: true,
+        }
+    }
+}
+
+/// Draws masks, outlines and labels over a copy of the image.
+///
+/// Each instance has a colour of its own; the first one of a label has the same colour in every
+/// image. A pixel of several masks is tinted by the smallest of them only, so that colours do not
+/// mix and small masks stay visible. Lines and text scale with the image; outlines have a dark edge
+/// and labels a solid ground, to be seen on any background.
+pub fn overlay(image: &Image, instances: &[LabeledInstance], options: &OverlayOptions) -> Image {
+    let mut drawn = image.clone();
+    let colors = palette::colors(instances.iter().map(|instance| instance.label));
+    let mut by_area: Vec<usize> = (0..instances.len()).collect();
+    by_area.sort_by_cached_key(|&index| std::cmp::Reverse(instances[index].mask.area()));
+
+    let mut covered = Mask::new(image.width(), image.height());
+    for &index in by_area.iter().rev() {
+        let mut visible = instances[index].mask.clone();
+        visible.subtract(&covered);
+        canvas::fill(&mut drawn, &visible, colors[index], options.fill_opacity);
+        covered.unite(instances[index].mask);
+    }
+    let side = (image.width() as f32 * image.height() as f32).sqrt();
+    let line = 1.2 + side * 0.0012;
+    let edge = (line * 0.4).max(0.6);
+    for &index in &by_area {
+        let outline = canvas::Outline::new(instances[index].mask);
+        outline.stroke(&mut drawn, line + 2.0 * edge, [0, 0, 0], 0.5);
+        outline.stroke(&mut drawn, line, colors[index], 1.0);
+    }
+    if options.labels {
+        for label in labels::place(image, instances, &colors) {
+            labels::draw(&mut drawn, &label);
+        }
+    }
+    drawn
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mask::BoxXyxy;
+
+    fn grey(width: usize, height: usize) -> Image {
+        Image::from_rgb8(width, height, vec![120; width * height * 3]).unwrap()
+    }
+
+    #[test]
+    fn pixels_far_from_masks_and_labels_stay_as_they_are() {
+        let image = grey(400, 300);
+        let mask = Mask::from_fn(400, 300, |x, y| {
+            (20..80).contains(&x) && (120..180).contains(&y)
+        });
+        let instance = LabeledInstance {
+            label: "cup",
+            mask: &mask,
+            bbox: BoxXyxy::from([20.0, 120.0, 80.0, 180.0]),
+            score: 0.8,
+        };
+        let drawn = overlay(&image, &[instance], &OverlayOptions::default());
+        let at = |x: usize, y: usize| &drawn.pixels()[(y * 400 + x) * 3..][..3];
+        assert_ne!(at(50, 160), [120; 3]);
+        for (x, y) in [(200, 150), (50, 220), (399, 299), (300, 10)] {
+            assert_eq!(at(x, y), [120; 3], "({x}, {y})");
+        }
+    }
+
+    #[test]
+    fn a_small_mask_stays_visible_within_a_large_one() {
+        let image = grey(200, 200);
+        let large = Mask::from_fn(200, 200, |_, _| true);
+        let small = Mask::from_fn(200, 200, |x, y| {
+            (90..110).contains(&x) && (90..110).contains(&y)
+        });
+        let of = |mask, label| LabeledInstance {
+            label,
+            mask,
+            bbox: BoxXyxy::from([0.0; 4]),
+            score: 0.9,
+        };
+        let options = OverlayOptions {
+            labels: false,
+            fill_opacity: 1.0,
+        };
+        // The small one comes first in the list and is still drawn last.
+        let drawn = overlay(&image, &[of(&small, "a"), of(&large, "b")], &options);
+        let colors = palette::colors(["a", "b"].into_iter());
+        assert_eq!(&drawn.pixels()[(100 * 200 + 100) * 3..][..3], colors[0]);
+        assert_eq!(&drawn.pixels()[(50 * 200 + 50) * 3..][..3], colors[1]);
+    }
+
+    #[test]
+    fn without_instances_the_image_stays_as_it_is() {
+        let image = grey(5, 4);
+        assert_eq!(overlay(&image, &[], &OverlayOptions::default()), image);
+    }
+}
