@@ -4,17 +4,14 @@
 //! here and nowhere else. BatchNorm never runs: [`conv2d_bn`] folds it into the convolution
 //! before it when the weights are loaded.
 
-use candle::{DType, Device, Layout, Module, Result, Storage, Tensor};
+use candle::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-use super::kernels::depthwise::{self, Window};
+use super::kernels::{Window, cpu_slice, depthwise, patches};
 
 /// Added to the running variance; PyTorch's default, which every model here keeps.
 const BATCH_NORM_EPS: f64 = 1e-5;
-
-/// Floats of one matrix of patches: 16 MB, so that the allocator reuses it from band to band.
-const PATCHES_LEN: usize = 4 << 20;
 
 /// How a square convolution window moves over the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -172,7 +169,7 @@ impl Module for Conv2d {
         let ys = if self.is_pointwise() {
             self.pointwise(xs)?
         } else if groups == 1 && on_cpu_in_f32(xs) {
-            return by_patches(xs, &self.weight, self.bias.as_ref(), self.window());
+            return patches::conv2d(xs, &self.weight, self.bias.as_ref(), self.window());
         } else {
             xs.conv2d(&self.weight, padding, stride, 1, groups)?
         };
@@ -306,112 +303,6 @@ fn depthwise_conv2d(
     match bias {
         Some(bias) => ys.broadcast_add(&bias.reshape((1, (), 1, 1))?),
         None => Ok(ys),
-    }
-}
-
-/// A dense convolution on the CPU: the patches of a band of rows as a matrix, times the weight.
-///
-/// `xs` (b, in, h, w), `weight` (out, in, kh, kw) -> (b, out, h', w')
-fn by_patches(
-    xs: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    window: Window,
-) -> Result<Tensor> {
-    let (b, c, h, w) = xs.dims4()?;
-    let (out, in_channels, kh, kw) = weight.dims4()?;
-    if c != in_channels {
-        candle::bail!("a convolution of {in_channels} channels got {c}")
-    }
-    let (oh, ow) = window.output_size((h, w), (kh, kw))?;
-    let depth = c * kh * kw;
-    let weight = weight.reshape((out, depth))?;
-    let bias = match bias {
-        Some(bias) => bias.to_vec1::<f32>()?,
-        None => vec![0.; out],
-    };
-    // Bands of equal height.
-    let bands = (depth * oh * ow).div_ceil(PATCHES_LEN).clamp(1, oh);
-    let rows = oh.div_ceil(bands);
-    let xs = xs.contiguous()?;
-    let (storage, layout) = xs.storage_and_layout();
-    let pixels = cpu_slice(&storage, layout)?;
-    let mut ys = vec![0f32; b * out * oh * ow];
-    for (pixels, ys) in pixels
-        .chunks_exact(c * h * w)
-        .zip(ys.chunks_exact_mut(out * oh * ow))
-    {
-        for top in (0..oh).step_by(rows) {
-            let rows = rows.min(oh - top);
-            let mut patches = vec![0f32; depth * rows * ow];
-            patches
-                .par_chunks_exact_mut(rows * ow)
-                .enumerate()
-                .for_each(|(k, patches)| {
-                    let plane = &pixels[k / (kh * kw) * h * w..][..h * w];
-                    let tap = (k / kw % kh, k % kw);
-                    gather_tap(plane, (h, w), tap, window, top, patches, ow);
-                });
-            let patches = Tensor::from_vec(patches, (depth, rows * ow), &Device::Cpu)?;
-            let band = weight.matmul(&patches)?; // (out, rows * ow)
-            let (storage, layout) = band.storage_and_layout();
-            let band = cpu_slice(&storage, layout)?;
-            ys.par_chunks_exact_mut(oh * ow)
-                .zip(band.par_chunks_exact(rows * ow))
-                .zip(&bias)
-                .for_each(|((ys, band), bias)| {
-                    for (y, sum) in ys[top * ow..].iter_mut().zip(band) {
-                        *y = sum + bias;
-                    }
-                });
-        }
-    }
-    Tensor::from_vec(ys, (b, out, oh, ow), &Device::Cpu)
-}
-
-/// What one kernel element sees of a plane (h, w), for the output rows from `top` on.
-///
-/// `patches` holds zeros; what lies outside the plane is left alone.
-fn gather_tap(
-    plane: &[f32],
-    (h, w): (usize, usize),
-    tap: (usize, usize),
-    window: Window,
-    top: usize,
-    patches: &mut [f32],
-    ow: usize,
-) {
-    let Window { stride, padding } = window;
-    // The output columns whose source column, x * stride + tap - padding, lies in the plane.
-    let first = padding.1.saturating_sub(tap.1).div_ceil(stride.1);
-    let end = (w + padding.1)
-        .saturating_sub(tap.1)
-        .div_ceil(stride.1)
-        .min(ow);
-    for (y, patches) in patches.chunks_exact_mut(ow).enumerate() {
-        let Some(source) = ((top + y) * stride.0 + tap.0).checked_sub(padding.0) else {
-            continue;
-        };
-        if source >= h || first >= end {
-            continue;
-        }
-        let source = &plane[source * w + first * stride.1 + tap.1 - padding.1..(source + 1) * w];
-        let patches = &mut patches[first..end];
-        if stride.1 == 1 {
-            patches.copy_from_slice(&source[..patches.len()]);
-        } else {
-            for (to, from) in patches.iter_mut().zip(source.iter().step_by(stride.1)) {
-                *to = *from;
-            }
-        }
-    }
-}
-
-/// The elements of a contiguous f32 tensor on the CPU.
-fn cpu_slice<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
-    match storage {
-        Storage::Cpu(storage) => Ok(&storage.as_slice()?[layout.start_offset()..]),
-        _ => candle::bail!("this kernel needs a tensor on the CPU"),
     }
 }
 
@@ -567,12 +458,8 @@ mod tests {
 
     #[test]
     fn convolutions_equal_candles() {
-        struct Case {
-            channels: (usize, usize),
-            kernel: usize,
-            cfg: ConvConfig,
-        }
         let pointwise = ConvConfig::default();
+        // Channels in and out, kernel, window.
         let cases = [
             (6, 9, 1, pointwise),
             (6, 9, 1, pointwise.with_groups(3)),
@@ -584,22 +471,15 @@ mod tests {
             (6, 6, 5, ConvConfig::same(5).with_groups(6).with_stride(2)),
         ];
         for (input, output, kernel, cfg) in cases {
-            let case = Case {
-                channels: (input, output),
-                kernel,
-                cfg,
-            };
-            let (input, output) = case.channels;
-            let k = case.kernel;
             let xs = random(&[2, input, 13, 10]);
-            let weight = random(&[output, input / case.cfg.groups, k, k]);
+            let weight = random(&[output, input / cfg.groups, kernel, kernel]);
             let bias = random(&[output]);
-            let conv = Conv2d::new(weight.clone(), Some(bias.clone()), case.cfg);
+            let conv = Conv2d::new(weight.clone(), Some(bias.clone()), cfg);
             let ConvConfig {
                 stride,
                 padding,
                 groups,
-            } = case.cfg;
+            } = cfg;
             let want = xs.conv2d(&weight, padding, stride, 1, groups).unwrap();
             let want = want.broadcast_add(&bias.reshape((1, (), 1, 1)).unwrap());
             let want = want.unwrap();
