@@ -1,12 +1,12 @@
 //! One transformer block with rotary attention.
 
 use candle::{Result, Tensor};
-use candle_nn::{Linear, Module, VarBuilder, linear};
+use candle_nn::{Module, VarBuilder};
 
 use super::{Config, EPS};
 use crate::nn::attention::merge_heads;
 use crate::nn::rope::AxialRope;
-use crate::nn::{LayerNorm, layer_norm, sdpa, window};
+use crate::nn::{LayerNorm, Linear, layer_norm, linear, sdpa, window};
 
 /// Attention and MLP, each behind a norm and with a residual.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl Block {
             }
         };
         let xs = (xs + attended)?;
-        let hidden = xs.apply(&self.norm2)?.apply(&self.fc1)?.gelu_erf()?;
+        let hidden = self.fc1.forward_gelu(&xs.apply(&self.norm2)?)?;
         xs + hidden.apply(&self.fc2)?
     }
 }

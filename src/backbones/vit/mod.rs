@@ -12,7 +12,7 @@ use candle::{Device, Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 
 use crate::nn::rope::AxialRope;
-use crate::nn::{LayerNorm, layer_norm};
+use crate::nn::{LayerNorm, Linear, layer_norm};
 use block::Block;
 
 /// Layer norms of the ViT and its block.
@@ -79,8 +79,8 @@ impl Config {
 /// A vision transformer that turns pixels into one feature map.
 #[derive(Debug)]
 pub struct Vit {
-    patch_weight: Tensor, // (3 p p, dim)
-    pos_embed: Tensor,    // (1, grid, grid, dim)
+    patch_embed: Linear,
+    pos_embed: Tensor, // (1, grid, grid, dim)
     ln_pre: LayerNorm,
     blocks: Vec<Block>,
     window_rope: AxialRope,
@@ -105,7 +105,7 @@ impl Vit {
             .narrow(1, 1, cells)?;
         let scale = cfg.pretrain_grid as f64 / grid as f64;
         Ok(Self {
-            patch_weight: weight.flatten_from(1)?.t()?.contiguous()?,
+            patch_embed: Linear::new(&weight.flatten_from(1)?, None)?,
             pos_embed: tile(&pretrained, cfg.pretrain_grid, grid)?,
             ln_pre: layer_norm(dim, EPS, vb.pp("ln_pre"))?,
             blocks: (0..cfg.depth)
@@ -128,7 +128,7 @@ impl Vit {
             .permute((0, 2, 4, 1, 3, 5))? // (b, g, g, c, p, p)
             .contiguous()?
             .reshape((b * g * g, c * p * p))?
-            .matmul(&self.patch_weight)?
+            .apply(&self.patch_embed)?
             .reshape((b, g, g, self.cfg.dim))
     }
 }

@@ -1,9 +1,14 @@
 //! Fast CPU paths behind the functions of [`crate::nn`].
 
+pub mod attention;
+pub mod convolution;
 pub mod depthwise;
-pub mod patches;
+mod math;
+pub mod matmul;
+pub mod tile;
 
-use candle::{Layout, Result, Storage};
+use candle::{DType, Device, Layout, Result, Storage, Tensor};
+use rayon::prelude::*;
 
 /// How a window moves over the image; (rows, columns).
 #[derive(Debug, Clone, Copy)]
@@ -46,4 +51,41 @@ pub(crate) fn cpu_slice<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a
         Storage::Cpu(storage) => Ok(&storage.as_slice()?[layout.start_offset()..]),
         _ => candle::bail!("this kernel needs a tensor on the CPU"),
     }
+}
+
+/// Whether the kernels of this module can take the tensor.
+pub(crate) fn on_cpu_in_f32(xs: &Tensor) -> bool {
+    xs.device().is_cpu() && xs.dtype() == DType::F32
+}
+
+/// An elementwise function with a fast path on the CPU.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Elementwise {
+    Gelu,
+    HardSwish,
+}
+
+impl Elementwise {
+    /// Applies the function to a f32 tensor on the CPU, of any shape.
+    pub fn apply(self, xs: &Tensor) -> Result<Tensor> {
+        let mut out = xs.flatten_all()?.to_vec1::<f32>()?;
+        out.par_chunks_mut(1 << 14).for_each(|chunk| match self {
+            Self::Gelu => math::gelu(chunk),
+            Self::HardSwish => math::hard_swish(chunk),
+        });
+        Tensor::from_vec(out, xs.shape(), &Device::Cpu)
+    }
+}
+
+/// Reproducible numbers in -0.5..0.5.
+#[cfg(test)]
+pub(crate) fn random(len: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as f32 / u32::MAX as f32 - 0.5
+    };
+    (0..len).map(|_| next()).collect()
 }
