@@ -140,7 +140,7 @@ pub struct ModelArgs {
 
     /// CPU threads; all cores by default
     #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
+    pub threads: Option<std::num::NonZeroUsize>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]

@@ -12,7 +12,7 @@ use crate::args::{Dtype, ModelArgs};
 pub fn load(args: &ModelArgs) -> Result<Sam3> {
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
+            .num_threads(threads.get())
             .build_global()
             .context("--threads")?;
     }
