@@ -489,6 +489,14 @@ impl ConvTranspose2x2 {
             .reshape((4 * out_channels, in_channels))?;
         Ok(Self { weight, bias })
     }
+
+    /// The four pixels of each token, rows first, left where they are: (b, n, in) -> (b, n, 4, out)
+    pub fn forward_tokens(&self, xs: &Tensor) -> Result<Tensor> {
+        let (b, n, c) = xs.dims3()?;
+        let ys = xs.reshape((b * n, c))?.matmul(&self.weight.t()?)?;
+        ys.reshape((b, n, 4, self.bias.dim(0)?))?
+            .broadcast_add(&self.bias)
+    }
 }
 
 impl Module for ConvTranspose2x2 {
