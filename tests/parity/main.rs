@@ -1,5 +1,6 @@
 //! The library against the reference: the same weights, the same inputs, every stage.
 
 mod demo;
+mod demo_clicks;
 mod full_size;
 mod reference;
