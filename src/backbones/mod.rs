@@ -26,6 +26,14 @@ impl Config {
             Self::Student(cfg) => cfg.embed_dim,
         }
     }
+
+    /// Side of the feature map.
+    pub fn grid(&self) -> usize {
+        match self {
+            Self::Vit(cfg) => cfg.grid(),
+            Self::Student(cfg) => cfg.grid,
+        }
+    }
 }
 
 /// Any image encoder of the SAM 3 family.

@@ -5,7 +5,7 @@
 //! After the stem everything is channels last, where tokens and pixels are the same tensor.
 //!
 //! # Easy to get wrong
-//! - Every downsampling halves the size; MobileSAM's TinyViT does not in its last one.
+//! - Every downsampling halves the size; MobileSAM's TinyViT keeps it in its last one.
 //! - The map is padded with zeros to whole windows before the norm, so the padding attends as the
 //!   norm's bias.
 //! - Queries, keys and values are packed per head.
@@ -36,6 +36,8 @@ pub struct Config {
     pub mlp_ratio: usize,
     /// How much wider a block of the first stage is inside.
     pub mbconv_expand_ratio: usize,
+    /// Stride of the downsampling after each of the first three stages.
+    pub downsample_strides: [usize; 3],
 }
 
 impl Config {
@@ -54,6 +56,14 @@ impl Config {
         Self::with_sizes([96, 192, 384, 576])
     }
 
+    /// The image encoder of MobileSAM: TinyViT-5M at stride 16.
+    pub fn mobile_sam() -> Self {
+        Self {
+            downsample_strides: [2, 2, 1],
+            ..Self::m5()
+        }
+    }
+
     fn with_sizes(embed_dims: [usize; 4]) -> Self {
         Self {
             embed_dims,
@@ -62,6 +72,7 @@ impl Config {
             window_sizes: [7, 7, 14, 7],
             mlp_ratio: 4,
             mbconv_expand_ratio: 4,
+            downsample_strides: [2; 3],
         }
     }
 
@@ -71,7 +82,8 @@ impl Config {
     }
 }
 
-/// The TinyViT trunk: (b, 3, s, s) -> (b, c, s / 32, s / 32), each halving rounded up.
+/// The TinyViT trunk: (b, 3, s, s) -> (b, c, s / 32, s / 32), each halving rounded up; MobileSAM's
+/// to s / 16.
 #[derive(Debug, Clone)]
 pub struct TinyVit {
     patch_embed: [Conv2d; 2],
@@ -103,16 +115,19 @@ impl TinyVit {
         let xs = gelu(&xs.apply(first)?)?.apply(second)?;
         xs.permute((0, 2, 3, 1))?.contiguous()
     }
+
+    /// (b, 3, s, s) -> (b, s / 32, s / 32, c)
+    pub fn forward_channels_last(&self, xs: &Tensor) -> Result<Tensor> {
+        let xs = self.patch_embed(xs)?;
+        let mut layers = self.layers.iter();
+        layers.try_fold(xs, |xs, layer| xs.apply(layer))
+    }
 }
 
 impl Module for TinyVit {
     /// (b, 3, s, s) -> (b, c, s / 32, s / 32)
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let xs = self.patch_embed(xs)?;
-        let xs = self
-            .layers
-            .iter()
-            .try_fold(xs, |xs, layer| xs.apply(layer))?;
+        let xs = self.forward_channels_last(xs)?;
         xs.permute((0, 3, 1, 2))?.contiguous()
     }
 }
@@ -135,8 +150,12 @@ impl Layer {
             })
         });
         let blocks = blocks.collect::<Result<_>>()?;
-        let downsample = match cfg.embed_dims.get(stage + 1) {
-            Some(&next) => Some(PatchMerging::new(dim, next, vb.pp("downsample"))?),
+        let downsample = match cfg.downsample_strides.get(stage) {
+            Some(&stride) => {
+                let next = cfg.embed_dims[stage + 1];
+                let vb = vb.pp("downsample");
+                Some(PatchMerging::new(dim, next, stride, vb)?)
+            }
             None => None,
         };
         Ok(Self { blocks, downsample })
@@ -144,7 +163,7 @@ impl Layer {
 }
 
 impl Module for Layer {
-    /// (b, h, w, c) -> (b, h / 2, w / 2, c')
+    /// (b, h, w, c) -> (b, h / stride, w / stride, c')
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let mut blocks = self.blocks.iter();
         let xs = blocks.try_fold(xs.clone(), |xs, block| match block {
@@ -193,7 +212,7 @@ impl Module for MbConv {
     }
 }
 
-/// Halves the size and changes the channels.
+/// Changes the channels, and mostly halves the size.
 #[derive(Debug, Clone)]
 struct PatchMerging {
     conv1: Linear,
@@ -202,18 +221,19 @@ struct PatchMerging {
 }
 
 impl PatchMerging {
-    fn new(dim: usize, out_dim: usize, vb: VarBuilder) -> Result<Self> {
-        let halve = ConvConfig::same(KERNEL).with_stride(2).with_groups(out_dim);
+    fn new(dim: usize, out_dim: usize, stride: usize, vb: VarBuilder) -> Result<Self> {
+        let depthwise = ConvConfig::same(KERNEL).with_groups(out_dim);
+        let strided = depthwise.with_stride(stride);
         Ok(Self {
             conv1: pointwise_bn(dim, out_dim, vb.pp("conv1.c"), vb.pp("conv1.bn"))?,
-            conv2: folded(out_dim, out_dim, KERNEL, halve, vb.pp("conv2"))?,
+            conv2: folded(out_dim, out_dim, KERNEL, strided, vb.pp("conv2"))?,
             conv3: pointwise_bn(out_dim, out_dim, vb.pp("conv3.c"), vb.pp("conv3.bn"))?,
         })
     }
 }
 
 impl Module for PatchMerging {
-    /// (b, h, w, c) -> (b, h / 2, w / 2, c')
+    /// (b, h, w, c) -> (b, h / stride, w / stride, c')
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let xs = self.conv1.forward_gelu(xs)?;
         let xs = gelu(&self.conv2.forward_channels_last(&xs)?)?;
@@ -381,20 +401,34 @@ mod tests {
     use super::*;
     use crate::nn::golden::{Golden, assert_close};
 
-    #[test]
-    fn every_stage_equals_the_official_one() {
-        let golden = Golden::open("tiny_vit");
+    fn config_of(golden: &Golden) -> Config {
         let config = golden.config();
         let sizes = |key: &str| serde_json::from_value(config[key].clone()).unwrap();
         let size = |key: &str| config[key].as_u64().unwrap() as usize;
-        let cfg = Config {
+        let strides = serde_json::from_value(config["downsample_strides"].clone());
+        Config {
             embed_dims: sizes("embed_dims"),
             depths: sizes("depths"),
             num_heads: sizes("num_heads"),
             window_sizes: sizes("window_sizes"),
             mlp_ratio: size("mlp_ratio"),
             mbconv_expand_ratio: size("mbconv_expand"),
-        };
+            downsample_strides: strides.unwrap_or([2; 3]),
+        }
+    }
+
+    #[test]
+    fn equals_the_trunk_of_mobile_sam() {
+        let golden = Golden::open("sam_tiny_vit");
+        let model = TinyVit::new(&config_of(&golden), golden.weights()).unwrap();
+        let got = model.forward_channels_last(&golden.tensor("in.pixels"));
+        assert_close(&got.unwrap(), &golden.tensor("out.trunk"), 2e-6);
+    }
+
+    #[test]
+    fn every_stage_equals_the_official_one() {
+        let golden = Golden::open("tiny_vit");
+        let cfg = config_of(&golden);
         let model = TinyVit::new(&cfg, golden.weights()).unwrap();
         let pixels = golden.tensor("in.pixels");
         let channels_first = |xs: &Tensor| xs.permute((0, 3, 1, 2)).unwrap();

@@ -1,7 +1,9 @@
 //! From an image to a model's input, and between the coordinates of the two.
 //!
 //! Follows `Sam3Processor`,
-//! <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/sam3_image_processor.py>.
+//! <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/sam3_image_processor.py>,
+//! and of SAM 1 `ResizeLongestSide`,
+//! <https://github.com/facebookresearch/segment-anything/blob/dca509f/segment_anything/utils/transforms.py#L16>.
 
 use rayon::prelude::*;
 
@@ -34,6 +36,55 @@ impl Square {
     /// The inverse of [`Square::normalize_point`].
     pub fn denormalize_point(&self, [x, y]: [f32; 2], image: &Image) -> [f32; 2] {
         [x * image.width() as f32, y * image.height() as f32]
+    }
+}
+
+/// SAM 1's transform: the longer side becomes `size`, the rest of the square is padding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LongestSide {
+    /// Side of the model's input in pixels.
+    pub size: usize,
+}
+
+impl LongestSide {
+    /// Resizes, subtracts the mean and divides by the deviation of each channel, and pads with
+    /// zeros on the right and at the bottom, bit-equal to the reference: (3, size, size), R, G and
+    /// B planes.
+    ///
+    /// # Errors
+    /// [`crate::Error::InvalidImage`] when a side would become zero.
+    pub fn apply(&self, image: &Image) -> Result<Vec<f32>> {
+        const MEAN: [f32; 3] = [123.675, 116.28, 103.53];
+        const STD: [f32; 3] = [58.395, 57.12, 57.375];
+        let (width, height) = self.resized(image.width(), image.height());
+        let resized = resize::resize_pillow_bilinear(image, width, height)?;
+        let mut planes = vec![0.0; 3 * self.size * self.size];
+        for (channel, plane) in planes.chunks_exact_mut(self.size * self.size).enumerate() {
+            let rows = resized.pixels().chunks_exact(width * 3);
+            for (to, from) in plane.chunks_exact_mut(self.size).zip(rows) {
+                for (value, pixel) in to.iter_mut().zip(from.chunks_exact(3)) {
+                    *value = (f32::from(pixel[channel]) - MEAN[channel]) / STD[channel];
+                }
+            }
+        }
+        Ok(planes)
+    }
+
+    /// Width and height of an image in the model's input, without the padding.
+    pub fn resized(&self, width: usize, height: usize) -> (usize, usize) {
+        let scale = self.size as f64 / width.max(height) as f64;
+        let round = |side: usize| (side as f64 * scale + 0.5) as usize;
+        (round(width), round(height))
+    }
+
+    /// A point in pixels of an image of `width` x `height` in pixels of the model's input.
+    ///
+    /// Easy to get wrong: each axis has its own ratio, because each side was rounded.
+    pub fn map_point(&self, [x, y]: [f32; 2], width: usize, height: usize) -> [f32; 2] {
+        let (new_width, new_height) = self.resized(width, height);
+        let scaled =
+            |v: f32, new: usize, old: usize| (f64::from(v) * (new as f64 / old as f64)) as f32;
+        [scaled(x, new_width, width), scaled(y, new_height, height)]
     }
 }
 
@@ -101,5 +152,36 @@ mod tests {
         let square = Square { size: 1008 };
         assert_eq!(square.normalize_point([50.0, 25.0], &image), [0.25, 0.5]);
         assert_eq!(square.denormalize_point([0.25, 0.5], &image), [50.0, 25.0]);
+    }
+
+    #[test]
+    fn the_longer_side_fills_the_input_and_the_rest_is_zero() {
+        // Grey, which resizing leaves as it is.
+        let image = Image::from_rgb8(8, 3, vec![128; 8 * 3 * 3]).unwrap();
+        let transform = LongestSide { size: 16 };
+        assert_eq!(transform.resized(8, 3), (16, 6));
+        let input = transform.apply(&image).unwrap();
+        for (channel, want) in [
+            (128. - 123.675) / 58.395,
+            (128. - 116.28) / 57.12,
+            (128. - 103.53) / 57.375,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let plane = &input[channel * 256..][..256];
+            assert!(plane[..6 * 16].iter().all(|v| *v == want));
+            assert!(plane[6 * 16..].iter().all(|v| *v == 0.));
+        }
+    }
+
+    #[test]
+    fn sides_are_rounded_and_points_follow_each_side() {
+        let transform = LongestSide { size: 1024 };
+        // As the reference's get_preprocess_shape: 1200 * 1024 / 1800 = 682.67.
+        assert_eq!(transform.resized(1800, 1200), (1024, 683));
+        assert_eq!(transform.resized(2047, 3071), (683, 1024));
+        let [x, y] = transform.map_point([900., 600.], 1800, 1200);
+        assert_eq!((x, y), (512., 341.5));
     }
 }

@@ -13,8 +13,8 @@ const MAX_SCORES: usize = 1 << 24;
 
 /// Scaled dot-product attention: `softmax(q k^T * scale + bias) v`.
 ///
-/// `q` (b, h, n, c), `k` and `v` (b, h, m, c), `bias` broadcastable to (b, h, n, m) with
-/// negative infinity where a key must not be seen -> (b, h, n, c). The softmax runs in f32.
+/// `q` (b, h, n, c), `k` (b, h, m, c), `v` (b, h, m, d), `bias` broadcastable to (b, h, n, m) with
+/// negative infinity where a key must not be seen -> (b, h, n, d). The softmax runs in f32.
 pub fn sdpa(
     q: &Tensor,
     k: &Tensor,
@@ -57,8 +57,8 @@ fn sdpa_on_cpu(
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
     let (b, h, n, c) = q.dims4()?;
-    let m = k.dim(2)?;
-    if k.dims() != [b, h, m, c] || v.dims() != k.dims() {
+    let (m, d) = (k.dim(2)?, v.dim(3)?);
+    if k.dims() != [b, h, m, c] || v.dims() != [b, h, m, d] {
         candle::bail!(
             "attention over {:?}, {:?}, {:?}",
             q.dims(),
@@ -80,26 +80,26 @@ fn sdpa_on_cpu(
         cpu_slice(&ks, kl)?,
         cpu_slice(&vs, vl)?,
     );
-    let mut out = vec![0f32; b * h * n * c];
-    out.par_chunks_mut((n * c).max(1))
+    let mut out = vec![0f32; b * h * n * d];
+    out.par_chunks_mut((n * d).max(1))
         .enumerate()
         .for_each(|(i, out)| {
             let (q, k, v) = (
                 &q[i * n * c..][..n * c],
                 &k[i * m * c..][..m * c],
-                &v[i * m * c..][..m * c],
+                &v[i * m * d..][..m * d],
             );
             head(
                 q,
                 k,
                 v,
-                c,
+                (c, d),
                 scale as f32,
                 bias.as_ref().map(|bias| bias.of_head(i / h, i % h)),
                 out,
             );
         });
-    Tensor::from_vec(out, (b, h, n, c), &Device::Cpu)
+    Tensor::from_vec(out, (b, h, n, d), &Device::Cpu)
 }
 
 /// A bias of shape (b or 1, h or 1, n or 1, m).

@@ -42,7 +42,7 @@ mod verify;
 
 #[cfg(test)]
 #[path = "../../tests/keys/list.rs"]
-mod key_lists;
+pub(crate) mod key_lists;
 
 pub use checkpoint::Checkpoint;
 pub use detect::{

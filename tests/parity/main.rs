@@ -1,6 +1,7 @@
 //! The library against the reference: the same weights, the same inputs, every stage.
 
 mod demo;
+mod demo_clicks;
 mod full_size;
 #[path = "../keys/list.rs"]
 mod key_lists;

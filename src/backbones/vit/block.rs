@@ -1,12 +1,36 @@
-//! One transformer block with rotary attention.
+//! One transformer block, with rotary or relative positions.
 
 use candle::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 
-use super::{Config, EPS};
+use super::relative::RelativePositions;
 use crate::nn::attention::merge_heads;
 use crate::nn::rope::AxialRope;
 use crate::nn::{LayerNorm, Linear, layer_norm, linear, sdpa, window};
+
+/// Sizes of a block, and how its parts are called.
+#[derive(Debug, Clone)]
+pub struct BlockConfig {
+    /// Width of the tokens.
+    pub dim: usize,
+    /// Attention heads.
+    pub num_heads: usize,
+    /// Hidden width of the MLP.
+    pub mlp_dim: usize,
+    /// Of both norms.
+    pub eps: f64,
+    /// Names of the two layers of the MLP.
+    pub mlp_names: [&'static str; 2],
+}
+
+/// How attention knows where tokens are.
+#[derive(Debug)]
+pub enum Positions {
+    /// SAM 3: queries and keys are turned.
+    Rotary(AxialRope),
+    /// SAM 1: logits get a learned bias.
+    Relative(RelativePositions),
+}
 
 /// Attention and MLP, each behind a norm and with a residual.
 #[derive(Debug)]
@@ -14,37 +38,54 @@ pub struct Block {
     norm1: LayerNorm,
     attn: Attention,
     norm2: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
+    lin1: Linear,
+    lin2: Linear,
+    window: Option<usize>,
 }
 
 impl Block {
-    /// Reads `norm1`, `attn`, `norm2` and `mlp`.
-    pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
+    /// Reads `norm1`, `attn`, `norm2` and `mlp`. Attention sees `window` tokens a side, or the
+    /// whole grid.
+    pub fn new(
+        cfg: &BlockConfig,
+        window: Option<usize>,
+        positions: Positions,
+        vb: VarBuilder,
+    ) -> Result<Self> {
+        let [lin1, lin2] = cfg.mlp_names;
         Ok(Self {
-            norm1: layer_norm(cfg.dim, EPS, vb.pp("norm1"))?,
-            attn: Attention::new(cfg, vb.pp("attn"))?,
-            norm2: layer_norm(cfg.dim, EPS, vb.pp("norm2"))?,
-            fc1: linear(cfg.dim, cfg.mlp_dim, vb.pp("mlp.fc1"))?,
-            fc2: linear(cfg.mlp_dim, cfg.dim, vb.pp("mlp.fc2"))?,
+            norm1: layer_norm(cfg.dim, cfg.eps, vb.pp("norm1"))?,
+            attn: Attention::new(cfg, positions, vb.pp("attn"))?,
+            norm2: layer_norm(cfg.dim, cfg.eps, vb.pp("norm2"))?,
+            lin1: linear(cfg.dim, cfg.mlp_dim, vb.pp("mlp").pp(lin1))?,
+            lin2: linear(cfg.mlp_dim, cfg.dim, vb.pp("mlp").pp(lin2))?,
+            window,
         })
     }
 
-    /// (b, g, g, dim) -> (b, g, g, dim); attention inside windows of `window` tokens a side, or
-    /// over the whole grid.
-    pub fn forward(&self, xs: &Tensor, window: Option<usize>, rope: &AxialRope) -> Result<Tensor> {
-        let (_, h, w, _) = xs.dims4()?;
+    /// (b, g, g, dim) -> (b, g, g, dim)
+    pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let normed = self.norm1.forward(xs)?;
-        let attended = match window {
-            None => self.attn.forward(&normed, rope)?,
-            Some(size) => {
-                let windows = window::partition(&normed, size)?;
-                window::merge(&self.attn.forward(&windows, rope)?, h, w)?
-            }
+        let attended = match self.window {
+            None => self.attn.forward(&normed)?,
+            Some(size) => self.attend_in_windows(&normed, size)?,
         };
         let xs = (xs + attended)?;
-        let hidden = self.fc1.forward_gelu(&xs.apply(&self.norm2)?)?;
-        xs + hidden.apply(&self.fc2)?
+        let hidden = self.lin1.forward_gelu(&xs.apply(&self.norm2)?)?;
+        xs + hidden.apply(&self.lin2)?
+    }
+
+    /// The zeros that complete the last windows are seen by the tokens there, as in the reference.
+    fn attend_in_windows(&self, xs: &Tensor, size: usize) -> Result<Tensor> {
+        let (_, h, w, _) = xs.dims4()?;
+        let (padded_h, padded_w) = (h.next_multiple_of(size), w.next_multiple_of(size));
+        let padded = xs
+            .pad_with_zeros(1, 0, padded_h - h)?
+            .pad_with_zeros(2, 0, padded_w - w)?;
+        let windows = self.attn.forward(&window::partition(&padded, size)?)?;
+        window::merge(&windows, padded_h, padded_w)?
+            .narrow(1, 0, h)?
+            .narrow(2, 0, w)
     }
 }
 
@@ -53,29 +94,36 @@ struct Attention {
     qkv: Linear,
     proj: Linear,
     num_heads: usize,
+    positions: Positions,
 }
 
 impl Attention {
-    fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
+    fn new(cfg: &BlockConfig, positions: Positions, vb: VarBuilder) -> Result<Self> {
         Ok(Self {
             qkv: linear(cfg.dim, 3 * cfg.dim, vb.pp("qkv"))?,
             proj: linear(cfg.dim, cfg.dim, vb.pp("proj"))?,
             num_heads: cfg.num_heads,
+            positions,
         })
     }
 
     /// (b, h, w, dim) -> (b, h, w, dim)
-    fn forward(&self, xs: &Tensor, rope: &AxialRope) -> Result<Tensor> {
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let (b, h, w, dim) = xs.dims4()?;
         let head_dim = dim / self.num_heads;
         let qkv = xs
             .apply(&self.qkv)?
             .reshape((b, h * w, 3, self.num_heads, head_dim))?
             .permute((2, 0, 3, 1, 4))?; // (3, b, heads, n, c)
-        let q = rope.apply(&qkv.get(0)?)?;
-        let k = rope.apply(&qkv.get(1)?)?;
-        let v = qkv.get(2)?.contiguous()?;
-        let attended = sdpa(&q, &k, &v, (head_dim as f64).powf(-0.5), None)?;
+        let (q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?.contiguous()?);
+        let scale = (head_dim as f64).powf(-0.5);
+        let attended = match &self.positions {
+            Positions::Rotary(rope) => sdpa(&rope.apply(&q)?, &rope.apply(&k)?, &v, scale, None)?,
+            Positions::Relative(relative) => {
+                let (q, k) = relative.extend(&q.contiguous()?, &k.contiguous()?, scale)?;
+                sdpa(&q, &k, &v, 1., None)?
+            }
+        };
         merge_heads(&attended)?
             .reshape((b, h, w, dim))?
             .apply(&self.proj)

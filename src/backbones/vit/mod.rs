@@ -7,15 +7,19 @@
 //! model was pre-trained on; there is no norm after the last block.
 
 mod block;
+mod patches;
+mod relative;
+pub mod sam1;
 
 use candle::{Device, Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 
 use crate::nn::rope::AxialRope;
-use crate::nn::{LayerNorm, Linear, layer_norm};
-use block::Block;
+use crate::nn::{LayerNorm, layer_norm};
+use block::{Block, BlockConfig, Positions};
+use patches::PatchEmbed;
 
-/// Layer norms of the ViT and its block.
+/// Layer norms of the ViT and its blocks.
 const EPS: f64 = 1e-5;
 
 /// Sizes of a vision transformer.
@@ -79,73 +83,64 @@ impl Config {
 /// A vision transformer that turns pixels into one feature map.
 #[derive(Debug)]
 pub struct Vit {
-    patch_embed: Linear,
+    patch_embed: PatchEmbed,
     pos_embed: Tensor, // (1, grid, grid, dim)
     ln_pre: LayerNorm,
     blocks: Vec<Block>,
-    window_rope: AxialRope,
-    global_rope: AxialRope,
-    cfg: Config,
 }
 
 impl Vit {
     /// Reads `patch_embed.proj.weight`, `pos_embed` (its first row, of a class token, is unused), `ln_pre`, `blocks.*`.
     pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
-        let (p, dim, grid) = (cfg.patch_size, cfg.dim, cfg.grid());
+        let (dim, grid) = (cfg.dim, cfg.grid());
         if grid % cfg.window_size != 0 {
             candle::bail!(
                 "a grid of {grid} does not divide into windows of {}",
                 cfg.window_size
             );
         }
-        let weight = vb.pp("patch_embed.proj").get((dim, 3, p, p), "weight")?;
         let cells = cfg.pretrain_grid.pow(2);
         let pretrained = vb
             .get((1, 1 + cells, dim), "pos_embed")?
             .narrow(1, 1, cells)?;
         let scale = cfg.pretrain_grid as f64 / grid as f64;
+        let window_rope = cfg.rope(cfg.window_size, 1., vb.device())?;
+        let global_rope = cfg.rope(grid, scale, vb.device())?;
+        let block = BlockConfig {
+            dim,
+            num_heads: cfg.num_heads,
+            mlp_dim: cfg.mlp_dim,
+            eps: EPS,
+            mlp_names: ["fc1", "fc2"],
+        };
+        let blocks = (0..cfg.depth).map(|i| {
+            let (window, rope) = match cfg.global_blocks.contains(&i) {
+                true => (None, &global_rope),
+                false => (Some(cfg.window_size), &window_rope),
+            };
+            let positions = Positions::Rotary(rope.clone());
+            Block::new(&block, window, positions, vb.pp("blocks").pp(i))
+        });
+        let patches = vb.pp("patch_embed.proj");
         Ok(Self {
-            patch_embed: Linear::new(&weight.flatten_from(1)?, None)?,
+            patch_embed: PatchEmbed::new(cfg.patch_size, dim, grid, patches)?,
             pos_embed: tile(&pretrained, cfg.pretrain_grid, grid)?,
             ln_pre: layer_norm(dim, EPS, vb.pp("ln_pre"))?,
-            blocks: (0..cfg.depth)
-                .map(|i| Block::new(cfg, vb.pp("blocks").pp(i)))
-                .collect::<Result<_>>()?,
-            window_rope: cfg.rope(cfg.window_size, 1., vb.device())?,
-            global_rope: cfg.rope(grid, scale, vb.device())?,
-            cfg: cfg.clone(),
+            blocks: blocks.collect::<Result<_>>()?,
         })
-    }
-
-    /// Non-overlapping patches as tokens: (b, 3, s, s) -> (b, g, g, dim)
-    fn embed_patches(&self, xs: &Tensor) -> Result<Tensor> {
-        let (b, c, h, w) = xs.dims4()?;
-        let (p, g) = (self.cfg.patch_size, self.cfg.grid());
-        if (h, w) != (g * p, g * p) {
-            candle::bail!("this ViT takes {0} x {0} pixels, got {w} x {h}", g * p);
-        }
-        xs.reshape((b, c, g, p, g, p))?
-            .permute((0, 2, 4, 1, 3, 5))? // (b, g, g, c, p, p)
-            .contiguous()?
-            .reshape((b * g * g, c * p * p))?
-            .apply(&self.patch_embed)?
-            .reshape((b, g, g, self.cfg.dim))
     }
 }
 
 impl Module for Vit {
     /// Normalised pixels (b, 3, s, s) -> features (b, dim, g, g)
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let mut xs = self
-            .embed_patches(xs)?
+        let xs = self
+            .patch_embed
+            .forward(xs)?
             .broadcast_add(&self.pos_embed)?
             .apply(&self.ln_pre)?;
-        for (i, block) in self.blocks.iter().enumerate() {
-            xs = match self.cfg.global_blocks.contains(&i) {
-                true => block.forward(&xs, None, &self.global_rope)?,
-                false => block.forward(&xs, Some(self.cfg.window_size), &self.window_rope)?,
-            };
-        }
+        let mut blocks = self.blocks.iter();
+        let xs = blocks.try_fold(xs, |xs, block| block.forward(&xs))?;
         xs.permute((0, 3, 1, 2))?.contiguous()
     }
 }

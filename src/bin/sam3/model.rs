@@ -24,6 +24,7 @@ pub fn load(args: &ModelArgs) -> Result<Sam3> {
             Dtype::Bf16 => candle_sam3::DType::BF16,
         },
         context_length: args.context_length,
+        clicks: false,
     };
     let mut checkpoint = open(&args.model)?;
     if let Some(geometry) = &args.geometry {

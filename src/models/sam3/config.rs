@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::encoder;
+use crate::models::sam;
 use crate::{backbones, text};
 
 /// Everything about a detector that is not in its tensors.
@@ -28,6 +29,8 @@ pub struct Config {
     pub scoring_dim: usize,
     /// Largest magnitude of a query's logit.
     pub max_logit: f64,
+    /// The heads that answer clicks.
+    pub clicks: sam::Config,
 }
 
 impl Config {
@@ -41,6 +44,7 @@ impl Config {
         };
         Self {
             image_size: 1008,
+            clicks: sam::Config::sam3(image_encoder.grid(), 1008),
             image_encoder,
             text_encoder,
             geometry: layers(3),
@@ -87,6 +91,7 @@ struct Sizes {
     encoder: Layers,
     decoder: Layers,
     scoring: Scoring,
+    tracker: Option<Tracker>,
 }
 
 #[derive(Deserialize)]
@@ -127,6 +132,13 @@ struct Scoring {
     clamp: f64,
 }
 
+#[derive(Deserialize)]
+struct Tracker {
+    heads: usize,
+    mlp: usize,
+    iou_hidden: usize,
+}
+
 impl From<Sizes> for Config {
     fn from(sizes: Sizes) -> Self {
         let Sizes {
@@ -142,6 +154,15 @@ impl From<Sizes> for Config {
             layers: l.layers,
             ffn_dim: l.ffn,
         };
+        let mut clicks = sam::Config {
+            dim: d_model,
+            ..sam::Config::sam3(sizes.image_size / sizes.patch_size, sizes.image_size)
+        };
+        if let Some(tracker) = &sizes.tracker {
+            clicks.num_heads = tracker.heads;
+            clicks.mlp_dim = tracker.mlp;
+            clicks.iou_hidden_dim = tracker.iou_hidden;
+        }
         Self {
             image_size: sizes.image_size,
             image_encoder: backbones::Config::Vit(backbones::vit::Config {
@@ -172,6 +193,7 @@ impl From<Sizes> for Config {
             num_queries: sizes.decoder.queries,
             scoring_dim: sizes.scoring.mlp,
             max_logit: sizes.scoring.clamp,
+            clicks,
         }
     }
 }

@@ -121,8 +121,12 @@ impl Detector {
         })
     }
 
-    /// Normalised pixels (1, 3, s, s)
-    pub fn encode_image(&self, pixels: &Tensor, trace: &mut Trace) -> Result<ImageFeatures> {
+    /// Normalised pixels (1, 3, s, s) -> what prompts share, and the trunk's features (1, c, g, g)
+    pub fn encode_image(
+        &self,
+        pixels: &Tensor,
+        trace: &mut Trace,
+    ) -> Result<(ImageFeatures, Tensor)> {
         trace.record("pixel_values", pixels);
         let trunk = self.trunk(pixels)?;
         trace.record("trunk", &trunk);
@@ -130,7 +134,7 @@ impl Detector {
         for (level, map) in fpn.iter().enumerate() {
             trace.record(&format!("neck.{level}"), map);
         }
-        self.prepare(fpn)
+        Ok((self.prepare(fpn)?, trunk))
     }
 
     /// Token ids (1, s), u32, padded with 0 to the context length.

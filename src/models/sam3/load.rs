@@ -1,7 +1,9 @@
 //! From a checkpoint of any member of the family to a model.
 
 use candle::{DType, Device};
+use candle_nn::VarBuilder;
 
+use super::interactive::{self, ClickHead};
 use super::{Config, Detector, Sam3};
 use crate::backbones::student::BackboneConfig;
 use crate::backbones::{efficientvit, repvit, student, tiny_vit, vit};
@@ -22,6 +24,9 @@ pub struct LoadOptions {
     /// Tokens per text, where the default for the file is not wanted. A student's positional
     /// table of 77 rows is resampled to 32 tokens by default, as it was trained; 77 uses it as is.
     pub context_length: Option<usize>,
+    /// Whether points, boxes and masks will be asked for. It costs the memory of their part of
+    /// the file, and of the trunk's features with each encoded image.
+    pub clicks: bool,
 }
 
 impl Default for LoadOptions {
@@ -30,14 +35,13 @@ impl Default for LoadOptions {
             device: Device::Cpu,
             dtype: DType::F32,
             context_length: None,
+            clicks: false,
         }
     }
 }
 
 /// Parts of the files that text and exemplar prompts do not need.
 const LEFT_OUT: &[&str] = &[
-    "tracker",                                                     // clicks and video
-    "detector.backbone.vision_backbone.sam2_convs",                // their neck
     "detector.backbone.vision_backbone.convs.3", // a pyramid level that is dropped
     "detector.backbone.language_backbone.encoder.text_projection", // pooled text is not used
     "detector.backbone.language_backbone.encoder.projection_layer",
@@ -45,6 +49,9 @@ const LEFT_OUT: &[&str] = &[
     "detector.segmentation_head.pixel_decoder.conv_layers.2", // a stage with nothing to upsample
     "detector.segmentation_head.pixel_decoder.norms.2",
 ];
+
+/// What only clicks and video need.
+const TRACKER: &[&str] = &["tracker", "detector.backbone.vision_backbone.sam2_convs"];
 
 /// SAM 3's own trunk, left behind in some files next to the student that replaced it.
 const DEAD_TRUNK: &[&str] = &[
@@ -59,27 +66,54 @@ impl Sam3 {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] listing the tensors that are missing, misshaped or left over;
-    /// [`Error::Unsupported`] for another family.
+    /// [`Error::Unsupported`] for another family, and if clicks are asked for of a file without
+    /// their part.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
         let Kind {
             config,
             name,
             dead_trunk,
         } = Kind::of(checkpoint, options.context_length)?;
-        let vb = checkpoint.var_builder(options.dtype, &options.device);
-        let detector = match Detector::new(&config, vb.pp("detector")) {
-            Ok(detector) => detector,
+        if options.clicks
+            && !interactive::PARTS
+                .iter()
+                .all(|p| checkpoint.contains_part(p))
+        {
+            return Err(Error::Unsupported {
+                what: format!(
+                    "a point or box prompt on {name} from this file, which has no click head"
+                ),
+                instead: "use sam3.pt, or a LiteText or Stage-1 EfficientSAM3 file".into(),
+            });
+        }
+        let build = |vb: VarBuilder| {
+            let clicks = options.clicks.then(|| ClickHead::new(&config, vb.clone()));
+            Ok((
+                Detector::new(&config, vb.pp("detector"))?,
+                clicks.transpose()?,
+            ))
+        };
+        let built: candle::Result<_> =
+            build(checkpoint.var_builder(options.dtype, &options.device));
+        let (detector, clicks) = match built {
+            Ok(parts) => parts,
             Err(error) => {
                 // the first problem; say all of them if there are more like it
-                checkpoint.verify(|vb| Detector::new(&config, vb.pp("detector")))?;
+                checkpoint.verify(build)?;
                 return Err(Error::checkpoint(checkpoint.path(), error.to_string()));
             }
         };
+        let tracker = if options.clicks {
+            interactive::LEFT_OUT
+        } else {
+            TRACKER
+        };
         let dead_trunk = if dead_trunk { DEAD_TRUNK } else { &[] };
-        checkpoint.finish(&[LEFT_OUT, dead_trunk].concat())?;
+        checkpoint.finish(&[LEFT_OUT, tracker, dead_trunk].concat())?;
         let (device, dtype) = (options.device.clone(), options.dtype);
         Ok(Self {
             detector,
+            clicks,
             config,
             name,
             device,

@@ -5,6 +5,7 @@ pub mod decoder;
 pub mod detector;
 pub mod encoder;
 pub mod geometry_encoder;
+pub mod interactive;
 mod load;
 pub mod neck;
 pub mod scoring;
@@ -15,6 +16,7 @@ use candle::{DType, Device, Tensor};
 pub use config::Config;
 pub use detector::{Detector, Grounding, ImageFeatures, PromptTokens, TextFeatures};
 pub use geometry_encoder::ExemplarBox;
+pub use interactive::{ClickEmbedding, ClickHead};
 pub use load::LoadOptions;
 
 use crate::image::{Image, transform::Square};
@@ -27,6 +29,7 @@ use crate::{Error, Result, Trace};
 #[derive(Debug)]
 pub struct Sam3 {
     detector: Detector,
+    clicks: Option<ClickHead>,
     config: Config,
     name: String,
     device: Device,
@@ -38,6 +41,8 @@ pub struct Sam3 {
 pub struct ImageEmbedding {
     /// What the network knows of the image.
     pub features: ImageFeatures,
+    /// The trunk's features (1, c, g, g), where the model has its click head.
+    trunk: Option<Tensor>,
     /// Width of the original image, in pixels.
     pub width: usize,
     /// Height of the original image, in pixels.
@@ -78,9 +83,10 @@ impl Sam3 {
     /// Like [`Self::encode_image`], recording each stage.
     pub fn encode_image_traced(&self, image: &Image, trace: &mut Trace) -> Result<ImageEmbedding> {
         let pixels = self.preprocess(image)?;
-        let features = self.detector.encode_image(&pixels, trace)?;
+        let (features, trunk) = self.detector.encode_image(&pixels, trace)?;
         Ok(ImageEmbedding {
             features,
+            trunk: self.clicks.is_some().then_some(trunk),
             width: image.width(),
             height: image.height(),
         })

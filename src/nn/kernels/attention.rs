@@ -20,12 +20,13 @@ pub struct Bias<'a> {
     pub stride: usize,
 }
 
-/// One head: `softmax(q k^T * scale + bias) v` of `q` (n, c), `k` and `v` (m, c) -> `out` (n, c)
+/// One head: `softmax(q k^T * scale + bias) v` of `q` (n, c), `k` (m, c) and `v` (m, d)
+/// -> `out` (n, d)
 pub fn head(
     q: &[f32],
     k: &[f32],
     v: &[f32],
-    c: usize,
+    (c, d): (usize, usize),
     scale: f32,
     bias: Option<Bias>,
     out: &mut [f32],
@@ -33,14 +34,15 @@ pub fn head(
     let tile = *TILE;
     let keys = Keys {
         k: pack_keys(k, c, &tile),
-        v: pack_values(v, c, &tile),
+        v: pack_values(v, d, &tile),
         m: k.len() / c,
         c,
+        d,
     };
     let strips = q.len().div_ceil(tile.rows * c);
     let rows = STRIPS.min(strips.div_ceil(rayon::current_num_threads())) * tile.rows;
     let blocks = out
-        .par_chunks_mut(rows * c)
+        .par_chunks_mut(rows * d)
         .zip(q.par_chunks(rows * c))
         .enumerate();
     blocks.for_each_init(
@@ -58,9 +60,10 @@ pub fn head(
 /// Keys and values of a head, packed.
 struct Keys {
     k: Vec<f32>, // panels [m / cols][c][cols]
-    v: Vec<f32>, // panels [c / cols][m][cols]
+    v: Vec<f32>, // panels [d / cols][m][cols]
     m: usize,
     c: usize,
+    d: usize,
 }
 
 /// What one task needs for its queries.
@@ -92,7 +95,7 @@ impl Scratch {
         out: &mut [f32],
         tile: &Tile,
     ) {
-        let (n, c) = (q.len() / keys.c, keys.c);
+        let (n, c, d) = (q.len() / keys.c, keys.c, keys.d);
         self.max.fill(f32::NEG_INFINITY);
         self.sum.fill(0.);
         out.fill(0.);
@@ -110,17 +113,17 @@ impl Scratch {
                 for i in 0..height {
                     let row = first + i;
                     let bias = bias.map(|b| &b.rows[row * b.stride + start..][..len]);
-                    self.exponentiate(i, row, len, bias, &mut out[row * c..][..c], tile.rows);
+                    self.exponentiate(i, row, len, bias, &mut out[row * d..][..d], tile.rows);
                 }
-                for from in (0..c).step_by(tile.cols) {
+                for from in (0..d).step_by(tile.cols) {
                     let panel = &keys.v[(from * keys.m) + start * tile.cols..];
-                    let size = (height, tile.cols.min(c - from));
-                    let to = &mut out[first * c + from..];
-                    tile.multiply(len, &self.weights, panel, to, c, size, true);
+                    let size = (height, tile.cols.min(d - from));
+                    let to = &mut out[first * d + from..];
+                    tile.multiply(len, &self.weights, panel, to, d, size, true);
                 }
             }
         }
-        for (row, sum) in out.chunks_exact_mut(c).zip(&self.sum) {
+        for (row, sum) in out.chunks_exact_mut(d).zip(&self.sum) {
             row.iter_mut().for_each(|x| *x /= sum);
         }
     }
@@ -220,13 +223,13 @@ mod tests {
     #[test]
     fn heads_of_all_sizes_equal_the_softmax_in_double() {
         // some keys masked; queries without bias, with rows of their own, with one row for all
-        for (n, m, c, stride) in [
-            (5, 7, 6, None),
-            (57, 1100, 64, Some(1100)),
-            (201, 600, 32, Some(0)),
+        for (n, m, c, d, stride) in [
+            (5, 7, 6, 6, None),
+            (57, 1100, 64, 40, Some(1100)),
+            (201, 600, 32, 32, Some(0)),
         ] {
             let q: Vec<f32> = random(n * c, 1).iter().map(|x| x * 10.).collect();
-            let (k, v) = (random(m * c, 2), random(m * c, 3));
+            let (k, v) = (random(m * c, 2), random(m * d, 3));
             let mut rows = random(n * m, 4);
             rows.iter_mut()
                 .step_by(3)
@@ -237,8 +240,8 @@ mod tests {
                 rows: &rows,
                 stride,
             });
-            let mut got = vec![0f32; n * c];
-            head(&q, &k, &v, c, 0.3, bias, &mut got);
+            let mut got = vec![0f32; n * d];
+            head(&q, &k, &v, (c, d), 0.3, bias, &mut got);
             for i in 0..n {
                 let score = |j: usize| -> f64 {
                     let dot: f64 = (0..c)
@@ -249,14 +252,14 @@ mod tests {
                 let scores: Vec<f64> = (0..m).map(score).collect();
                 let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let weights: Vec<f64> = scores.iter().map(|x| (x - max).exp()).collect();
-                for t in 0..c {
+                for t in 0..d {
                     let sum: f64 = weights
                         .iter()
                         .enumerate()
-                        .map(|(j, w)| w * v[j * c + t] as f64)
+                        .map(|(j, w)| w * v[j * d + t] as f64)
                         .sum();
                     let want = sum / weights.iter().sum::<f64>();
-                    let diff = (got[i * c + t] as f64 - want).abs();
+                    let diff = (got[i * d + t] as f64 - want).abs();
                     assert!(diff < 2e-6, "{n}x{m}x{c} at {i}, {t}: {diff:.1e}");
                 }
             }

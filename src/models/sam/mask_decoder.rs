@@ -1,0 +1,243 @@
+//! Prompt tokens and an image become masks and their quality.
+//!
+//! Follows `MaskDecoder`,
+//! <https://github.com/facebookresearch/segment-anything/blob/dca509f/segment_anything/modeling/mask_decoder.py#L16>
+//! and <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/sam/mask_decoder.py#L15>.
+//!
+//! The upscaling never sees two pixels at a time, so it runs on tokens: each becomes four, twice,
+//! and only the finished logits are put where they belong.
+
+use std::ops::Range;
+
+use candle::{DType, Result, Tensor};
+use candle_nn::{VarBuilder, ops::sigmoid};
+
+use super::two_way::TwoWayTransformer;
+use super::{Config, Generation};
+use crate::nn::Linear;
+use crate::nn::conv::{Conv2d, ConvConfig, conv_transpose2x2_tokens, conv2d};
+use crate::nn::gelu;
+use crate::nn::{LayerNorm, Mlp, layer_norm};
+
+/// Masks per prompt: one for a clear prompt, three for an ambiguous one.
+pub const NUM_MASKS: usize = 4;
+/// Of the norm between the two upscalings.
+const EPS: f64 = 1e-6;
+
+/// What the decoder sees of an image, whatever the prompt.
+#[derive(Debug, Clone)]
+pub struct ImageTokens {
+    /// (1, g * g, d), by rows
+    pub tokens: Tensor,
+    /// Details for SAM 3: for each token its 4 pixels at double size (1, g * g, 4, d / 4), and
+    /// its 16 at four times the size (1, g * g, 4 * 4, d / 8).
+    pub details: Option<[Tensor; 2]>,
+}
+
+/// The answers to `b` prompts.
+#[derive(Debug, Clone)]
+pub struct Decoded {
+    /// Logits (b, masks, 4g, 4g), f32
+    pub masks: Tensor,
+    /// Predicted IoU (b, masks), f32
+    pub iou: Tensor,
+    /// Logit of "there is an object" (b), f32; not in SAM 1.
+    pub object_score: Option<Tensor>,
+}
+
+/// The mask decoder of SAM 1 and of SAM 3's click head.
+#[derive(Debug, Clone)]
+pub struct MaskDecoder {
+    transformer: TwoWayTransformer,
+    output_tokens: Tensor, // ([object score,] IoU, masks; d)
+    upscale1: Linear,
+    norm: LayerNorm,
+    upscale2: Linear,
+    hypernetworks: Vec<Mlp>,
+    iou_head: Mlp,
+    sam3: Option<Sam3Parts>,
+    grid: usize,
+}
+
+/// What SAM 3 has and SAM 1 has not.
+#[derive(Debug, Clone)]
+struct Sam3Parts {
+    conv_s0: Conv2d,
+    conv_s1: Conv2d,
+    object_score_head: Mlp,
+}
+
+impl MaskDecoder {
+    /// Reads `transformer`, `iou_token`, `mask_tokens`, `output_upscaling`,
+    /// `output_hypernetworks_mlps`, `iou_prediction_head`, and of SAM 3 `obj_score_token`,
+    /// `pred_obj_score_head`, `conv_s0` and `conv_s1`.
+    pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
+        let (d, hidden) = (cfg.dim, cfg.iou_hidden_dim);
+        let tokens = |name: &str, n| vb.pp(name).get((n, d), "weight");
+        let mut output_tokens = vec![tokens("iou_token", 1)?, tokens("mask_tokens", NUM_MASKS)?];
+        let sam3 = match cfg.generation {
+            Generation::Sam1 => None,
+            Generation::Sam3 => {
+                output_tokens.insert(0, tokens("obj_score_token", 1)?);
+                let pointwise = ConvConfig::default();
+                Some(Sam3Parts {
+                    conv_s0: conv2d(d, d / 8, 1, pointwise, vb.pp("conv_s0"))?,
+                    conv_s1: conv2d(d, d / 4, 1, pointwise, vb.pp("conv_s1"))?,
+                    object_score_head: Mlp::new(&[d, d, d, 1], vb.pp("pred_obj_score_head"))?,
+                })
+            }
+        };
+        let upscaling = vb.pp("output_upscaling");
+        let hypernetworks = (0..NUM_MASKS).map(|i| {
+            let vb = vb.pp("output_hypernetworks_mlps").pp(i);
+            Mlp::new(&[d, d, d, d / 8], vb)
+        });
+        Ok(Self {
+            transformer: TwoWayTransformer::new(cfg, vb.pp("transformer"))?,
+            output_tokens: Tensor::cat(&output_tokens, 0)?,
+            upscale1: conv_transpose2x2_tokens(d, d / 4, upscaling.pp(0))?,
+            norm: layer_norm(d / 4, EPS, upscaling.pp(1))?,
+            upscale2: conv_transpose2x2_tokens(d / 4, d / 8, upscaling.pp(3))?,
+            hypernetworks: hypernetworks.collect::<Result<_>>()?,
+            iou_head: Mlp::new(
+                &[d, hidden, hidden, NUM_MASKS],
+                vb.pp("iou_prediction_head"),
+            )?,
+            sam3,
+            grid: cfg.grid,
+        })
+    }
+
+    /// The fine maps (1, d, 4g, 4g) and (1, d, 2g, 2g) of SAM 3's neck as [`ImageTokens::details`].
+    pub fn details(&self, fine: &Tensor, middle: &Tensor) -> Result<Option<[Tensor; 2]>> {
+        let Some(parts) = &self.sam3 else {
+            return Ok(None);
+        };
+        let g = self.grid;
+        let s1 = middle.apply(&parts.conv_s1)?;
+        let s1 = s1
+            .reshape(vec![1, s1.dim(1)?, g, 2, g, 2])?
+            .permute(vec![0, 2, 4, 3, 5, 1])?
+            .reshape((1, g * g, 4, s1.dim(1)?))?;
+        let s0 = fine.apply(&parts.conv_s0)?;
+        let s0 = s0
+            .reshape(vec![1, s0.dim(1)?, g, 2, 2, g, 2, 2])?
+            .permute(vec![0, 2, 5, 3, 6, 4, 7, 1])?
+            .reshape((1, g * g, 16, s0.dim(1)?))?;
+        Ok(Some([s1, s0]))
+    }
+
+    /// `image` tokens with the embedded mask (1 or b, g * g, d), `image_pe` (1, g * g, d),
+    /// `prompts` (b, n, d); `masks` are those of the [`NUM_MASKS`] that are wanted.
+    pub fn forward(
+        &self,
+        image: &Tensor,
+        details: Option<&[Tensor; 2]>,
+        image_pe: &Tensor,
+        prompts: &Tensor,
+        masks: Range<usize>,
+    ) -> Result<Decoded> {
+        let (b, _, d) = prompts.dims3()?;
+        let (first, _) = self.output_tokens.dims2()?;
+        let output_tokens = self.output_tokens.unsqueeze(0)?.expand((b, first, d))?;
+        let tokens = Tensor::cat(&[&output_tokens, prompts], 1)?;
+        let (hs, image) = self.transformer.forward(image, image_pe, &tokens)?;
+
+        let iou_at = first - NUM_MASKS - 1;
+        let token = |i: usize| hs.narrow(1, i, 1)?.squeeze(1)?.contiguous();
+        let weights = masks
+            .clone()
+            .map(|i| token(iou_at + 1 + i)?.apply(&self.hypernetworks[i]))
+            .collect::<Result<Vec<_>>>()?;
+        let weights = Tensor::stack(&weights, 1)?; // (b, masks, d / 8)
+        let logits = weights.matmul(&self.upscale(&image, details)?.t()?)?;
+
+        let iou = token(iou_at)?.apply(&self.iou_head)?.to_dtype(DType::F32)?;
+        let iou = iou.narrow(1, masks.start, masks.len())?;
+        let (iou, object_score) = match &self.sam3 {
+            None => (iou, None),
+            Some(parts) => {
+                let score = token(0)?.apply(&parts.object_score_head)?;
+                let score = score.squeeze(1)?.to_dtype(DType::F32)?;
+                (sigmoid(&iou)?, Some(score))
+            }
+        };
+        Ok(Decoded {
+            masks: self.place(&logits)?.to_dtype(DType::F32)?,
+            iou,
+            object_score,
+        })
+    }
+
+    /// (b, g * g, d) -> the 4 x 4 pixels of each token (b, g * g * 16, d / 8)
+    fn upscale(&self, image: &Tensor, details: Option<&[Tensor; 2]>) -> Result<Tensor> {
+        let (b, m, _) = image.dims3()?;
+        let xs = image.apply(&self.upscale1)?.reshape((b, m, 4, ()))?; // (b, m, 4, d / 4)
+        let xs = match details {
+            Some([s1, _]) => xs.broadcast_add(s1)?,
+            None => xs,
+        };
+        let xs = gelu(&xs.apply(&self.norm)?)?;
+        let xs = xs.flatten(1, 2)?.apply(&self.upscale2)?; // (b, m * 4, 4 * d / 8)
+        let xs = xs.reshape((b, m, 16, ()))?;
+        let xs = match details {
+            Some([_, s0]) => xs.broadcast_add(s0)?,
+            None => xs,
+        };
+        gelu(&xs)?.flatten(1, 2)
+    }
+
+    /// Logits in the order of tokens (b, masks, g * g * 16) -> maps (b, masks, 4g, 4g)
+    fn place(&self, logits: &Tensor) -> Result<Tensor> {
+        let ((b, masks, _), g) = (logits.dims3()?, self.grid);
+        logits
+            .reshape(vec![b * masks, g, g, 2, 2, 2, 2])? // y, x, y and x of 2, y and x of 2
+            .permute(vec![0, 1, 3, 5, 2, 4, 6])?
+            .reshape((b, masks, 4 * g, 4 * g))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::golden::{Golden, assert_close};
+
+    #[test]
+    fn equals_the_official_decoder_of_sam1() -> Result<()> {
+        check("sam_mask_decoder")
+    }
+
+    #[test]
+    fn equals_the_official_decoder_of_sam3() -> Result<()> {
+        check("sam_mask_decoder_sam3")
+    }
+
+    fn check(name: &str) -> Result<()> {
+        let golden = Golden::open(name);
+        let decoder = MaskDecoder::new(&Config::of(&golden), golden.weights())?;
+        let details = match golden.contains("in.fine") {
+            true => decoder.details(&golden.tensor("in.fine"), &golden.tensor("in.middle"))?,
+            false => None,
+        };
+        let (pe, prompts) = (golden.tensor("in.image_pe"), golden.tensor("in.prompts"));
+        for (case, masks) in [
+            ("shared", 0..NUM_MASKS),
+            ("own", 0..NUM_MASKS),
+            ("own", 1..3),
+        ] {
+            let image = golden.tensor(&format!("in.{case}.image"));
+            let got = decoder.forward(&image, details.as_ref(), &pe, &prompts, masks.clone())?;
+            let want = |part: &str| -> Result<Tensor> {
+                let all = golden.tensor(&format!("out.{case}.{part}"));
+                all.narrow(1, masks.start, masks.len())
+            };
+            assert_close(&got.masks, &want("masks")?, 5e-6);
+            assert_close(&got.iou, &want("iou")?, 5e-6);
+            if let Some(score) = got.object_score {
+                let want = golden.tensor(&format!("out.{case}.object_score"));
+                assert_close(&score, &want.squeeze(1)?, 5e-6);
+            }
+        }
+        Ok(())
+    }
+}

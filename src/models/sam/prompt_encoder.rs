@@ -1,0 +1,220 @@
+//! Points, boxes and masks become tokens.
+//!
+//! Follows `PromptEncoder`,
+//! <https://github.com/facebookresearch/segment-anything/blob/dca509f/segment_anything/modeling/prompt_encoder.py#L16>
+//! and <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/sam/prompt_encoder.py#L15>.
+//!
+//! # Easy to get wrong
+//! - The matrix of frequencies is random and part of the checkpoint.
+//! - Half a pixel is added to points, after they were scaled to the model's input.
+//! - A point that is none has no position: its embedding takes the place of the sines.
+//! - A mask prompt holds logits, not probabilities or a mask.
+
+use candle::{DType, Device, Module, Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::Config;
+use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
+use crate::nn::gelu;
+use crate::nn::{LayerNorm, layer_norm};
+
+/// Of the norms between the mask's convolutions.
+const EPS: f64 = 1e-6;
+const MASK_CHANNELS: usize = 16;
+
+/// What a point means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Label {
+    /// No point at all.
+    Padding,
+    /// Not on the object.
+    Negative,
+    /// On the object.
+    Positive,
+    /// The corner of a box with the smaller coordinates.
+    TopLeft,
+    /// The corner of a box with the larger coordinates.
+    BottomRight,
+}
+
+/// Encodes points by sines of random frequencies, and masks by convolutions.
+#[derive(Debug, Clone)]
+pub struct PromptEncoder {
+    frequencies: Tensor, // (2, d / 2), f32
+    labels: Tensor,      // (5, d), f32, rows in the order of `Label`
+    no_mask: Tensor,     // (1, 1, d)
+    dense_pe: Tensor,    // (1, g * g, d)
+    mask_downscaling: MaskDownscaling,
+    cfg: Config,
+}
+
+impl PromptEncoder {
+    /// Reads `pe_layer`, `point_embeddings.*`, `not_a_point_embed`, `no_mask_embed` and
+    /// `mask_downscaling.*`.
+    pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
+        let (d, dtype) = (cfg.dim, vb.dtype());
+        let in_f32 = |shape: (usize, usize), vb: VarBuilder, name: &str| {
+            vb.get_with_hints_dtype(shape, name, Default::default(), DType::F32)
+        };
+        let frequencies = in_f32(
+            (2, d / 2),
+            vb.pp("pe_layer"),
+            "positional_encoding_gaussian_matrix",
+        )?;
+        let mut labels = vec![in_f32((1, d), vb.pp("not_a_point_embed"), "weight")?];
+        for i in 0..4 {
+            labels.push(in_f32((1, d), vb.pp("point_embeddings").pp(i), "weight")?);
+        }
+        let dense_pe = fourier(&cell_centres(cfg.grid, vb.device())?, &frequencies)?;
+        Ok(Self {
+            frequencies,
+            labels: Tensor::cat(&labels, 0)?,
+            no_mask: vb.pp("no_mask_embed").get((1, d), "weight")?.unsqueeze(0)?,
+            dense_pe: dense_pe.unsqueeze(0)?.to_dtype(dtype)?,
+            mask_downscaling: MaskDownscaling::new(d, vb.pp("mask_downscaling"))?,
+            cfg: cfg.clone(),
+        })
+    }
+
+    /// Positions of the image tokens (1, g * g, d), by rows.
+    pub fn dense_pe(&self) -> &Tensor {
+        &self.dense_pe
+    }
+
+    /// Points of `b` prompts, as many for each, in pixels of the model's input -> (b, n, d)
+    pub fn embed_points(&self, prompts: &[&[([f32; 2], Label)]]) -> Result<Tensor> {
+        let (b, n) = (prompts.len(), prompts.first().map_or(0, |p| p.len()));
+        let (d, dtype, device) = (self.cfg.dim, self.no_mask.dtype(), self.no_mask.device());
+        if n == 0 {
+            return Tensor::zeros((b, 0, d), dtype, device);
+        }
+        let points = || prompts.iter().flat_map(|points| points.iter());
+        let size = self.cfg.image_size as f32;
+        let coords: Vec<f32> = points()
+            .flat_map(|(xy, _)| xy.map(|v| (v + 0.5) / size))
+            .collect();
+        let placed: Vec<f32> = points()
+            .map(|(_, label)| f32::from(*label != Label::Padding))
+            .collect();
+        let labels: Vec<u32> = points().map(|(_, label)| *label as u32).collect();
+        let sines = fourier(
+            &Tensor::from_vec(coords, (b * n, 2), device)?,
+            &self.frequencies,
+        )?;
+        let placed = Tensor::from_vec(placed, (b * n, 1), device)?;
+        let labels = Tensor::from_vec(labels, b * n, device)?;
+        let labels = self.labels.index_select(&labels, 0)?;
+        (sines.broadcast_mul(&placed)? + labels)?
+            .reshape((b, n, d))?
+            .to_dtype(dtype)
+    }
+
+    /// Low-resolution logits (b, 4g, 4g) -> what is added to the image tokens (b, g * g, d)
+    pub fn embed_masks(&self, masks: &Tensor) -> Result<Tensor> {
+        let masks = masks.to_dtype(self.no_mask.dtype())?.unsqueeze(3)?;
+        self.mask_downscaling.forward(&masks)?.flatten(1, 2)
+    }
+
+    /// What is added to the image tokens where there is no mask (1, 1, d).
+    pub fn no_mask(&self) -> &Tensor {
+        &self.no_mask
+    }
+}
+
+/// Coordinates (n, 2) in 0..1 -> sines, then cosines (n, d)
+fn fourier(coords: &Tensor, frequencies: &Tensor) -> Result<Tensor> {
+    let angles = coords.affine(2., -1.)?.matmul(frequencies)?;
+    let angles = (angles * std::f64::consts::TAU)?;
+    Tensor::cat(&[angles.sin()?, angles.cos()?], 1)
+}
+
+/// x and y of the centres of a grid's cells, by rows: (grid², 2) in 0..1
+fn cell_centres(grid: usize, device: &Device) -> Result<Tensor> {
+    let centre = |i: usize| (i as f32 + 0.5) / grid as f32;
+    let coords: Vec<f32> = (0..grid * grid)
+        .flat_map(|i| [centre(i % grid), centre(i / grid)])
+        .collect();
+    Tensor::from_vec(coords, (grid * grid, 2), device)
+}
+
+#[derive(Debug, Clone)]
+struct MaskDownscaling {
+    conv1: Conv2d,
+    norm1: LayerNorm,
+    conv2: Conv2d,
+    norm2: LayerNorm,
+    conv3: Conv2d,
+}
+
+impl MaskDownscaling {
+    fn new(d: usize, vb: VarBuilder) -> Result<Self> {
+        let halve = ConvConfig::default().with_stride(2);
+        let quarter = MASK_CHANNELS / 4;
+        Ok(Self {
+            conv1: conv2d(1, quarter, 2, halve, vb.pp(0))?,
+            norm1: layer_norm(quarter, EPS, vb.pp(1))?,
+            conv2: conv2d(quarter, MASK_CHANNELS, 2, halve, vb.pp(3))?,
+            norm2: layer_norm(MASK_CHANNELS, EPS, vb.pp(4))?,
+            conv3: conv2d(MASK_CHANNELS, d, 1, ConvConfig::default(), vb.pp(6))?,
+        })
+    }
+}
+
+impl Module for MaskDownscaling {
+    /// (b, 4g, 4g, 1) -> (b, g, g, d)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let xs = self.conv1.forward_channels_last(xs)?;
+        let xs = gelu(&xs.apply(&self.norm1)?)?;
+        let xs = self.conv2.forward_channels_last(&xs)?;
+        let xs = gelu(&xs.apply(&self.norm2)?)?;
+        self.conv3.forward_channels_last(&xs)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::golden::{Golden, assert_close};
+
+    const ALL: [Label; 5] = [
+        Label::Padding,
+        Label::Negative,
+        Label::Positive,
+        Label::TopLeft,
+        Label::BottomRight,
+    ];
+
+    #[test]
+    fn points_masks_and_positions_equal_the_official_ones() -> Result<()> {
+        let golden = Golden::open("sam_prompt_encoder");
+        let encoder = PromptEncoder::new(&Config::of(&golden), golden.weights())?;
+        assert_close(encoder.dense_pe(), &golden.tensor("out.dense_pe"), 2e-6);
+        for case in ["points", "points_and_box", "box"] {
+            let coords: Vec<Vec<Vec<f32>>> =
+                golden.tensor(&format!("in.{case}.coords")).to_vec3()?;
+            let labels: Vec<Vec<i64>> = golden.tensor(&format!("in.{case}.labels")).to_vec2()?;
+            let prompts: Vec<Vec<_>> = coords
+                .iter()
+                .zip(&labels)
+                .map(|(coords, labels)| {
+                    let points = coords.iter().zip(labels);
+                    let point = |(xy, label): (&Vec<f32>, &i64)| {
+                        ([xy[0], xy[1]], ALL[(label + 1) as usize])
+                    };
+                    points.map(point).collect()
+                })
+                .collect();
+            let prompts: Vec<&[_]> = prompts.iter().map(Vec::as_slice).collect();
+            let got = encoder.embed_points(&prompts)?;
+            assert_close(&got, &golden.tensor(&format!("out.{case}.sparse")), 2e-6);
+        }
+        let got = encoder.embed_masks(&golden.tensor("in.mask"))?;
+        assert_close(&got, &golden.tensor("out.mask.dense"), 2e-6);
+        let none = golden
+            .tensor("out.points.dense")
+            .narrow(1, 0, 1)?
+            .narrow(0, 0, 1)?;
+        assert_close(encoder.no_mask(), &none, 0.);
+        Ok(())
+    }
+}

@@ -1,0 +1,207 @@
+//! The click head of the trained demo model: its goldens, and the objects that it finds.
+
+use std::path::{Path, PathBuf};
+
+use candle::{Device, Tensor};
+use candle_sam3::Error;
+use candle_sam3::image::Image;
+use candle_sam3::mask::{BoxXyxy, Mask};
+use candle_sam3::models::sam3::{LoadOptions, Sam3};
+use candle_sam3::models::{ClickMasks, ClickPrompt, InteractiveModel};
+use candle_sam3::weights;
+
+use crate::reference::{Reference, check};
+
+const TOLERANCE: f64 = 1e-4;
+
+fn model() -> Sam3 {
+    let options = LoadOptions {
+        clicks: true,
+        ..LoadOptions::default()
+    };
+    Sam3::load(&weights::demo().unwrap(), &options).unwrap()
+}
+
+fn tests() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
+}
+
+/// The images and the point and box of each that the reference was asked.
+fn asked() -> Vec<(Reference, usize, Image)> {
+    let scene = |scene: usize| {
+        let golden = Reference::open(&tests().join("golden/demo.safetensors"));
+        let pixels = golden.tensor(&format!("s{scene}.image"));
+        let (h, w, _) = pixels.dims3().unwrap();
+        let pixels = pixels.flatten_all().unwrap().to_vec1().unwrap();
+        let image = Image::from_rgb8(w, h, pixels).unwrap();
+        (golden, scene, image)
+    };
+    (0..3).map(scene).collect()
+}
+
+fn prompt(golden: &Reference, scene: usize, kind: &str) -> ClickPrompt {
+    let coords = golden.tensor(&format!("s{scene}.{kind}.coords"));
+    let coords: Vec<Vec<f32>> = coords.to_vec2().unwrap();
+    match kind {
+        "click" => ClickPrompt {
+            points: vec![([coords[0][0], coords[0][1]], 1)],
+            ..ClickPrompt::default()
+        },
+        _ => ClickPrompt {
+            bbox: Some(BoxXyxy {
+                x0: coords[0][0],
+                y0: coords[0][1],
+                x1: coords[1][0],
+                y1: coords[1][1],
+            }),
+            ..ClickPrompt::default()
+        },
+    }
+}
+
+fn tensor(rows: &[Vec<f32>]) -> Tensor {
+    Tensor::new(rows.to_vec(), &Device::Cpu).unwrap()
+}
+
+#[test]
+fn every_click_and_box_matches_the_goldens() {
+    let model = model();
+    let head = model.click_head().unwrap();
+    for (golden, scene, image) in asked() {
+        let embedding = model.encode_for_clicks(&image).unwrap();
+        for kind in ["click", "ibox"] {
+            let prompt = prompt(&golden, scene, kind);
+            let got = head.decode(&embedding, &[prompt], 0..4).unwrap();
+            let want = |part: &str| golden.tensor(&format!("s{scene}.{kind}.{part}"));
+            println!("scene {scene}: {kind}");
+            let masks = tensor(&got[0].low_res_logits);
+            check("masks", &masks, &want("low_res_masks"), TOLERANCE);
+            let iou = Tensor::new(&got[0].iou_scores[..], &Device::Cpu).unwrap();
+            check("iou", &iou, &want("iou"), TOLERANCE);
+            let score = Tensor::new(&[got[0].object_score.unwrap()], &Device::Cpu).unwrap();
+            check("object score", &score, &want("object_score"), TOLERANCE);
+        }
+    }
+}
+
+/// The object under the point is found, and refining it with its own mask keeps it.
+#[test]
+fn a_click_finds_its_object_and_can_be_refined() {
+    let model = model();
+    for (golden, scene, image) in asked() {
+        let embedding = model.encode_for_clicks(&image).unwrap();
+        let click = prompt(&golden, scene, "click");
+        let bbox = prompt(&golden, scene, "ibox").bbox.unwrap();
+        let mask_of = |answer: &ClickMasks| {
+            let logits = model
+                .upscale(&embedding, &answer.low_res_logits[0])
+                .unwrap();
+            Mask::from_fn(image.width(), image.height(), |x, y| {
+                logits[y * image.width() + x] > 0.
+            })
+        };
+        let first = model
+            .decode(&embedding, std::slice::from_ref(&click), false)
+            .unwrap();
+        assert_eq!(first[0].low_res_logits.len(), 1);
+        let found = mask_of(&first[0]);
+        assert!(found.bbox().unwrap().iou(bbox) > 0.7, "scene {scene}");
+        let again = ClickPrompt {
+            mask_logits: Some(first[0].low_res_logits[0].clone()),
+            ..click
+        };
+        let second = model.decode(&embedding, &[again], false).unwrap();
+        assert!(mask_of(&second[0]).iou(&found) > 0.7, "scene {scene}");
+    }
+}
+
+/// Prompts of different kinds in one call are the prompts one by one, in their order.
+#[test]
+fn a_batch_of_prompts_equals_single_prompts() {
+    let model = model();
+    let (golden, scene, image) = asked().remove(1);
+    let embedding = model.encode_for_clicks(&image).unwrap();
+    let (click, bbox) = (
+        prompt(&golden, scene, "click"),
+        prompt(&golden, scene, "ibox"),
+    );
+    let both = ClickPrompt {
+        points: vec![([5., 5.], 0), click.points[0]],
+        ..bbox.clone()
+    };
+    let earlier = model
+        .decode(&embedding, std::slice::from_ref(&click), true)
+        .unwrap();
+    let with_mask = |logits: &Vec<f32>| ClickPrompt {
+        mask_logits: Some(logits.clone()),
+        ..click.clone()
+    };
+    let prompts = [
+        click.clone(),
+        with_mask(&earlier[0].low_res_logits[2]),
+        bbox.clone(),
+        both,
+        with_mask(&earlier[0].low_res_logits[0]),
+        ClickPrompt {
+            points: vec![([60., 30.], 1)],
+            ..click.clone()
+        },
+        ClickPrompt::default(),
+    ];
+    let together = model.decode(&embedding, &prompts, true).unwrap();
+    assert_eq!(together.len(), prompts.len());
+    for (i, (prompt, got)) in prompts.iter().zip(&together).enumerate() {
+        let alone = model
+            .decode(&embedding, std::slice::from_ref(prompt), true)
+            .unwrap();
+        let want = tensor(&alone[0].low_res_logits);
+        check(
+            &format!("prompt {i}"),
+            &tensor(&got.low_res_logits),
+            &want,
+            1e-5,
+        );
+    }
+}
+
+#[test]
+fn an_image_encoded_for_text_answers_clicks_alike() {
+    let model = model();
+    let (golden, scene, image) = asked().remove(0);
+    let click = [prompt(&golden, scene, "click")];
+    let for_text = model.encode_image(&image).unwrap();
+    let shared = model.embed_for_clicks(&for_text).unwrap();
+    let own = model.encode_for_clicks(&image).unwrap();
+    assert_eq!(
+        model.decode(&shared, &click, true).unwrap(),
+        model.decode(&own, &click, true).unwrap()
+    );
+}
+
+#[test]
+fn what_cannot_be_answered_is_refused() {
+    let model = model();
+    let (_, _, image) = asked().remove(0);
+    let embedding = model.encode_for_clicks(&image).unwrap();
+    let wrong_label = ClickPrompt {
+        points: vec![([1., 1.], 2)],
+        ..ClickPrompt::default()
+    };
+    let wrong_mask = ClickPrompt {
+        mask_logits: Some(vec![0.; 7]),
+        ..ClickPrompt::default()
+    };
+    for prompt in [wrong_label, wrong_mask] {
+        let error = model.decode(&embedding, &[prompt], true).unwrap_err();
+        assert!(matches!(error, Error::InvalidPrompt { .. }), "{error}");
+    }
+    let without = Sam3::load(&weights::demo().unwrap(), &LoadOptions::default()).unwrap();
+    for error in [
+        without.encode_for_clicks(&image).unwrap_err(),
+        model
+            .embed_for_clicks(&without.encode_image(&image).unwrap())
+            .unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+    }
+}
