@@ -111,6 +111,16 @@ pub fn from_boxes(boxes: &[BoxXyxy]) -> Vec<ClickPrompt> {
     boxes.iter().map(prompt).collect()
 }
 
+/// Whether a prompt is so open that the best of three masks beats a single one: a lone point, which
+/// may mean a part or the whole.
+///
+/// The rule of the original's ONNX export for points,
+/// <https://github.com/facebookresearch/segment-anything/blob/dca509f/segment_anything/utils/onnx.py#L92>;
+/// a box says enough for a single mask, as in the original's examples.
+pub fn prefers_multimask(prompt: &ClickPrompt) -> bool {
+    prompt.points.len() == 1 && prompt.bbox.is_none()
+}
+
 /// Answers prompts on one image, up to 64 in one decode.
 ///
 /// # Errors
