@@ -2,23 +2,49 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use candle_sam3::image::Image;
-use candle_sam3::models::sam3::{ImageEmbedding, LoadOptions, Sam3};
+use candle_sam3::models::sam::{self, Sam};
+use candle_sam3::models::sam3::{ClickEmbedding, LoadOptions, Sam3};
 use candle_sam3::models::{ClickMasks, ClickPrompt, InteractiveModel};
-use candle_sam3::weights::{self, Checkpoint};
+use candle_sam3::weights::{self, Checkpoint, Family};
+use candle_sam3::{Error, Result as ModelResult};
 
 use crate::args::{Dtype, ModelArgs};
 
 /// Opens, detects and loads the model; headers are checked before any tensor is read.
 pub fn load(args: &ModelArgs) -> Result<Sam3> {
+    let options = prepare(args)?;
+    Ok(Sam3::load(&open_complete(args)?, &options)?)
+}
+
+/// Opens, detects and loads a model that takes clicks.
+pub fn load_for_clicks(args: &ModelArgs) -> Result<ClickModel> {
+    let options = LoadOptions {
+        clicks: true,
+        ..prepare(args)?
+    };
+    let checkpoint = open_complete(args)?;
+    let is_sam1 = !checkpoint.metadata().contains_key("config")
+        && weights::detect(&checkpoint)?.family != Family::Sam3;
+    Ok(match is_sam1 {
+        true => {
+            let LoadOptions { device, dtype, .. } = options;
+            ClickModel::Sam(Sam::load(&checkpoint, &sam::LoadOptions { device, dtype })?)
+        }
+        false => ClickModel::Sam3(Box::new(Sam3::load(&checkpoint, &options)?)),
+    })
+}
+
+/// Starts the threads and opens the device.
+fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads.get())
             .build_global()
             .context("--threads")?;
     }
-    let options = LoadOptions {
+    Ok(LoadOptions {
         device: args.device.open()?,
         dtype: match args.dtype {
             Dtype::F32 => candle_sam3::DType::F32,
@@ -27,60 +53,16 @@ pub fn load(args: &ModelArgs) -> Result<Sam3> {
         },
         context_length: args.context_length,
         clicks: false,
-    };
-    let mut checkpoint = open(&args.model)?;
-    if let Some(geometry) = &args.geometry {
-        checkpoint = checkpoint.with_part("detector.geometry_encoder.", &open(geometry)?)?;
-    }
-    Ok(Sam3::load(&checkpoint, &options)?)
+    })
 }
 
-/// Opens, detects and loads a model that takes clicks.
-pub fn load_for_clicks(args: &ModelArgs) -> Result<ClickModel> {
+/// The checkpoint, with the part that a second file supplies.
+fn open_complete(args: &ModelArgs) -> Result<Checkpoint> {
     let checkpoint = open(&args.model)?;
-    drop(checkpoint);
-    bail!(
-        "{}: no model of this build takes clicks; use --text with a SAM 3 family model",
-        args.model.display()
-    )
-}
-
-/// A model that takes clicks, whichever the file holds.
-pub enum ClickModel {}
-
-impl ClickModel {
-    pub fn name(&self) -> &str {
-        match *self {}
-    }
-}
-
-impl InteractiveModel for ClickModel {
-    type Embedding = ImageEmbedding;
-
-    fn encode_for_clicks(&self, _: &Image) -> candle_sam3::Result<ImageEmbedding> {
-        match *self {}
-    }
-
-    fn original_size(&self, _: &ImageEmbedding) -> (usize, usize) {
-        match *self {}
-    }
-
-    fn low_res_size(&self) -> (usize, usize) {
-        match *self {}
-    }
-
-    fn decode(
-        &self,
-        _: &ImageEmbedding,
-        _: &[ClickPrompt],
-        _: bool,
-    ) -> candle_sam3::Result<Vec<ClickMasks>> {
-        match *self {}
-    }
-
-    fn upscale(&self, _: &ImageEmbedding, _: &[f32]) -> candle_sam3::Result<Vec<f32>> {
-        match *self {}
-    }
+    Ok(match &args.geometry {
+        None => checkpoint,
+        Some(geometry) => checkpoint.with_part("detector.geometry_encoder", &open(geometry)?)?,
+    })
 }
 
 fn open(model: &Path) -> Result<Checkpoint> {
@@ -88,4 +70,84 @@ fn open(model: &Path) -> Result<Checkpoint> {
         Some("demo") => weights::demo()?,
         _ => Checkpoint::open(model)?,
     })
+}
+
+/// A model that takes clicks, whichever the file holds.
+pub enum ClickModel {
+    Sam(Sam),
+    Sam3(Box<Sam3>),
+}
+
+/// An image that a [`ClickModel`] encoded.
+#[derive(Clone)]
+pub enum ClickImage {
+    Sam(sam::ImageEmbedding),
+    Sam3(ClickEmbedding),
+}
+
+impl ClickModel {
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Sam(model) => model.name(),
+            Self::Sam3(model) => model.name(),
+        }
+    }
+}
+
+fn of_another_model<T>() -> ModelResult<T> {
+    Err(Error::Unsupported {
+        what: "an image encoded by another model".into(),
+        instead: "encode it with the model that decodes it".into(),
+    })
+}
+
+impl InteractiveModel for ClickModel {
+    type Embedding = ClickImage;
+
+    fn encode_for_clicks(&self, image: &Image) -> ModelResult<ClickImage> {
+        Ok(match self {
+            Self::Sam(model) => ClickImage::Sam(model.encode_for_clicks(image)?),
+            Self::Sam3(model) => ClickImage::Sam3(model.encode_for_clicks(image)?),
+        })
+    }
+
+    fn original_size(&self, image: &ClickImage) -> (usize, usize) {
+        match (self, image) {
+            (Self::Sam(model), ClickImage::Sam(image)) => model.original_size(image),
+            (Self::Sam3(model), ClickImage::Sam3(image)) => model.original_size(image),
+            _ => (0, 0),
+        }
+    }
+
+    fn low_res_size(&self) -> (usize, usize) {
+        match self {
+            Self::Sam(model) => model.low_res_size(),
+            Self::Sam3(model) => model.low_res_size(),
+        }
+    }
+
+    fn decode(
+        &self,
+        image: &ClickImage,
+        prompts: &[ClickPrompt],
+        multimask_output: bool,
+    ) -> ModelResult<Vec<ClickMasks>> {
+        match (self, image) {
+            (Self::Sam(model), ClickImage::Sam(image)) => {
+                model.decode(image, prompts, multimask_output)
+            }
+            (Self::Sam3(model), ClickImage::Sam3(image)) => {
+                model.decode(image, prompts, multimask_output)
+            }
+            _ => of_another_model(),
+        }
+    }
+
+    fn upscale(&self, image: &ClickImage, low_res_logits: &[f32]) -> ModelResult<Vec<f32>> {
+        match (self, image) {
+            (Self::Sam(model), ClickImage::Sam(image)) => model.upscale(image, low_res_logits),
+            (Self::Sam3(model), ClickImage::Sam3(image)) => model.upscale(image, low_res_logits),
+            _ => of_another_model(),
+        }
+    }
 }
