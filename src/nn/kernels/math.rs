@@ -37,7 +37,7 @@ pub fn erf(x: f32) -> f32 {
     let p = fma(p, s, -2.101_024e-6);
     let p = fma(p, s, -5.692_506_4e-5);
     let p = fma(p, s, -7.349_906_3e-4);
-    let p = fma(p, s, -2.954_599_8e-3);
+    let p = fma(p, s, -2.954_6e-3);
     let p = fma(p, s, -1.609_603_3e-2);
     let q = fma(s, -1.456_607_2e-5, -2.133_740_6e-4);
     let q = fma(q, s, -1.682_827e-3);
