@@ -14,6 +14,7 @@ use candle::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d, conv2d_bn, conv2d_no_bias};
+use crate::nn::hard_swish;
 
 /// The kernel of the spatial convolutions outside attention.
 const KERNEL: usize = 3;
@@ -334,11 +335,6 @@ fn with_bias(
     vb: VarBuilder,
 ) -> Result<Conv2d> {
     conv2d(in_channels, out_channels, kernel, cfg, vb.pp("conv"))
-}
-
-/// x * min(max(x + 3, 0), 6) / 6
-fn hard_swish(xs: &Tensor) -> Result<Tensor> {
-    xs * candle_nn::ops::hard_sigmoid(xs)?
 }
 
 #[cfg(test)]

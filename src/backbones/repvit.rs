@@ -9,6 +9,7 @@ use candle::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::nn::conv::{Conv2d, ConvConfig, batch_norm, conv2d, conv2d_bn, get_f64};
+use crate::nn::gelu;
 
 /// The kernel of every spatial convolution.
 const KERNEL: usize = 3;
@@ -109,7 +110,7 @@ impl RepVit {
 
     fn stem(&self, xs: &Tensor) -> Result<Tensor> {
         let [first, second] = &self.stem;
-        xs.apply(first)?.gelu_erf()?.apply(second)
+        gelu(&xs.apply(first)?)?.apply(second)
     }
 }
 
@@ -178,7 +179,7 @@ impl Module for Block {
             xs = xs.apply(widen)?;
         }
         let [expand, project] = &self.channel_mixer;
-        &xs + xs.apply(expand)?.gelu_erf()?.apply(project)?
+        &xs + gelu(&xs.apply(expand)?)?.apply(project)?
     }
 }
 

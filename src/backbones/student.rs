@@ -8,6 +8,7 @@ use candle_nn::VarBuilder;
 
 use super::{efficientvit, repvit, tiny_vit};
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d, conv2d_bn};
+use crate::nn::gelu;
 
 /// Which backbone, and its sizes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,7 +110,7 @@ impl StudentHead {
 impl Module for StudentHead {
     /// (b, c, h, w) -> (b, embed_dim, h, w)
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        xs.apply(&self.project)?.gelu_erf()?.apply(&self.refine)
+        gelu(&xs.apply(&self.project)?)?.apply(&self.refine)
     }
 }
 

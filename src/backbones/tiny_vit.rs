@@ -12,10 +12,10 @@
 //! - The convolution between attention and network has no residual and no activation.
 
 use candle::{Device, Module, Result, Tensor};
-use candle_nn::{Linear, VarBuilder, linear};
+use candle_nn::VarBuilder;
 
-use crate::nn::conv::{Conv2d, ConvConfig, conv2d_bn};
-use crate::nn::{LayerNorm, layer_norm, sdpa};
+use crate::nn::conv::{Conv2d, ConvConfig, conv2d_bn, pointwise_bn};
+use crate::nn::{LayerNorm, Linear, gelu, layer_norm, linear, sdpa};
 
 const LAYER_NORM_EPS: f64 = 1e-5;
 /// The kernel of every spatial convolution.
@@ -112,7 +112,7 @@ impl TinyVit {
     /// (b, 3, s, s) -> (b, s / 4, s / 4, c)
     fn patch_embed(&self, xs: &Tensor) -> Result<Tensor> {
         let [first, second] = &self.patch_embed;
-        let xs = xs.apply(first)?.gelu_erf()?.apply(second)?;
+        let xs = gelu(&xs.apply(first)?)?.apply(second)?;
         xs.permute((0, 2, 3, 1))?.contiguous()
     }
 
@@ -186,20 +186,19 @@ enum Block {
 /// Widens, mixes pixels within each channel, and narrows; the last activation follows the sum.
 #[derive(Debug, Clone)]
 struct MbConv {
-    conv1: Conv2d,
+    conv1: Linear,
     conv2: Conv2d,
-    conv3: Conv2d,
+    conv3: Linear,
 }
 
 impl MbConv {
     fn new(dim: usize, expand_ratio: usize, vb: VarBuilder) -> Result<Self> {
         let inner = dim * expand_ratio;
-        let pointwise = ConvConfig::default();
         let depthwise = ConvConfig::same(KERNEL).with_groups(inner);
         Ok(Self {
-            conv1: folded(dim, inner, 1, pointwise, vb.pp("conv1"))?,
+            conv1: pointwise_bn(dim, inner, vb.pp("conv1.c"), vb.pp("conv1.bn"))?,
             conv2: folded(inner, inner, KERNEL, depthwise, vb.pp("conv2"))?,
-            conv3: folded(inner, dim, 1, pointwise, vb.pp("conv3"))?,
+            conv3: pointwise_bn(inner, dim, vb.pp("conv3.c"), vb.pp("conv3.bn"))?,
         })
     }
 }
@@ -207,29 +206,28 @@ impl MbConv {
 impl Module for MbConv {
     /// (b, h, w, c) -> (b, h, w, c)
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let ys = self.conv1.forward_channels_last(xs)?.gelu_erf()?;
-        let ys = self.conv2.forward_channels_last(&ys)?.gelu_erf()?;
-        (xs + self.conv3.forward_channels_last(&ys)?)?.gelu_erf()
+        let ys = self.conv1.forward_gelu(xs)?;
+        let ys = gelu(&self.conv2.forward_channels_last(&ys)?)?;
+        gelu(&(xs + self.conv3.forward(&ys)?)?)
     }
 }
 
 /// Changes the channels, and mostly halves the size.
 #[derive(Debug, Clone)]
 struct PatchMerging {
-    conv1: Conv2d,
+    conv1: Linear,
     conv2: Conv2d,
-    conv3: Conv2d,
+    conv3: Linear,
 }
 
 impl PatchMerging {
     fn new(dim: usize, out_dim: usize, stride: usize, vb: VarBuilder) -> Result<Self> {
-        let pointwise = ConvConfig::default();
         let depthwise = ConvConfig::same(KERNEL).with_groups(out_dim);
         let strided = depthwise.with_stride(stride);
         Ok(Self {
-            conv1: folded(dim, out_dim, 1, pointwise, vb.pp("conv1"))?,
+            conv1: pointwise_bn(dim, out_dim, vb.pp("conv1.c"), vb.pp("conv1.bn"))?,
             conv2: folded(out_dim, out_dim, KERNEL, strided, vb.pp("conv2"))?,
-            conv3: folded(out_dim, out_dim, 1, pointwise, vb.pp("conv3"))?,
+            conv3: pointwise_bn(out_dim, out_dim, vb.pp("conv3.c"), vb.pp("conv3.bn"))?,
         })
     }
 }
@@ -237,9 +235,9 @@ impl PatchMerging {
 impl Module for PatchMerging {
     /// (b, h, w, c) -> (b, h / stride, w / stride, c')
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let xs = self.conv1.forward_channels_last(xs)?.gelu_erf()?;
-        let xs = self.conv2.forward_channels_last(&xs)?.gelu_erf()?;
-        self.conv3.forward_channels_last(&xs)
+        let xs = self.conv1.forward_gelu(xs)?;
+        let xs = gelu(&self.conv2.forward_channels_last(&xs)?)?;
+        self.conv3.forward(&xs)
     }
 }
 
@@ -374,8 +372,9 @@ impl Mlp {
 
 impl Module for Mlp {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let xs = xs.apply(&self.norm)?.apply(&self.fc1)?;
-        xs.gelu_erf()?.apply(&self.fc2)
+        self.fc1
+            .forward_gelu(&xs.apply(&self.norm)?)?
+            .apply(&self.fc2)
     }
 }
 

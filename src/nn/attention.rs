@@ -1,15 +1,20 @@
 //! Attention: one entry point, [`sdpa`], and PyTorch's multi-head module on top of it.
 
-use candle::{D, DType, Module, Result, Tensor};
-use candle_nn::{Linear, VarBuilder, ops::softmax_last_dim};
+use candle::{D, DType, Device, Module, Result, Tensor};
+use candle_nn::{VarBuilder, ops::softmax_last_dim};
+use rayon::prelude::*;
+
+use super::kernels::attention::{Bias, head};
+use super::kernels::{cpu_slice, on_cpu_in_f32};
+use super::linear::{Linear, linear};
 
 /// At most this many scores exist at a time (64 MiB in f32); longer query lists go in chunks.
 const MAX_SCORES: usize = 1 << 24;
 
 /// Scaled dot-product attention: `softmax(q k^T * scale + bias) v`.
 ///
-/// `q` (b, h, n, c), `k` and `v` (b, h, m, c), `bias` broadcastable to (b, h, n, m) with
-/// negative infinity where a key must not be seen -> (b, h, n, c). The softmax runs in f32.
+/// `q` (b, h, n, c), `k` (b, h, m, c), `v` (b, h, m, d), `bias` broadcastable to (b, h, n, m) with
+/// negative infinity where a key must not be seen -> (b, h, n, d). The softmax runs in f32.
 pub fn sdpa(
     q: &Tensor,
     k: &Tensor,
@@ -17,6 +22,9 @@ pub fn sdpa(
     scale: f64,
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
+    if [q, k, v].into_iter().all(on_cpu_in_f32) {
+        return sdpa_on_cpu(q, k, v, scale, bias);
+    }
     let (b, h, n, _) = q.dims4()?;
     let m = k.dim(2)?;
     let k_t = k.t()?;
@@ -39,6 +47,88 @@ pub fn sdpa(
         .map(|start| attend(start, chunk.min(n - start)))
         .collect::<Result<Vec<_>>>()?;
     Tensor::cat(&chunks, 2)
+}
+
+fn sdpa_on_cpu(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    scale: f64,
+    bias: Option<&Tensor>,
+) -> Result<Tensor> {
+    let (b, h, n, c) = q.dims4()?;
+    let m = k.dim(2)?;
+    let d = v.dim(3)?;
+    if k.dims() != [b, h, m, c] || v.dims() != [b, h, m, d] {
+        candle::bail!(
+            "attention over {:?}, {:?}, {:?}",
+            q.dims(),
+            k.dims(),
+            v.dims()
+        );
+    }
+    let bias = bias
+        .map(|bias| BroadcastBias::new(bias, (b, h, n, m)))
+        .transpose()?;
+    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+    let ((qs, ql), (ks, kl), (vs, vl)) = (
+        q.storage_and_layout(),
+        k.storage_and_layout(),
+        v.storage_and_layout(),
+    );
+    let (q, k, v) = (
+        cpu_slice(&qs, ql)?,
+        cpu_slice(&ks, kl)?,
+        cpu_slice(&vs, vl)?,
+    );
+    let mut out = vec![0f32; b * h * n * d];
+    out.par_chunks_mut((n * d).max(1))
+        .enumerate()
+        .for_each(|(i, out)| {
+            let (q, k, v) = (
+                &q[i * n * c..][..n * c],
+                &k[i * m * c..][..m * c],
+                &v[i * m * d..][..m * d],
+            );
+            head(
+                q,
+                k,
+                v,
+                (c, d),
+                scale as f32,
+                bias.as_ref().map(|bias| bias.of_head(i / h, i % h)),
+                out,
+            );
+        });
+    Tensor::from_vec(out, (b, h, n, d), &Device::Cpu)
+}
+
+/// A bias of shape (b or 1, h or 1, n or 1, m).
+struct BroadcastBias {
+    values: Vec<f32>,
+    strides: [usize; 3],
+}
+
+impl BroadcastBias {
+    fn new(bias: &Tensor, (b, h, n, m): (usize, usize, usize, usize)) -> Result<Self> {
+        let dims = bias.dims();
+        let fits = |(have, want): (&usize, usize)| *have == 1 || *have == want;
+        if dims.len() != 4 || dims[3] != m || !dims.iter().zip([b, h, n]).all(fits) {
+            candle::bail!("a bias of {dims:?} for scores of {:?}", (b, h, n, m));
+        }
+        let whole = [dims[1] * dims[2] * m, dims[2] * m, m];
+        let strides = std::array::from_fn(|i| if dims[i] == 1 { 0 } else { whole[i] });
+        let values = bias.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+        Ok(Self { values, strides })
+    }
+
+    fn of_head(&self, batch: usize, head: usize) -> Bias<'_> {
+        let start = batch * self.strides[0] + head * self.strides[1];
+        Bias {
+            rows: &self.values[start..],
+            stride: self.strides[2],
+        }
+    }
 }
 
 /// Turns a padding mask into an additive bias for [`sdpa`].
@@ -72,13 +162,13 @@ impl MultiHeadAttention {
         let part = |i: usize| -> Result<Linear> {
             let weight = weight.narrow(0, i * dim, dim)?;
             let bias = bias.narrow(0, i * dim, dim)?;
-            Ok(Linear::new(weight, Some(bias)))
+            Linear::new(&weight, Some(bias))
         };
         Ok(Self {
             q_proj: part(0)?,
             k_proj: part(1)?,
             v_proj: part(2)?,
-            out_proj: candle_nn::linear(dim, dim, vb.pp("out_proj"))?,
+            out_proj: linear(dim, dim, vb.pp("out_proj"))?,
             num_heads,
         })
     }
@@ -120,15 +210,15 @@ mod tests {
 
     #[test]
     fn chunked_attention_equals_attention_in_one_piece() -> Result<()> {
-        let dev = &Device::Cpu;
+        let dev = &Device::Cpu; // in f64 it takes the path of the other devices
         let n = MAX_SCORES / 4096 + 3; // one chunk more than fits
-        let q = Tensor::randn(0f32, 1., (1, 1, n, 4), dev)?;
-        let k = Tensor::randn(0f32, 1., (1, 1, 4096, 4), dev)?;
-        let bias = Tensor::randn(0f32, 1., (1, 1, n, 4096), dev)?;
+        let q = Tensor::randn(0f64, 1., (1, 1, n, 4), dev)?;
+        let k = Tensor::randn(0f64, 1., (1, 1, 4096, 4), dev)?;
+        let bias = Tensor::randn(0f64, 1., (1, 1, n, 4096), dev)?;
         let got = sdpa(&q, &k, &k, 0.5, Some(&bias))?;
         let tail = |t: &Tensor| t.narrow(2, n - 5, 5);
         let want = sdpa(&tail(&q)?, &k, &k, 0.5, Some(&tail(&bias)?))?;
-        let diff = (tail(&got)? - want)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        let diff = (tail(&got)? - want)?.abs()?.max_all()?.to_scalar::<f64>()?;
         assert!(diff < 1e-6, "{diff}");
         Ok(())
     }

@@ -4,17 +4,19 @@
 //! here and nowhere else. BatchNorm never runs: [`conv2d_bn`] folds it into the convolution
 //! before it when the weights are loaded.
 
-use candle::{DType, Device, Layout, Module, Result, Storage, Tensor};
+use std::fmt;
+use std::sync::Arc;
+
+use candle::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-use super::kernels::depthwise::{self, Window};
+use super::kernels::convolution::{self, PackedKernel};
+use super::kernels::{Window, cpu_slice, depthwise, on_cpu_in_f32};
+use super::linear::Linear;
 
 /// Added to the running variance; PyTorch's default, which every model here keeps.
 const BATCH_NORM_EPS: f64 = 1e-5;
-
-/// Floats of one matrix of patches: 16 MB, so that the allocator reuses it from band to band.
-const PATCHES_LEN: usize = 4 << 20;
 
 /// How a square convolution window moves over the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,19 +61,40 @@ impl ConvConfig {
 }
 
 /// A 2-D convolution: (b, in, h, w) -> (b, out, h', w').
+///
+/// On the CPU in f32 a dense weight is packed when the layer is built, and only kept that way.
 #[derive(Debug, Clone)]
 pub struct Conv2d {
-    /// (out, in / groups, kernel, kernel)
-    weight: Tensor,
+    weight: Weight,
     /// (out)
     bias: Option<Tensor>,
     cfg: ConvConfig,
 }
 
+#[derive(Clone)]
+enum Weight {
+    /// (out, in / groups, kernel, kernel)
+    Plain(Tensor),
+    Packed(Arc<PackedKernel>),
+}
+
+impl fmt::Debug for Weight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(weight) => write!(f, "{:?}", weight.dims()),
+            Self::Packed(kernel) => write!(f, "{:?} packed", kernel.dims()),
+        }
+    }
+}
+
 impl Conv2d {
     /// A convolution from its `weight` (out, in / groups, kernel, kernel) and `bias` (out).
-    pub fn new(weight: Tensor, bias: Option<Tensor>, cfg: ConvConfig) -> Self {
-        Self { weight, bias, cfg }
+    pub fn new(weight: &Tensor, bias: Option<Tensor>, cfg: ConvConfig) -> Result<Self> {
+        let weight = match cfg.groups == 1 && on_cpu_in_f32(weight) {
+            true => Weight::Packed(Arc::new(pack(weight)?)),
+            false => Weight::Plain(weight.contiguous()?),
+        };
+        Ok(Self { weight, bias, cfg })
     }
 
     /// A convolution from a weight and bias just folded, in the type and on the device of `vb`.
@@ -81,58 +104,21 @@ impl Conv2d {
         cfg: ConvConfig,
         vb: &VarBuilder,
     ) -> Result<Self> {
-        let load = |t: &Tensor| t.to_dtype(vb.dtype())?.to_device(vb.device());
-        Ok(Self::new(load(weight)?, Some(load(bias)?), cfg))
+        Self::new(&loaded(weight, vb)?, Some(loaded(bias, vb)?), cfg)
     }
 
-    /// The weight (out, in / groups, kernel, kernel).
-    pub fn weight(&self) -> &Tensor {
-        &self.weight
-    }
-
-    /// The bias (out), if there is one.
-    pub fn bias(&self) -> Option<&Tensor> {
-        self.bias.as_ref()
-    }
-
-    /// A 1x1 convolution is a product of matrices: (g, out/g, in/g) x (b * g, in/g, h * w).
-    fn pointwise(&self, xs: &Tensor) -> Result<Tensor> {
-        let (b, _, h, w) = xs.dims4()?;
-        let (out, in_per_group, _, _) = self.weight.dims4()?;
-        let g = self.cfg.groups;
-        let xs = xs.contiguous()?.reshape((b * g, in_per_group, h * w))?;
-        let weight = self.weight.reshape((g, out / g, in_per_group))?;
-        let weight = match (b, g) {
-            (1, _) => weight,
-            (_, 1) => weight.expand((b, out, in_per_group))?,
-            _ => weight.repeat((b, 1, 1))?,
-        };
-        weight.matmul(&xs)?.reshape((b, out, h, w))
-    }
-}
-
-impl Conv2d {
-    /// The same convolution, channels last: (b, h, w, in) -> (b, h', w', out).
-    ///
-    /// Fast for pointwise and depthwise convolutions; others are turned around and back.
+    /// A depthwise convolution with channels last: (b, h, w, c) -> (b, h', w', c).
     pub fn forward_channels_last(&self, xs: &Tensor) -> Result<Tensor> {
-        let (b, h, w, c) = xs.dims4()?;
-        let (out, _, _, _) = self.weight.dims4()?;
-        if self.is_pointwise() && self.cfg.groups == 1 {
-            let weight = self.weight.reshape((out, c))?;
-            let ys = xs.reshape((b * h * w, c))?.matmul(&weight.t()?)?;
-            let ys = match &self.bias {
-                Some(bias) => ys.broadcast_add(bias)?,
-                None => ys,
-            };
-            return ys.reshape((b, h, w, out));
+        match &self.weight {
+            Weight::Plain(weight) if is_depthwise(weight, &self.cfg)? && on_cpu_in_f32(xs) => {
+                let bias = self.bias.as_ref();
+                depthwise::conv2d_channels_last(xs, weight, bias, self.window())
+            }
+            _ => {
+                let xs = xs.permute((0, 3, 1, 2))?.contiguous()?;
+                self.forward(&xs)?.permute((0, 2, 3, 1))?.contiguous()
+            }
         }
-        if self.is_depthwise()? && c == out && on_cpu_in_f32(xs) {
-            let bias = self.bias.as_ref();
-            return depthwise::conv2d_channels_last(xs, &self.weight, bias, self.window());
-        }
-        let xs = xs.permute((0, 3, 1, 2))?.contiguous()?;
-        self.forward(&xs)?.permute((0, 2, 3, 1))?.contiguous()
     }
 
     fn window(&self) -> Window {
@@ -145,42 +131,124 @@ impl Conv2d {
         }
     }
 
-    fn is_pointwise(&self) -> bool {
-        let kernel = &self.weight.dims()[2..];
-        kernel == [1, 1] && self.cfg.stride == 1 && self.cfg.padding == 0
-    }
-
-    /// Whether every channel has its own kernel.
-    fn is_depthwise(&self) -> Result<bool> {
-        let (out, in_per_group, _, _) = self.weight.dims4()?;
-        Ok(in_per_group == 1 && self.cfg.groups == out)
-    }
-}
-
-impl Module for Conv2d {
-    /// (b, in, h, w) -> (b, out, h', w')
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        if self.is_depthwise()? {
-            return depthwise_conv2d(xs, &self.weight, self.bias.as_ref(), self.window());
+    /// Any weight on any device.
+    fn forward_plain(&self, weight: &Tensor, xs: &Tensor) -> Result<Tensor> {
+        if is_depthwise(weight, &self.cfg)? {
+            return depthwise_conv2d(xs, weight, self.bias.as_ref(), self.window());
         }
         let ConvConfig {
             stride,
             padding,
             groups,
         } = self.cfg;
-        let out = self.weight.dim(0)?;
-        let ys = if self.is_pointwise() {
-            self.pointwise(xs)?
-        } else if groups == 1 && on_cpu_in_f32(xs) {
-            return by_patches(xs, &self.weight, self.bias.as_ref(), self.window());
+        let ys = if weight.dims()[2..] == [1, 1] && stride == 1 && padding == 0 {
+            pointwise(xs, weight, groups)?
+        } else if xs.device().is_cpu() && xs.dtype() != DType::F32 {
+            // candle has no such convolution in half precision
+            let dtype = xs.dtype();
+            let (xs, weight) = (xs.to_dtype(DType::F32)?, weight.to_dtype(DType::F32)?);
+            xs.conv2d(&weight, padding, stride, 1, groups)?
+                .to_dtype(dtype)?
         } else {
-            xs.conv2d(&self.weight, padding, stride, 1, groups)?
+            xs.conv2d(weight, padding, stride, 1, groups)?
         };
         match &self.bias {
-            Some(bias) => ys.broadcast_add(&bias.reshape((1, out, 1, 1))?),
+            Some(bias) => ys.broadcast_add(&bias.reshape((1, (), 1, 1))?),
             None => Ok(ys),
         }
     }
+}
+
+impl Module for Conv2d {
+    /// (b, in, h, w) -> (b, out, h', w')
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Plain(weight) => self.forward_plain(weight, xs),
+            Weight::Packed(kernel) => dense(xs, kernel, self.bias.as_ref(), self.window()),
+        }
+    }
+}
+
+/// Whether every channel has its own kernel.
+fn is_depthwise(weight: &Tensor, cfg: &ConvConfig) -> Result<bool> {
+    let (out, in_per_group, _, _) = weight.dims4()?;
+    Ok(in_per_group == 1 && cfg.groups == out)
+}
+
+/// A 1x1 convolution is a product of matrices: (g, out/g, in/g) x (b * g, in/g, h * w).
+fn pointwise(xs: &Tensor, weight: &Tensor, g: usize) -> Result<Tensor> {
+    let (b, _, h, w) = xs.dims4()?;
+    let (out, in_per_group, _, _) = weight.dims4()?;
+    let xs = xs.contiguous()?.reshape((b * g, in_per_group, h * w))?;
+    let weight = weight.reshape((g, out / g, in_per_group))?;
+    let weight = match (b, g) {
+        (1, _) => weight,
+        (_, 1) => weight.expand((b, out, in_per_group))?,
+        _ => weight.repeat((b, 1, 1))?,
+    };
+    weight.matmul(&xs)?.reshape((b, out, h, w))
+}
+
+fn pack(weight: &Tensor) -> Result<PackedKernel> {
+    let (out, channels, side, width) = weight.dims4()?;
+    if side != width {
+        candle::bail!("a kernel of {side} x {width} is not square");
+    }
+    let values = weight.flatten_all()?.to_vec1::<f32>()?;
+    Ok(PackedKernel::new(&values, out, channels, side))
+}
+
+/// A dense convolution on the CPU in f32.
+fn dense(
+    xs: &Tensor,
+    kernel: &PackedKernel,
+    bias: Option<&Tensor>,
+    window: Window,
+) -> Result<Tensor> {
+    let (b, c, h, w) = xs.dims4()?;
+    let [out, channels, ..] = kernel.dims();
+    if c != channels || !on_cpu_in_f32(xs) {
+        candle::bail!(
+            "a convolution of {channels} channels got {:?} {:?}",
+            xs.dtype(),
+            xs.dims()
+        );
+    }
+    let bias = bias.map(|bias| bias.to_vec1::<f32>()).transpose()?;
+    let xs = xs.contiguous()?;
+    let (storage, layout) = xs.storage_and_layout();
+    let xs = cpu_slice(&storage, layout)?;
+    let images = (0..b).map(|i| {
+        let image = &xs[i * c * h * w..][..c * h * w];
+        let (ys, (oh, ow)) = convolution::conv2d(image, (h, w), kernel, bias.as_deref(), window)?;
+        Tensor::from_vec(ys, (1, out, oh, ow), &Device::Cpu)
+    });
+    match &images.collect::<Result<Vec<_>>>()?[..] {
+        [image] => Ok(image.clone()),
+        images => Tensor::cat(images, 0),
+    }
+}
+
+/// A folded tensor in the type and on the device of a model.
+pub fn loaded(folded: &Tensor, vb: &VarBuilder) -> Result<Tensor> {
+    folded
+        .to_dtype(DType::F32)?
+        .to_dtype(vb.dtype())?
+        .to_device(vb.device())
+}
+
+/// A 1x1 convolution without bias at `conv_vb` and the BatchNorm after it, for tokens: a linear
+/// layer (…, in) -> (…, out).
+pub fn pointwise_bn(
+    in_channels: usize,
+    out_channels: usize,
+    conv_vb: VarBuilder,
+    bn_vb: VarBuilder,
+) -> Result<Linear> {
+    let weight = get_f64((out_channels, in_channels, 1, 1), "weight", &conv_vb)?;
+    let (weight, bias) = batch_norm(out_channels, bn_vb)?.fold(&weight, None)?;
+    let weight = loaded(&weight.reshape((out_channels, in_channels))?, &conv_vb)?;
+    Linear::new(&weight, Some(loaded(&bias, &conv_vb)?))
 }
 
 /// A convolution with bias: `weight` (out, in / groups, kernel, kernel), `bias` (out).
@@ -193,7 +261,10 @@ pub fn conv2d(
 ) -> Result<Conv2d> {
     let bias = vb.get(out_channels, "bias")?;
     let conv = conv2d_no_bias(in_channels, out_channels, kernel, cfg, vb)?;
-    Ok(Conv2d::new(conv.weight, Some(bias), cfg))
+    Ok(Conv2d {
+        bias: Some(bias),
+        ..conv
+    })
 }
 
 /// A convolution without bias: `weight` (out, in / groups, kernel, kernel).
@@ -205,7 +276,7 @@ pub fn conv2d_no_bias(
     vb: VarBuilder,
 ) -> Result<Conv2d> {
     let shape = (out_channels, in_channels / cfg.groups, kernel, kernel);
-    Ok(Conv2d::new(vb.get(shape, "weight")?, None, cfg))
+    Conv2d::new(&vb.get(shape, "weight")?, None, cfg)
 }
 
 /// A convolution without bias at `conv_vb` and the BatchNorm after it at `bn_vb`, as one convolution.
@@ -309,117 +380,6 @@ fn depthwise_conv2d(
     }
 }
 
-/// A dense convolution on the CPU: the patches of a band of rows as a matrix, times the weight.
-///
-/// `xs` (b, in, h, w), `weight` (out, in, kh, kw) -> (b, out, h', w')
-fn by_patches(
-    xs: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    window: Window,
-) -> Result<Tensor> {
-    let (b, c, h, w) = xs.dims4()?;
-    let (out, in_channels, kh, kw) = weight.dims4()?;
-    if c != in_channels {
-        candle::bail!("a convolution of {in_channels} channels got {c}")
-    }
-    let (oh, ow) = window.output_size((h, w), (kh, kw))?;
-    let depth = c * kh * kw;
-    let weight = weight.reshape((out, depth))?;
-    let bias = match bias {
-        Some(bias) => bias.to_vec1::<f32>()?,
-        None => vec![0.; out],
-    };
-    // Bands of equal height.
-    let bands = (depth * oh * ow).div_ceil(PATCHES_LEN).clamp(1, oh);
-    let rows = oh.div_ceil(bands);
-    let xs = xs.contiguous()?;
-    let (storage, layout) = xs.storage_and_layout();
-    let pixels = cpu_slice(&storage, layout)?;
-    let mut ys = vec![0f32; b * out * oh * ow];
-    for (pixels, ys) in pixels
-        .chunks_exact(c * h * w)
-        .zip(ys.chunks_exact_mut(out * oh * ow))
-    {
-        for top in (0..oh).step_by(rows) {
-            let rows = rows.min(oh - top);
-            let mut patches = vec![0f32; depth * rows * ow];
-            patches
-                .par_chunks_exact_mut(rows * ow)
-                .enumerate()
-                .for_each(|(k, patches)| {
-                    let plane = &pixels[k / (kh * kw) * h * w..][..h * w];
-                    let tap = (k / kw % kh, k % kw);
-                    gather_tap(plane, (h, w), tap, window, top, patches, ow);
-                });
-            let patches = Tensor::from_vec(patches, (depth, rows * ow), &Device::Cpu)?;
-            let band = weight.matmul(&patches)?; // (out, rows * ow)
-            let (storage, layout) = band.storage_and_layout();
-            let band = cpu_slice(&storage, layout)?;
-            ys.par_chunks_exact_mut(oh * ow)
-                .zip(band.par_chunks_exact(rows * ow))
-                .zip(&bias)
-                .for_each(|((ys, band), bias)| {
-                    for (y, sum) in ys[top * ow..].iter_mut().zip(band) {
-                        *y = sum + bias;
-                    }
-                });
-        }
-    }
-    Tensor::from_vec(ys, (b, out, oh, ow), &Device::Cpu)
-}
-
-/// What one kernel element sees of a plane (h, w), for the output rows from `top` on.
-///
-/// `patches` holds zeros; what lies outside the plane is left alone.
-fn gather_tap(
-    plane: &[f32],
-    (h, w): (usize, usize),
-    tap: (usize, usize),
-    window: Window,
-    top: usize,
-    patches: &mut [f32],
-    ow: usize,
-) {
-    let Window { stride, padding } = window;
-    // The output columns whose source column, x * stride + tap - padding, lies in the plane.
-    let first = padding.1.saturating_sub(tap.1).div_ceil(stride.1);
-    let end = (w + padding.1)
-        .saturating_sub(tap.1)
-        .div_ceil(stride.1)
-        .min(ow);
-    for (y, patches) in patches.chunks_exact_mut(ow).enumerate() {
-        let Some(source) = ((top + y) * stride.0 + tap.0).checked_sub(padding.0) else {
-            continue;
-        };
-        if source >= h || first >= end {
-            continue;
-        }
-        let source = &plane[source * w + first * stride.1 + tap.1 - padding.1..(source + 1) * w];
-        let patches = &mut patches[first..end];
-        if stride.1 == 1 {
-            patches.copy_from_slice(&source[..patches.len()]);
-        } else {
-            for (to, from) in patches.iter_mut().zip(source.iter().step_by(stride.1)) {
-                *to = *from;
-            }
-        }
-    }
-}
-
-/// The elements of a contiguous f32 tensor on the CPU.
-fn cpu_slice<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
-    match storage {
-        Storage::Cpu(storage) => Ok(&storage.as_slice()?[layout.start_offset()..]),
-        _ => candle::bail!("this kernel needs a tensor on the CPU"),
-    }
-}
-
-/// Whether our own kernels take this tensor.
-fn on_cpu_in_f32(xs: &Tensor) -> bool {
-    xs.device().is_cpu() && xs.dtype() == DType::F32
-}
-
 /// One scaled and shifted copy of the image per kernel element, summed.
 ///
 /// candle's grouped convolution runs one convolution per channel, thousands of launches for one
@@ -468,8 +428,8 @@ fn every(xs: &Tensor, dim: usize, start: usize, step: usize, len: usize) -> Resu
 /// The windows do not overlap, so it is one product of matrices and a shuffle of pixels.
 #[derive(Debug, Clone)]
 pub struct ConvTranspose2x2 {
-    /// (4 * out, in), rows ordered (row in window, column in window, out)
-    weight: Tensor,
+    /// To 4 * out channels, ordered (row in window, column in window, out).
+    product: Conv2d,
     /// (out)
     bias: Tensor,
 }
@@ -484,29 +444,23 @@ impl ConvTranspose2x2 {
     /// From a `weight` (in, out, 2, 2) and a `bias` (out).
     pub fn from_tensors(weight: &Tensor, bias: Tensor) -> Result<Self> {
         let (in_channels, out_channels, _, _) = weight.dims4()?;
-        let weight = weight
-            .permute((2, 3, 1, 0))?
-            .reshape((4 * out_channels, in_channels))?;
-        Ok(Self { weight, bias })
-    }
-
-    /// The four pixels of each token, rows first, left where they are: (b, n, in) -> (b, n, 4, out)
-    pub fn forward_tokens(&self, xs: &Tensor) -> Result<Tensor> {
-        let (b, n, c) = xs.dims3()?;
-        let ys = xs.reshape((b * n, c))?.matmul(&self.weight.t()?)?;
-        ys.reshape((b, n, 4, self.bias.dim(0)?))?
-            .broadcast_add(&self.bias)
+        let weight =
+            weight
+                .permute((2, 3, 1, 0))?
+                .reshape((4 * out_channels, in_channels, 1, 1))?;
+        Ok(Self {
+            product: Conv2d::new(&weight, None, ConvConfig::default())?,
+            bias,
+        })
     }
 }
 
 impl Module for ConvTranspose2x2 {
     /// (b, in, h, w) -> (b, out, 2h, 2w)
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let (b, c, h, w) = xs.dims4()?;
+        let (b, _, h, w) = xs.dims4()?;
         let out = self.bias.dim(0)?;
-        let xs = xs.contiguous()?.reshape((b, c, h * w))?;
-        let weight = self.weight.unsqueeze(0)?.expand((b, 4 * out, c))?;
-        let ys = weight.matmul(&xs)?; // (b, 4 * out, h * w)
+        let ys = self.product.forward(xs)?; // (b, 4 * out, h, w)
         if on_cpu_in_f32(&ys) {
             return interleave(&ys, &self.bias, (b, out, h, w));
         }
@@ -515,6 +469,22 @@ impl Module for ConvTranspose2x2 {
             .reshape((b, out, 2 * h, 2 * w))?
             .broadcast_add(&self.bias.reshape((1, out, 1, 1))?)
     }
+}
+
+/// The same without the shuffle: (…, in) -> (…, 4 * out), the four pixels of each token by rows.
+///
+/// Reads `weight` (in, out, 2, 2) and `bias` (out).
+pub fn conv_transpose_2x2_on_tokens(
+    in_channels: usize,
+    out_channels: usize,
+    vb: VarBuilder,
+) -> Result<Linear> {
+    let weight = vb
+        .get((in_channels, out_channels, 2, 2), "weight")?
+        .permute((2, 3, 1, 0))?
+        .reshape((4 * out_channels, in_channels))?;
+    let bias = vb.get(out_channels, "bias")?.repeat(4)?;
+    Linear::new(&weight, Some(bias))
 }
 
 /// The shuffle of [`ConvTranspose2x2`] on the CPU: (b, 2 * 2 * c, h * w) -> (b, c, 2h, 2w), plus bias.
@@ -575,12 +545,8 @@ mod tests {
 
     #[test]
     fn convolutions_equal_candles() {
-        struct Case {
-            channels: (usize, usize),
-            kernel: usize,
-            cfg: ConvConfig,
-        }
         let pointwise = ConvConfig::default();
+        // Channels in and out, kernel, window.
         let cases = [
             (6, 9, 1, pointwise),
             (6, 9, 1, pointwise.with_groups(3)),
@@ -592,22 +558,15 @@ mod tests {
             (6, 6, 5, ConvConfig::same(5).with_groups(6).with_stride(2)),
         ];
         for (input, output, kernel, cfg) in cases {
-            let case = Case {
-                channels: (input, output),
-                kernel,
-                cfg,
-            };
-            let (input, output) = case.channels;
-            let k = case.kernel;
             let xs = random(&[2, input, 13, 10]);
-            let weight = random(&[output, input / case.cfg.groups, k, k]);
+            let weight = random(&[output, input / cfg.groups, kernel, kernel]);
             let bias = random(&[output]);
-            let conv = Conv2d::new(weight.clone(), Some(bias.clone()), case.cfg);
+            let conv = Conv2d::new(&weight, Some(bias.clone()), cfg).unwrap();
             let ConvConfig {
                 stride,
                 padding,
                 groups,
-            } = case.cfg;
+            } = cfg;
             let want = xs.conv2d(&weight, padding, stride, 1, groups).unwrap();
             let want = want.broadcast_add(&bias.reshape((1, (), 1, 1)).unwrap());
             let want = want.unwrap();

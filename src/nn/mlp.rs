@@ -1,7 +1,9 @@
 //! The multi-layer perceptron of the detection heads.
 
 use candle::{Module, Result, Tensor};
-use candle_nn::{Linear, VarBuilder, linear};
+use candle_nn::VarBuilder;
+
+use super::linear::{Linear, linear};
 
 /// Linear layers with a ReLU between them, none after the last.
 ///
@@ -27,14 +29,14 @@ impl Mlp {
 impl Module for Mlp {
     /// (…, in) -> (…, out)
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let (last, hidden) = match self.layers.split_last() {
+            Some(layers) => layers,
+            None => return Ok(xs.clone()),
+        };
         let mut xs = xs.clone();
-        for (i, layer) in self.layers.iter().enumerate() {
-            xs = if i == 0 {
-                layer.forward(&xs)?
-            } else {
-                layer.forward(&xs.relu()?)?
-            };
+        for layer in hidden {
+            xs = layer.forward_relu(&xs)?;
         }
-        Ok(xs)
+        last.forward(&xs)
     }
 }

@@ -5,6 +5,7 @@
 pub mod attention;
 pub mod conv;
 pub mod kernels;
+pub mod linear;
 pub mod mlp;
 pub mod norm;
 pub mod posenc;
@@ -16,6 +17,7 @@ pub mod window;
 pub(crate) mod golden;
 
 pub use attention::{MultiHeadAttention, sdpa};
+pub use linear::{Linear, linear};
 pub use mlp::Mlp;
 pub use norm::{GroupNorm, LayerNorm, group_norm, layer_norm};
 
@@ -31,6 +33,22 @@ pub fn inverse_sigmoid(xs: &Tensor) -> Result<Tensor> {
     let numerator = xs.maximum(EPS)?;
     let denominator = xs.affine(-1.0, 1.0)?.maximum(EPS)?;
     (numerator / denominator)?.log()
+}
+
+/// GELU with the error function, for any shape.
+pub fn gelu(xs: &Tensor) -> Result<Tensor> {
+    match kernels::on_cpu_in_f32(xs) {
+        true => kernels::Elementwise::Gelu.apply(xs),
+        false => xs.gelu_erf(),
+    }
+}
+
+/// `x * clamp(x + 3, 0, 6) / 6`, for any shape.
+pub fn hard_swish(xs: &Tensor) -> Result<Tensor> {
+    match kernels::on_cpu_in_f32(xs) {
+        true => kernels::Elementwise::HardSwish.apply(xs),
+        false => xs * (((xs + 3.)?.clamp(0., 6.)? / 6.)?),
+    }
 }
 
 /// Runs `f` in f32 and returns its result in the dtype of `xs`.

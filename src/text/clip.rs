@@ -6,9 +6,9 @@
 //! The pooled projection `text_projection` is computed and thrown away there; here it is not read.
 
 use candle::{Device, Result, Tensor};
-use candle_nn::{Embedding, Linear, Module, VarBuilder, embedding, linear};
+use candle_nn::{Embedding, Module, VarBuilder, embedding};
 
-use crate::nn::{LayerNorm, MultiHeadAttention, layer_norm};
+use crate::nn::{LayerNorm, Linear, MultiHeadAttention, layer_norm, linear};
 
 const EPS: f64 = 1e-5;
 
@@ -119,7 +119,7 @@ impl ResidualAttentionBlock {
     fn forward(&self, xs: &Tensor, causal: &Tensor) -> Result<Tensor> {
         let normed = xs.apply(&self.ln_1)?;
         let xs = (xs + self.attn.forward(&normed, &normed, &normed, Some(causal))?)?;
-        let hidden = xs.apply(&self.ln_2)?.apply(&self.c_fc)?.gelu_erf()?;
+        let hidden = self.c_fc.forward_gelu(&xs.apply(&self.ln_2)?)?;
         xs + hidden.apply(&self.c_proj)?
     }
 }

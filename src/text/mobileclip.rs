@@ -7,11 +7,11 @@
 //! changes the result; the embedding is not scaled; `projection_layer` is never used.
 
 use candle::{D, Result, Tensor};
-use candle_nn::{Embedding, Linear, Module, VarBuilder, embedding, linear};
+use candle_nn::{Embedding, Module, VarBuilder, embedding};
 
 use super::rep_mixer::RepMixerBlock;
 use crate::nn::attention::merge_heads;
-use crate::nn::{LayerNorm, layer_norm, sdpa};
+use crate::nn::{LayerNorm, Linear, layer_norm, linear, sdpa};
 
 const EPS: f64 = 1e-5;
 
@@ -196,7 +196,7 @@ impl TransformerLayer {
         let scale = (q.dim(D::Minus1)? as f64).powf(-0.5);
         let attended = merge_heads(&sdpa(&q, &k, &v, scale, None)?)?;
         let xs = (xs + attended.apply(&self.out_proj)?)?;
-        let hidden = xs.apply(&self.ffn_norm)?.apply(&self.fc1)?.gelu_erf()?;
+        let hidden = self.fc1.forward_gelu(&xs.apply(&self.ffn_norm)?)?;
         xs + hidden.apply(&self.fc2)?
     }
 }

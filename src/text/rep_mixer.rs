@@ -2,10 +2,11 @@
 //!
 //! Training-time branches are folded into one depthwise convolution when the weights are read.
 
-use candle::{DType, Device, Result, Tensor};
-use candle_nn::{Linear, Module, VarBuilder};
+use candle::{Device, Result, Tensor};
+use candle_nn::{Module, VarBuilder};
 
-use crate::nn::conv::{batch_norm, depthwise_conv1d, get_f64};
+use crate::nn::Linear;
+use crate::nn::conv::{batch_norm, depthwise_conv1d, get_f64, loaded};
 
 const KERNEL: usize = 11;
 
@@ -37,8 +38,8 @@ impl RepMixerBlock {
         Ok(Self {
             mixer: Depthwise::token_mixer(width, vb.pp("token_mixer"))?,
             ffn_conv: Depthwise::conv_bn(width, ffn.pp("conv.conv"), ffn.pp("conv.bn"))?,
-            fc1: Linear::new(w1, Some(b1)),
-            fc2: Linear::new(w2, Some(b2)),
+            fc1: Linear::new(&w1, Some(b1))?,
+            fc2: Linear::new(&w2, Some(b2))?,
         })
     }
 }
@@ -48,7 +49,7 @@ impl Module for RepMixerBlock {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let xs = self.mixer.forward(&xs.transpose(1, 2)?.contiguous()?)?; // (b, width, s)
         let hidden = self.ffn_conv.forward(&xs)?.transpose(1, 2)?.contiguous()?;
-        let hidden = hidden.apply(&self.fc1)?.gelu_erf()?.apply(&self.fc2)?;
+        let hidden = self.fc1.forward_gelu(&hidden)?.apply(&self.fc2)?;
         xs.transpose(1, 2)? + hidden
     }
 }
@@ -98,12 +99,4 @@ impl Depthwise {
 fn folded_conv(width: usize, conv: &VarBuilder, bn: VarBuilder) -> Result<(Tensor, Tensor)> {
     let weight = get_f64((width, 1, 1, KERNEL), "weight", conv)?.reshape((width, 1, KERNEL))?;
     batch_norm(width, bn)?.fold(&weight, None)
-}
-
-/// A folded tensor as the model wants it.
-fn loaded(folded: &Tensor, vb: &VarBuilder) -> Result<Tensor> {
-    folded
-        .to_dtype(DType::F32)?
-        .to_dtype(vb.dtype())?
-        .to_device(vb.device())
 }

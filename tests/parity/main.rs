@@ -3,4 +3,7 @@
 mod demo;
 mod demo_clicks;
 mod full_size;
+#[path = "../keys/list.rs"]
+mod key_lists;
 mod reference;
+mod variants;

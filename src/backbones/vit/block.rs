@@ -1,12 +1,12 @@
 //! One transformer block, with rotary or relative positions.
 
 use candle::{Result, Tensor};
-use candle_nn::{Linear, Module, VarBuilder, linear};
+use candle_nn::{Module, VarBuilder};
 
 use super::relative::RelativePositions;
 use crate::nn::attention::merge_heads;
 use crate::nn::rope::AxialRope;
-use crate::nn::{LayerNorm, layer_norm, sdpa, window};
+use crate::nn::{LayerNorm, Linear, layer_norm, linear, sdpa, window};
 
 /// Sizes of a block, and how its parts are called.
 #[derive(Debug, Clone)]
@@ -71,7 +71,7 @@ impl Block {
             Some(size) => self.attend_in_windows(&normed, size)?,
         };
         let xs = (xs + attended)?;
-        let hidden = xs.apply(&self.norm2)?.apply(&self.lin1)?.gelu_erf()?;
+        let hidden = self.lin1.forward_gelu(&xs.apply(&self.norm2)?)?;
         xs + hidden.apply(&self.lin2)?
     }
 

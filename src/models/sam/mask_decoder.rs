@@ -14,8 +14,8 @@ use candle_nn::{VarBuilder, ops::sigmoid};
 
 use super::two_way::TwoWayTransformer;
 use super::{Config, Generation};
-use crate::nn::conv::{Conv2d, ConvConfig, ConvTranspose2x2, conv2d};
-use crate::nn::{LayerNorm, Mlp, layer_norm};
+use crate::nn::conv::{Conv2d, ConvConfig, conv_transpose_2x2_on_tokens, conv2d};
+use crate::nn::{LayerNorm, Linear, Mlp, gelu, layer_norm};
 
 /// Masks per prompt: one for a clear prompt, three for an ambiguous one.
 pub const NUM_MASKS: usize = 4;
@@ -48,9 +48,9 @@ pub struct Decoded {
 pub struct MaskDecoder {
     transformer: TwoWayTransformer,
     output_tokens: Tensor, // ([object score,] IoU, masks; d)
-    upscale1: ConvTranspose2x2,
+    upscale1: Linear,      // to the four pixels of each token
     norm: LayerNorm,
-    upscale2: ConvTranspose2x2,
+    upscale2: Linear,
     hypernetworks: Vec<Mlp>,
     iou_head: Mlp,
     sam3: Option<Sam3Parts>,
@@ -93,9 +93,9 @@ impl MaskDecoder {
         Ok(Self {
             transformer: TwoWayTransformer::new(cfg, vb.pp("transformer"))?,
             output_tokens: Tensor::cat(&output_tokens, 0)?,
-            upscale1: ConvTranspose2x2::new(d, d / 4, upscaling.pp(0))?,
+            upscale1: conv_transpose_2x2_on_tokens(d, d / 4, upscaling.pp(0))?,
             norm: layer_norm(d / 4, EPS, upscaling.pp(1))?,
-            upscale2: ConvTranspose2x2::new(d / 4, d / 8, upscaling.pp(3))?,
+            upscale2: conv_transpose_2x2_on_tokens(d / 4, d / 8, upscaling.pp(3))?,
             hypernetworks: hypernetworks.collect::<Result<_>>()?,
             iou_head: Mlp::new(
                 &[d, hidden, hidden, NUM_MASKS],
@@ -170,19 +170,18 @@ impl MaskDecoder {
     /// (b, g * g, d) -> the 4 x 4 pixels of each token (b, g * g * 16, d / 8)
     fn upscale(&self, image: &Tensor, details: Option<&[Tensor; 2]>) -> Result<Tensor> {
         let (b, m, _) = image.dims3()?;
-        let xs = self.upscale1.forward_tokens(image)?; // (b, m, 4, d / 4)
+        let xs = image.apply(&self.upscale1)?.reshape((b, m, 4, ()))?; // (b, m, 4, d / 4)
         let xs = match details {
             Some([s1, _]) => xs.broadcast_add(s1)?,
             None => xs,
         };
-        let xs = xs.apply(&self.norm)?.gelu_erf()?;
-        let xs = self.upscale2.forward_tokens(&xs.flatten(1, 2)?)?; // (b, m * 4, 4, d / 8)
-        let xs = xs.reshape((b, m, 16, ()))?;
+        let xs = gelu(&xs.apply(&self.norm)?)?;
+        let xs = xs.apply(&self.upscale2)?.reshape((b, m, 16, ()))?;
         let xs = match details {
             Some([_, s0]) => xs.broadcast_add(s0)?,
             None => xs,
         };
-        xs.gelu_erf()?.flatten(1, 2)
+        gelu(&xs)?.flatten(1, 2)
     }
 
     /// Logits in the order of tokens (b, masks, g * g * 16) -> maps (b, masks, 4g, 4g)

@@ -15,7 +15,7 @@ use candle_nn::VarBuilder;
 
 use super::Config;
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
-use crate::nn::{LayerNorm, layer_norm};
+use crate::nn::{LayerNorm, gelu, layer_norm};
 
 /// Of the norms between the mask's convolutions.
 const EPS: f64 = 1e-6;
@@ -163,9 +163,9 @@ impl Module for MaskDownscaling {
     /// (b, 4g, 4g, 1) -> (b, g, g, d)
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let xs = self.conv1.forward_channels_last(xs)?;
-        let xs = xs.apply(&self.norm1)?.gelu_erf()?;
+        let xs = gelu(&xs.apply(&self.norm1)?)?;
         let xs = self.conv2.forward_channels_last(&xs)?;
-        let xs = xs.apply(&self.norm2)?.gelu_erf()?;
+        let xs = gelu(&xs.apply(&self.norm2)?)?;
         self.conv3.forward_channels_last(&xs)
     }
 }

@@ -9,11 +9,11 @@
 //! - The norms' eps is 1e-5, unlike everywhere else in SAM 1; the activation is ReLU.
 
 use candle::{D, Result, Tensor};
-use candle_nn::{Linear, VarBuilder, linear};
+use candle_nn::VarBuilder;
 
 use super::Config;
 use crate::nn::attention::merge_heads;
-use crate::nn::{LayerNorm, layer_norm, sdpa};
+use crate::nn::{LayerNorm, Linear, layer_norm, linear, sdpa};
 
 const DEPTH: usize = 2;
 const EPS: f64 = 1e-5;
@@ -119,7 +119,7 @@ impl Layer {
             .forward(&q, &placed_image, image)?;
         let tokens = (tokens + attended)?.apply(&self.norm2)?;
 
-        let hidden = tokens.apply(&self.lin1)?.relu()?;
+        let hidden = self.lin1.forward_relu(&tokens)?;
         let tokens = (tokens + hidden.apply(&self.lin2)?)?.apply(&self.norm3)?;
 
         let k = (&tokens + token_pe)?;

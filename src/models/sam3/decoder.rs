@@ -9,10 +9,11 @@
 //! from 0 and 1.
 
 use candle::{D, DType, Device, Result, Tensor};
-use candle_nn::{Linear, Module, VarBuilder, linear, ops::sigmoid};
+use candle_nn::{Module, VarBuilder, ops::sigmoid};
 
 use super::encoder;
-use crate::nn::{LayerNorm, Mlp, MultiHeadAttention, inverse_sigmoid, layer_norm, posenc};
+use crate::nn::{LayerNorm, Linear, Mlp, MultiHeadAttention};
+use crate::nn::{inverse_sigmoid, layer_norm, linear, posenc};
 
 const EPS: f64 = 1e-5;
 
@@ -196,7 +197,7 @@ impl DecoderLayer {
         let q = (&xs + query_pos)?;
         let attended = self.cross_attn.forward(&q, key, memory, Some(box_bias))?;
         let xs = (xs + attended)?.apply(&self.norm1)?;
-        let hidden = xs.apply(&self.linear1)?.relu()?.apply(&self.linear2)?;
+        let hidden = self.linear1.forward_relu(&xs)?.apply(&self.linear2)?;
         (xs + hidden)?.apply(&self.norm3)
     }
 }

@@ -6,9 +6,9 @@
 //! Pre-norm, no norm after the last layer, and the prompt tokens are never updated.
 
 use candle::{Result, Tensor};
-use candle_nn::{Linear, Module, VarBuilder, linear};
+use candle_nn::{Module, VarBuilder};
 
-use crate::nn::{LayerNorm, MultiHeadAttention, layer_norm};
+use crate::nn::{LayerNorm, Linear, MultiHeadAttention, layer_norm, linear};
 
 const EPS: f64 = 1e-5;
 
@@ -118,7 +118,7 @@ impl EncoderLayer {
     ) -> Result<Tensor> {
         let normed = self.norm2.forward(xs)?;
         let xs = (xs + self.cross_attn_image.forward(&normed, key, value, bias)?)?;
-        let hidden = xs.apply(&self.norm3)?.apply(&self.linear1)?.relu()?;
+        let hidden = self.linear1.forward_relu(&xs.apply(&self.norm3)?)?;
         xs + hidden.apply(&self.linear2)?
     }
 }

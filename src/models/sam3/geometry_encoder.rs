@@ -8,12 +8,12 @@
 //! one. The point tokens that the checkpoints also hold are used by no public entry point.
 
 use candle::{DType, Result, Tensor};
-use candle_nn::{Embedding, Linear, Module, VarBuilder, embedding, linear};
+use candle_nn::{Embedding, Module, VarBuilder, embedding};
 
 use super::encoder::{self, EncoderLayer};
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
 use crate::nn::sample::roi_align;
-use crate::nn::{LayerNorm, layer_norm, posenc};
+use crate::nn::{LayerNorm, Linear, layer_norm, linear, posenc};
 
 const EPS: f64 = 1e-5;
 

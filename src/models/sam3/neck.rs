@@ -11,6 +11,7 @@ use candle::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 
 use crate::nn::conv::{Conv2d, ConvConfig, ConvTranspose2x2, conv2d};
+use crate::nn::gelu;
 
 /// Three levels at four, two and one times the trunk's resolution.
 #[derive(Debug)]
@@ -40,7 +41,7 @@ impl Neck {
 
     /// Trunk features (b, c, g, g) -> maps (b, d, 4g, 4g), (b, d, 2g, 2g), (b, d, g, g)
     pub fn forward(&self, trunk: &Tensor) -> Result<[Tensor; 3]> {
-        let up4 = trunk.apply(&self.up4.0)?.gelu_erf()?.apply(&self.up4.1)?;
+        let up4 = gelu(&trunk.apply(&self.up4.0)?)?.apply(&self.up4.1)?;
         let up2 = trunk.apply(&self.up2)?;
         let [p4, p2, p1] = &self.projections;
         Ok([p4.forward(&up4)?, p2.forward(&up2)?, p1.forward(trunk)?])

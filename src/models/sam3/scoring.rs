@@ -1,9 +1,9 @@
 //! How well each query matches the prompt.
 
 use candle::{DType, Result, Tensor};
-use candle_nn::{Linear, Module, VarBuilder, linear};
+use candle_nn::{Module, VarBuilder};
 
-use crate::nn::{LayerNorm, Mlp, layer_norm};
+use crate::nn::{LayerNorm, Linear, Mlp, layer_norm, linear};
 
 /// Dot product of the queries with the pooled prompt.
 ///

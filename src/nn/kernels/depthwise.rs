@@ -7,46 +7,13 @@
 
 use std::ops::Range;
 
-use candle::{Device, Result, Storage, Tensor};
+use candle::{Device, Result, Tensor};
 use rayon::prelude::*;
+
+use super::{Window, cpu_slice};
 
 /// Output pixels computed together: four AVX2 or two AVX-512 registers.
 const LANES: usize = 32;
-
-/// How a window moves over the image; (rows, columns).
-#[derive(Debug, Clone, Copy)]
-pub struct Window {
-    /// Step between two windows, in pixels.
-    pub stride: (usize, usize),
-    /// Zeros added on both sides of each axis.
-    pub padding: (usize, usize),
-}
-
-impl Window {
-    /// The output size for an image and a kernel, each (rows, columns).
-    ///
-    /// # Errors
-    /// When the padded image is smaller than the kernel.
-    pub fn output_size(
-        &self,
-        image: (usize, usize),
-        kernel: (usize, usize),
-    ) -> Result<(usize, usize)> {
-        let axis = |size: usize, kernel: usize, stride: usize, padding: usize| {
-            let padded = size + 2 * padding;
-            if kernel == 0 || stride == 0 || padded < kernel {
-                candle::bail!(
-                    "a kernel of {kernel} with stride {stride} does not fit {size} pixels padded by {padding}"
-                )
-            }
-            Ok((padded - kernel) / stride + 1)
-        };
-        Ok((
-            axis(image.0, kernel.0, self.stride.0, self.padding.0)?,
-            axis(image.1, kernel.1, self.stride.1, self.padding.1)?,
-        ))
-    }
-}
 
 /// Depthwise convolution of `xs` (b, c, h, w) with `weight` (c, 1, kh, kw) -> (b, c, h', w').
 ///
@@ -71,10 +38,7 @@ pub fn conv2d(
     let scratch = Scratch::new((h, w), (kh, kw), (oh, ow), window);
     let xs = xs.contiguous()?;
     let (storage, layout) = xs.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else {
-        candle::bail!("the depthwise kernel needs a tensor on the CPU")
-    };
-    let xs = &storage.as_slice::<f32>()?[layout.start_offset()..];
+    let xs = cpu_slice(&storage, layout)?;
     let mut out = vec![0f32; b * c * oh * ow];
     if !out.is_empty() {
         out.par_chunks_mut(oh * ow)
@@ -118,10 +82,7 @@ pub fn conv2d_channels_last(
     };
     let xs = xs.contiguous()?;
     let (storage, layout) = xs.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else {
-        candle::bail!("the depthwise kernel needs a tensor on the CPU")
-    };
-    let xs = &storage.as_slice::<f32>()?[layout.start_offset()..];
+    let xs = cpu_slice(&storage, layout)?;
     let mut out = vec![0f32; b * oh * ow * c];
     out.par_chunks_mut((ow * c).max(1))
         .enumerate()
@@ -202,34 +163,27 @@ impl ImageRow<'_> {
         out: &mut [f32],
     ) {
         let (h, w, c) = self.size;
-        let (top, rows) = inside(
-            self.y,
-            self.window.stride.0,
-            self.window.padding.0,
-            self.kernel.0,
-            h,
-        );
+        let Window { stride, padding } = self.window;
+        let (top, rows) = inside(self.y, stride.0, padding.0, self.kernel.0, h);
         let mut start = [0.; N];
         start.copy_from_slice(&bias[first..first + N]);
         for (x, out) in out.chunks_exact_mut(c).enumerate() {
-            let (left, columns) = inside(
-                x,
-                self.window.stride.1,
-                self.window.padding.1,
-                self.kernel.1,
-                w,
-            );
+            let (left, columns) = inside(x, stride.1, padding.1, self.kernel.1, w);
             let mut sum = start;
             for (i, y) in rows.clone().zip(top..) {
-                for (j, x) in columns.clone().zip(left..) {
-                    let source = &self.image[(y * w + x) * c + first..][..N];
-                    let weight = &weight[(i * self.kernel.1 + j) * c + first..][..N];
-                    for lane in 0..N {
-                        sum[lane] = multiply_add::<FUSED>(source[lane], weight[lane], sum[lane]);
+                let sources = self.image[(y * w + left) * c + first..].chunks(c);
+                let weights = weight[(i * self.kernel.1 + columns.start) * c + first..].chunks(c);
+                for ((source, weight), _) in sources.zip(weights).zip(columns.clone()) {
+                    if let (Some(source), Some(weight)) =
+                        (source.first_chunk(), weight.first_chunk())
+                    {
+                        sum = multiply_add_lanes::<FUSED, N>(source, weight, sum);
                     }
                 }
             }
-            out[first..first + N].copy_from_slice(&sum);
+            if let Some(out) = out[first..].first_chunk_mut() {
+                *out = sum;
+            }
         }
     }
 }
@@ -253,50 +207,62 @@ fn inside(
 /// a library call.
 const FUSED_BY_DEFAULT: bool = cfg!(target_arch = "aarch64");
 
+/// `a * b + sum`, lane by lane.
 #[inline(always)]
-fn multiply_add<const FUSED: bool>(a: f32, b: f32, sum: f32) -> f32 {
-    if FUSED {
-        a.mul_add(b, sum)
-    } else {
-        a * b + sum
+fn multiply_add_lanes<const FUSED: bool, const N: usize>(
+    a: &[f32; N],
+    b: &[f32; N],
+    mut sum: [f32; N],
+) -> [f32; N] {
+    for lane in 0..N {
+        sum[lane] = match FUSED {
+            true => a[lane].mul_add(b[lane], sum[lane]),
+            false => a[lane] * b[lane] + sum[lane],
+        };
     }
+    sum
 }
 
 /// The geometry of one padded plane.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Scratch {
     /// Columns of the image.
     width: usize,
-    /// Columns of the kernel.
-    kernel_width: usize,
     /// Columns of the output.
     out_width: usize,
     stride: (usize, usize),
     padding: (usize, usize),
     /// Rows of the padded plane.
     rows: usize,
-    /// Length of one phase of one row, with room for the last group of lanes.
+    /// Length of one phase of one row, with room for a group of lanes behind a narrow output.
     phase: usize,
+    /// Where each kernel element begins, seen from the first output pixel.
+    taps: Vec<usize>,
 }
 
 impl Scratch {
     fn new(
         (h, w): (usize, usize),
-        (_, kw): (usize, usize),
+        (kh, kw): (usize, usize),
         (_, ow): (usize, usize),
         window: Window,
     ) -> Self {
         let Window { stride, padding } = window;
-        let reached = ow.next_multiple_of(LANES) + (kw - 1) / stride.1;
+        let reached = ow.max(LANES) + (kw - 1) / stride.1;
         let filled = (w + 2 * padding.1).div_ceil(stride.1);
+        let phase = reached.max(filled);
+        let tap = |k: usize| {
+            let (i, j) = (k / kw, k % kw);
+            (i * stride.1 + j % stride.1) * phase + j / stride.1
+        };
         Self {
             width: w,
-            kernel_width: kw,
             out_width: ow,
             stride,
             padding,
             rows: h + 2 * padding.0,
-            phase: reached.max(filled),
+            phase,
+            taps: (0..kh * kw).map(tap).collect(),
         }
     }
 
@@ -365,27 +331,38 @@ impl Scratch {
         bias: f32,
         out: &mut [f32],
     ) {
-        let row_len = self.row_len();
         for (y, out) in out.chunks_exact_mut(self.out_width).enumerate() {
-            let rows = &buffer[y * self.stride.0 * row_len..];
-            for (x, out) in out.chunks_mut(LANES).enumerate() {
-                let mut sum = [bias; LANES];
-                for (row, weight) in rows
-                    .chunks_exact(row_len)
-                    .zip(weight.chunks_exact(self.kernel_width))
-                {
-                    for (j, &weight) in weight.iter().enumerate() {
-                        let (phase, shift) = (j % self.stride.1, j / self.stride.1);
-                        let start = phase * self.phase + x * LANES + shift;
-                        let source = &row[start..start + LANES];
-                        for (sum, &source) in sum.iter_mut().zip(source) {
-                            *sum = multiply_add::<FUSED>(source, weight, *sum);
-                        }
-                    }
+            let rows = &buffer[y * self.stride.0 * self.row_len()..];
+            let Some(last) = self.out_width.checked_sub(LANES) else {
+                let sum = self.lanes::<FUSED>(rows, 0, weight, bias);
+                out.copy_from_slice(&sum[..self.out_width]);
+                continue;
+            };
+            // The last group overlaps the one before, so that all are whole.
+            for x in (0..last).step_by(LANES).chain([last]) {
+                if let Some(out) = out[x..].first_chunk_mut() {
+                    *out = self.lanes::<FUSED>(rows, x, weight, bias);
                 }
-                out.copy_from_slice(&sum[..out.len()]);
             }
         }
+    }
+
+    /// The output pixels from column `x` on, of the window whose first row begins `rows`.
+    #[inline(always)]
+    fn lanes<const FUSED: bool>(
+        &self,
+        rows: &[f32],
+        x: usize,
+        weight: &[f32],
+        bias: f32,
+    ) -> [f32; LANES] {
+        let mut sum = [bias; LANES];
+        for (&tap, &weight) in self.taps.iter().zip(weight) {
+            if let Some(source) = rows[tap + x..].first_chunk() {
+                sum = multiply_add_lanes::<FUSED, LANES>(source, &[weight; LANES], sum);
+            }
+        }
+        sum
     }
 }
 

@@ -1,3 +1,91 @@
 //! Fast CPU paths behind the functions of [`crate::nn`].
 
+pub mod attention;
+pub mod convolution;
 pub mod depthwise;
+mod math;
+pub mod matmul;
+pub mod tile;
+
+use candle::{DType, Device, Layout, Result, Storage, Tensor};
+use rayon::prelude::*;
+
+/// How a window moves over the image; (rows, columns).
+#[derive(Debug, Clone, Copy)]
+pub struct Window {
+    /// Step between two windows, in pixels.
+    pub stride: (usize, usize),
+    /// Zeros added on both sides of each axis.
+    pub padding: (usize, usize),
+}
+
+impl Window {
+    /// The output size for an image and a kernel, each (rows, columns).
+    ///
+    /// # Errors
+    /// When the padded image is smaller than the kernel.
+    pub fn output_size(
+        &self,
+        image: (usize, usize),
+        kernel: (usize, usize),
+    ) -> Result<(usize, usize)> {
+        let axis = |size: usize, kernel: usize, stride: usize, padding: usize| {
+            let padded = size + 2 * padding;
+            if size == 0 || kernel == 0 || stride == 0 || padded < kernel {
+                candle::bail!(
+                    "a kernel of {kernel} with stride {stride} does not fit {size} pixels padded by {padding}"
+                )
+            }
+            Ok((padded - kernel) / stride + 1)
+        };
+        Ok((
+            axis(image.0, kernel.0, self.stride.0, self.padding.0)?,
+            axis(image.1, kernel.1, self.stride.1, self.padding.1)?,
+        ))
+    }
+}
+
+/// The elements of a contiguous f32 tensor on the CPU.
+pub(crate) fn cpu_slice<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
+    match storage {
+        Storage::Cpu(storage) => Ok(&storage.as_slice()?[layout.start_offset()..]),
+        _ => candle::bail!("this kernel needs a tensor on the CPU"),
+    }
+}
+
+/// Whether the kernels of this module can take the tensor.
+pub(crate) fn on_cpu_in_f32(xs: &Tensor) -> bool {
+    xs.device().is_cpu() && xs.dtype() == DType::F32
+}
+
+/// An elementwise function with a fast path on the CPU.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Elementwise {
+    Gelu,
+    HardSwish,
+}
+
+impl Elementwise {
+    /// Applies the function to a f32 tensor on the CPU, of any shape.
+    pub fn apply(self, xs: &Tensor) -> Result<Tensor> {
+        let mut out = xs.flatten_all()?.to_vec1::<f32>()?;
+        out.par_chunks_mut(1 << 14).for_each(|chunk| match self {
+            Self::Gelu => math::gelu(chunk),
+            Self::HardSwish => math::hard_swish(chunk),
+        });
+        Tensor::from_vec(out, xs.shape(), &Device::Cpu)
+    }
+}
+
+/// Reproducible numbers in -0.5..0.5.
+#[cfg(test)]
+pub(crate) fn random(len: usize, seed: u32) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        state as f32 / u32::MAX as f32 - 0.5
+    };
+    (0..len).map(|_| next()).collect()
+}

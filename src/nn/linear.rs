@@ -1,0 +1,169 @@
+//! Linear layers.
+
+use std::fmt;
+use std::sync::Arc;
+
+use candle::{Device, Module, Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::kernels::matmul::{self, Activation, PackedWeight};
+use super::kernels::{cpu_slice, on_cpu_in_f32};
+
+/// `x weight^T + bias`: (…, in) -> (…, out)
+///
+/// On the CPU in f32 the weight is packed when the layer is built, and only kept that way.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    weight: Weight,
+    bias: Option<Tensor>, // (out)
+}
+
+#[derive(Clone)]
+enum Weight {
+    Plain(Tensor), // (out, in)
+    Packed(Arc<PackedWeight>),
+}
+
+impl fmt::Debug for Weight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(weight) => write!(f, "{:?}", weight.dims()),
+            Self::Packed(weight) => write!(f, "{:?} packed", weight.dims()),
+        }
+    }
+}
+
+/// Reads `weight` (output, input) and `bias` (output).
+pub fn linear(input: usize, output: usize, vb: VarBuilder) -> Result<Linear> {
+    Linear::new(
+        &vb.get((output, input), "weight")?,
+        Some(vb.get(output, "bias")?),
+    )
+}
+
+impl Linear {
+    /// From a `weight` (out, in) and a `bias` (out).
+    pub fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
+        if !on_cpu_in_f32(weight) {
+            return Ok(Self {
+                weight: Weight::Plain(weight.contiguous()?),
+                bias,
+            });
+        }
+        let (out, input) = weight.dims2()?;
+        let weight = weight.contiguous()?;
+        let (storage, layout) = weight.storage_and_layout();
+        let slice = &cpu_slice(&storage, layout)?[..out * input];
+        let weight = Weight::Packed(Arc::new(PackedWeight::new(slice, out, input)));
+        let bias = bias.map(|bias| bias.contiguous()).transpose()?;
+        Ok(Self { weight, bias })
+    }
+
+    /// The layer, then the larger of its result and 0.
+    pub fn forward_relu(&self, xs: &Tensor) -> Result<Tensor> {
+        self.run(xs, Activation::Relu)
+    }
+
+    /// The layer, then GELU with the error function.
+    pub fn forward_gelu(&self, xs: &Tensor) -> Result<Tensor> {
+        self.run(xs, Activation::Gelu)
+    }
+
+    fn run(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Packed(weight) => self.run_packed(weight, xs, activation),
+            Weight::Plain(weight) => {
+                let ys = candle_nn::Linear::new(weight.clone(), self.bias.clone()).forward(xs)?;
+                match activation {
+                    Activation::Identity => Ok(ys),
+                    Activation::Relu => ys.relu(),
+                    Activation::Gelu => ys.gelu_erf(),
+                }
+            }
+        }
+    }
+
+    fn run_packed(
+        &self,
+        weight: &PackedWeight,
+        xs: &Tensor,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        let (out, input) = weight.dims();
+        let mut dims = xs.dims().to_vec();
+        if dims.last() != Some(&input) || !on_cpu_in_f32(xs) {
+            candle::bail!(
+                "a linear layer of {input} inputs got {:?} {:?}",
+                xs.dtype(),
+                xs.dims()
+            );
+        }
+        if let Some(last) = dims.last_mut() {
+            *last = out;
+        }
+        let xs = xs.contiguous()?;
+        let (storage, layout) = xs.storage_and_layout();
+        let xs = &cpu_slice(&storage, layout)?[..layout.shape().elem_count()];
+        let bias = match &self.bias {
+            None => None,
+            Some(bias) => Some(bias.to_vec1::<f32>()?),
+        };
+        let ys = matmul::matmul(xs, weight, bias.as_deref(), activation);
+        Tensor::from_vec(ys, dims, &Device::Cpu)
+    }
+}
+
+impl Module for Linear {
+    /// (…, in) -> (…, out)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        self.run(xs, Activation::Identity)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle::DType;
+
+    #[test]
+    fn the_packed_layer_equals_candles() -> Result<()> {
+        let dev = &Device::Cpu;
+        let (weight, bias) = (
+            Tensor::randn(0f32, 1., (37, 20), dev)?,
+            Tensor::randn(0f32, 1., 37, dev)?,
+        );
+        let layer = Linear::new(&weight, Some(bias.clone()))?;
+        let want = candle_nn::Linear::new(weight, Some(bias));
+        // one with an offset and one that is not contiguous
+        let xs = Tensor::randn(0f32, 1., (4, 20, 6), dev)?.transpose(1, 2)?;
+        for xs in [xs.narrow(0, 1, 2)?, xs.contiguous()?.narrow(0, 1, 2)?] {
+            let close = |got: Tensor, want: Tensor| -> Result<()> {
+                assert_eq!(got.dims(), want.dims());
+                assert!((got - want)?.abs()?.max_all()?.to_scalar::<f32>()? < 2e-5);
+                Ok(())
+            };
+            let ys = want.forward(&xs.contiguous()?)?;
+            close(layer.forward(&xs)?, ys.clone())?;
+            close(layer.forward_relu(&xs)?, ys.relu()?)?;
+            close(layer.forward_gelu(&xs)?, ys.gelu_erf()?)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_wrong_width_or_type_is_an_error() -> Result<()> {
+        let dev = &Device::Cpu;
+        let layer = Linear::new(&Tensor::zeros((3, 4), DType::F32, dev)?, None)?;
+        assert!(
+            layer
+                .forward(&Tensor::zeros((2, 5), DType::F32, dev)?)
+                .is_err()
+        );
+        assert!(
+            layer
+                .forward(&Tensor::zeros((2, 4), DType::F64, dev)?)
+                .is_err()
+        );
+        Ok(())
+    }
+}
