@@ -7,6 +7,7 @@ pub mod contour;
 pub mod nms;
 pub mod regions;
 pub mod rle;
+pub mod stability;
 pub mod upsample;
 
 pub use boxes::BoxXyxy;
@@ -162,6 +163,18 @@ impl Mask {
                 *word &= !other;
             }
         }
+    }
+
+    /// The mask as a part of a larger one of `width` x `height` pixels, its corner at (`x0`, `y0`);
+    /// what lies outside is lost.
+    pub fn placed(&self, x0: usize, y0: usize, width: usize, height: usize) -> Self {
+        let mut placed = Self::new(width, height);
+        for y in 0..self.height {
+            for run in self.runs(y) {
+                placed.set_run(y0 + y, x0 + run.start..x0 + run.end, true);
+            }
+        }
+        placed
     }
 
     /// One byte per pixel, rows from the top: `inside` for pixels of the mask and 0 for the rest.
@@ -325,6 +338,15 @@ pub(crate) mod tests {
         assert_eq!(rest, Mask::from_fn(100, 10, |x, _| x < 40));
         all.subtract(&Mask::from_fn(10, 100, |_, _| true));
         assert_eq!(all.area(), 1000);
+    }
+
+    #[test]
+    fn a_part_is_placed_in_the_whole_and_cut_at_its_edge() {
+        let part = noise(70, 9, 4, 50);
+        let whole = part.placed(90, 5, 150, 12);
+        let want = Mask::from_fn(150, 12, |x, y| x >= 90 && y >= 5 && part.get(x - 90, y - 5));
+        assert_eq!(whole, want);
+        assert_eq!(part.placed(0, 0, 70, 9), part);
     }
 
     #[test]

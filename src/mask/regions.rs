@@ -4,6 +4,7 @@
 //! background, as in `remove_small_regions`,
 //! <https://github.com/facebookresearch/segment-anything/blob/dca509f/segment_anything/utils/amg.py#L267>.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 
 use super::{BITS, Mask};
@@ -23,6 +24,38 @@ pub fn fill_holes(mask: &mut Mask, max_area: usize) {
     for (y, run) in small_regions(&background, max_area) {
         mask.set_run(y, run, true);
     }
+}
+
+/// Fills the holes of fewer than `min_area` pixels, then takes out the islands of fewer; of islands
+/// that are all small the largest stays. Returns whether there was anything to do.
+///
+/// As the original calls its `remove_small_regions`, for holes and then for islands. Of equal
+/// islands the one that OpenCV numbers first stays: the order of the first 2x2 block by rows.
+pub fn remove_small_regions(mask: &mut Mask, min_area: usize) -> bool {
+    let Some(max_area) = min_area.checked_sub(1) else {
+        return false;
+    };
+    let holes = small_regions(&complement(mask), max_area);
+    let has_holes = !holes.is_empty();
+    for (y, run) in holes {
+        mask.set_run(y, run, true);
+    }
+    let mut islands = Regions::new(mask);
+    let largest = islands.largest();
+    let all_small = largest.is_some_and(|root| islands.areas[root] <= max_area);
+    let mut has_islands = false;
+    for index in 0..islands.runs.len() {
+        let root = islands.root(index);
+        if islands.areas[root] > max_area {
+            continue;
+        }
+        has_islands = true;
+        if !(all_small && largest == Some(root)) {
+            let (y, run) = islands.runs[index].clone();
+            mask.set_run(y, run, false);
+        }
+    }
+    has_holes || has_islands
 }
 
 /// The areas of the connected regions, in the order of their first pixel by rows.
@@ -111,6 +144,27 @@ impl Regions {
         index
     }
 
+    /// The first run of the largest region, the first by 2x2 blocks among equals.
+    fn largest(&mut self) -> Option<usize> {
+        let mut best: Option<(usize, (usize, usize))> = None;
+        let mut first_block = vec![(usize::MAX, 0); self.runs.len()];
+        for index in 0..self.runs.len() {
+            let root = self.root(index);
+            let (y, run) = &self.runs[index];
+            first_block[root] = first_block[root].min((y / 2, run.start / 2));
+        }
+        for index in (0..self.runs.len()).filter(|&index| self.parent[index] == index) {
+            let better = best.is_none_or(|(root, block)| {
+                (self.areas[index], Reverse(first_block[index]))
+                    > (self.areas[root], Reverse(block))
+            });
+            if better {
+                best = Some((index, first_block[index]));
+            }
+        }
+        best.map(|(root, _)| root)
+    }
+
     fn join(&mut self, a: usize, b: usize) {
         let (a, b) = (self.root(a), self.root(b));
         if a != b {
@@ -153,6 +207,39 @@ mod tests {
         assert_eq!(mask, drawn(&["######", "####.#", "####.#", "######"]));
         fill_holes(&mut mask, 2);
         assert_eq!(mask.area(), 24);
+    }
+
+    #[test]
+    fn small_regions_go_and_the_mask_says_whether_it_changed() {
+        let mut mask = drawn(&["#####", "#.###", "#####", ".....", "#...#"]);
+        assert!(remove_small_regions(&mut mask, 2));
+        assert_eq!(mask, drawn(&["#####", "#####", "#####", ".....", "....."]));
+        assert!(!remove_small_regions(&mut mask, 2));
+        assert!(!remove_small_regions(&mut mask, 0));
+        assert!(!remove_small_regions(&mut Mask::new(5, 5), 20));
+    }
+
+    #[test]
+    fn a_region_of_the_smallest_area_is_not_small() {
+        let mut mask = drawn(&["##...", ".....", ".....", ".....", "....#"]);
+        assert!(remove_small_regions(&mut mask, 2));
+        assert_eq!(mask, drawn(&["##...", ".....", ".....", ".....", "....."]));
+    }
+
+    #[test]
+    fn when_all_islands_are_small_the_largest_stays() {
+        let mut mask = drawn(&["#....#", "#..#.#", ".....#"]);
+        assert!(remove_small_regions(&mut mask, 10));
+        // 12 pixels of background are a large hole.
+        assert_eq!(mask, drawn(&[".....#", ".....#", ".....#"]));
+    }
+
+    #[test]
+    fn of_equal_islands_the_first_by_blocks_stays() {
+        // The right one comes first by rows, the left one by 2x2 blocks, as in OpenCV.
+        let mut mask = drawn(&["......#.....", "#...........", "............"]);
+        assert!(remove_small_regions(&mut mask, 5));
+        assert!(mask.get(0, 1) && mask.area() == 1);
     }
 
     #[test]

@@ -57,8 +57,7 @@ fn sdpa_on_cpu(
     bias: Option<&Tensor>,
 ) -> Result<Tensor> {
     let (b, h, n, c) = q.dims4()?;
-    let m = k.dim(2)?;
-    let d = v.dim(3)?;
+    let (m, d) = (k.dim(2)?, v.dim(3)?);
     if k.dims() != [b, h, m, c] || v.dims() != [b, h, m, d] {
         candle::bail!(
             "attention over {:?}, {:?}, {:?}",

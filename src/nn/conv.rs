@@ -455,6 +455,20 @@ impl ConvTranspose2x2 {
     }
 }
 
+/// [`ConvTranspose2x2`] for tokens, the four pixels of each left where they are, rows first: a
+/// linear layer (…, in) -> (…, 4 * out).
+pub fn conv_transpose2x2_tokens(
+    in_channels: usize,
+    out_channels: usize,
+    vb: VarBuilder,
+) -> Result<Linear> {
+    let weight = vb.get((in_channels, out_channels, 2, 2), "weight")?;
+    let weight = weight
+        .permute((2, 3, 1, 0))?
+        .reshape((4 * out_channels, in_channels))?;
+    Linear::new(&weight, Some(vb.get(out_channels, "bias")?.repeat(4)?))
+}
+
 impl Module for ConvTranspose2x2 {
     /// (b, in, h, w) -> (b, out, 2h, 2w)
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
@@ -469,22 +483,6 @@ impl Module for ConvTranspose2x2 {
             .reshape((b, out, 2 * h, 2 * w))?
             .broadcast_add(&self.bias.reshape((1, out, 1, 1))?)
     }
-}
-
-/// The same without the shuffle: (…, in) -> (…, 4 * out), the four pixels of each token by rows.
-///
-/// Reads `weight` (in, out, 2, 2) and `bias` (out).
-pub fn conv_transpose_2x2_on_tokens(
-    in_channels: usize,
-    out_channels: usize,
-    vb: VarBuilder,
-) -> Result<Linear> {
-    let weight = vb
-        .get((in_channels, out_channels, 2, 2), "weight")?
-        .permute((2, 3, 1, 0))?
-        .reshape((4 * out_channels, in_channels))?;
-    let bias = vb.get(out_channels, "bias")?.repeat(4)?;
-    Linear::new(&weight, Some(bias))
 }
 
 /// The shuffle of [`ConvTranspose2x2`] on the CPU: (b, 2 * 2 * c, h * w) -> (b, c, 2h, 2w), plus bias.

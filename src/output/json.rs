@@ -14,7 +14,7 @@ pub struct Document {
     pub image: ImageEntry,
     /// Name of the model.
     pub model: String,
-    /// What was asked for: `text`, `exemplars`, …
+    /// What was asked for: `text`, `interactive` or `everything`.
     pub kind: String,
     /// One entry for each prompt, in the order they were given.
     pub prompts: Vec<PromptEntry>,
@@ -43,13 +43,23 @@ pub struct ImageEntry {
 }
 
 /// A prompt and what was found by it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct PromptEntry {
-    /// The phrase; `null` when only exemplars were given.
+    /// The phrase; `null` when there was none.
     pub text: Option<String>,
     /// Example boxes; left out when there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub exemplars: Vec<ExemplarEntry>,
+    /// Points on and beside the object; left out when there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub points: Vec<PointEntry>,
+    /// The box of the object, in pixels; left out when there is none.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "optional_box_of_two_decimals"
+    )]
+    pub box_xyxy: Option<BoxXyxy>,
     /// How sure the model is that the image shows the prompted thing at all, in 0..=1; `null` for
     /// models that do not say.
     #[serde(serialize_with = "score_or_null")]
@@ -68,12 +78,30 @@ pub struct ExemplarEntry {
     pub positive: bool,
 }
 
+/// A point of a [`PromptEntry`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PointEntry {
+    /// x and y in pixels.
+    pub xy: [f32; 2],
+    /// Whether it lies on the object or on something else.
+    pub positive: bool,
+}
+
 /// One found object of a [`PromptEntry`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InstanceEntry {
-    /// Confidence in 0..=1, four decimals.
+    /// Confidence in 0..=1, four decimals; the predicted quality (IoU) of an object that was clicked
+    /// or that nothing was asked for, which may exceed 1.
     #[serde(serialize_with = "score")]
     pub score: f32,
+    /// How little the mask depends on where its logits are cut, in 0..=1, four decimals; left out
+    /// for objects of a text.
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "score_or_null"
+    )]
+    pub stability: Option<f32>,
     /// The box in pixels, two decimals.
     #[serde(serialize_with = "box_of_two_decimals")]
     pub box_xyxy: BoxXyxy,
@@ -88,6 +116,7 @@ impl InstanceEntry {
     pub fn new(mask: &Mask, bbox: BoxXyxy, score: f32) -> Self {
         Self {
             score,
+            stability: None,
             box_xyxy: bbox,
             area: mask.area(),
             segmentation: Rle::encode(mask),
@@ -108,6 +137,16 @@ fn score_or_null<S: Serializer>(score: &Option<f32>, serializer: S) -> Result<S:
     score
         .map(|score| rounded(f64::from(score), 4))
         .serialize(serializer)
+}
+
+fn optional_box_of_two_decimals<S: Serializer>(
+    b: &Option<BoxXyxy>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match b {
+        Some(b) => box_of_two_decimals(b, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 fn box_of_two_decimals<S: Serializer>(b: &BoxXyxy, serializer: S) -> Result<S::Ok, S::Error> {
@@ -133,9 +172,9 @@ mod tests {
             kind: "text".to_string(),
             prompts: vec![PromptEntry {
                 text: Some("wheel".to_string()),
-                exemplars: Vec::new(),
                 presence: Some(0.931_249),
                 instances: vec![InstanceEntry::new(&mask, bbox, 0.912_345)],
+                ..PromptEntry::default()
             }],
             timings_ms: Map::new(),
         };
@@ -158,19 +197,44 @@ mod tests {
     #[test]
     fn exemplars_are_listed_and_the_text_is_null() {
         let entry = PromptEntry {
-            text: None,
             exemplars: vec![ExemplarEntry {
                 box_xyxy: BoxXyxy::from([0.1, 1.0, 2.555, 3.0]),
                 positive: true,
             }],
-            presence: None,
-            instances: Vec::new(),
+            ..PromptEntry::default()
         };
         let want = concat!(
             r#"{"text":null,"exemplars":[{"box_xyxy":[0.1,1.0,2.56,3.0],"positive":true}],"#,
             r#""presence":null,"instances":[]}"#
         );
         assert_eq!(serde_json::to_string(&entry).unwrap(), want);
+    }
+
+    #[test]
+    fn clicks_are_listed_with_their_stability() {
+        let mask = Mask::from_fn(4, 3, |x, _| x == 1);
+        let bbox = BoxXyxy::from([1.0, 0.0, 2.0, 3.0]);
+        let entry = PromptEntry {
+            points: vec![PointEntry {
+                xy: [1.5, 2.0],
+                positive: false,
+            }],
+            box_xyxy: Some(BoxXyxy::from([0.1, 0.0, 3.0, 3.0])),
+            instances: vec![InstanceEntry {
+                stability: Some(0.987_66),
+                ..InstanceEntry::new(&mask, bbox, 1.02)
+            }],
+            ..PromptEntry::default()
+        };
+        let want = concat!(
+            r#"{"text":null,"points":[{"xy":[1.5,2.0],"positive":false}],"box_xyxy":[0.1,0.0,3.0,3.0],"#,
+            r#""presence":null,"instances":[{"score":1.02,"stability":0.9877,"#,
+            r#""box_xyxy":[1.0,0.0,2.0,3.0],"area":3,"segmentation":{"size":[3,4],"counts":"336"}}]}"#
+        );
+        let text = serde_json::to_string(&entry).unwrap();
+        assert_eq!(text, want);
+        let read: PromptEntry = serde_json::from_str(&text).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), text);
     }
 
     #[test]

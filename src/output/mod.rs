@@ -2,7 +2,8 @@
 //!
 //! * [`overlay()`]: the image with coloured masks, outlines and labels, to look at;
 //! * [`masks`]: one PNG per instance and one label map, for other programs;
-//! * [`json`]: everything as one document, masks run-length encoded as in COCO.
+//! * [`json`]: everything as one document, masks run-length encoded as in COCO;
+//! * [`records`]: what the original's automatic mask generator writes.
 
 mod canvas;
 pub mod json;
@@ -10,6 +11,7 @@ mod labels;
 pub mod masks;
 mod overlay;
 mod palette;
+pub mod records;
 mod write;
 
 use std::fmt;

@@ -13,7 +13,7 @@ use super::Instance;
 use crate::mask::upsample::threshold_upsampled;
 use crate::mask::{BoxXyxy, Mask, nms};
 use crate::models::sam3::{ExemplarBox, Grounding, ImageEmbedding, Sam3, TextEmbedding};
-use crate::{Error, Result, Trace};
+use crate::{Error, Result, Trace, text};
 
 /// A box around an object that shows what is meant, or what is not.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -337,7 +337,7 @@ pub fn validate(
             fraction("threshold", threshold)?;
         }
         match &prompt.text {
-            Some(text) if text.trim().is_empty() => {
+            Some(text) if text::clean(text).is_empty() => {
                 return Err(Error::prompt(
                     "the text is empty; name what to look for, as in \"a dog\"",
                 ));

@@ -1,6 +1,14 @@
 //! Floor 3: what a user calls.
+//!
+//! * [`concept`]: texts and exemplar boxes -> every matching object;
+//! * [`interactive`]: points, a box or a rough mask -> that object;
+//! * [`everything`]: no prompt -> every object there seems to be.
 
 pub mod concept;
+pub mod everything;
+#[cfg(test)]
+mod fake;
+pub mod interactive;
 
 use crate::mask::{BoxXyxy, Mask};
 

@@ -1,8 +1,12 @@
 //! The `sam3` command.
 
 mod args;
+mod everything;
+mod interactive;
 mod model;
+mod results;
 mod segment;
+mod stages;
 
 use std::process::ExitCode;
 
@@ -14,7 +18,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse(); // exits with 2 on a usage error
     start_log(cli.verbose, cli.quiet);
     let done = match cli.command {
-        Command::Segment(args) => segment::run(args, cli.quiet),
+        Command::Segment(args) if args.clicks.is_asked_for() => interactive::run(*args, cli.quiet),
+        Command::Segment(args) => segment::run(*args, cli.quiet),
+        Command::Everything(args) => everything::run(*args, cli.quiet),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,7 +14,7 @@ use candle_nn::{VarBuilder, ops::sigmoid};
 
 use super::two_way::TwoWayTransformer;
 use super::{Config, Generation};
-use crate::nn::conv::{Conv2d, ConvConfig, conv_transpose_2x2_on_tokens, conv2d};
+use crate::nn::conv::{Conv2d, ConvConfig, conv_transpose2x2_tokens, conv2d};
 use crate::nn::{LayerNorm, Linear, Mlp, gelu, layer_norm};
 
 /// Masks per prompt: one for a clear prompt, three for an ambiguous one.
@@ -93,9 +93,9 @@ impl MaskDecoder {
         Ok(Self {
             transformer: TwoWayTransformer::new(cfg, vb.pp("transformer"))?,
             output_tokens: Tensor::cat(&output_tokens, 0)?,
-            upscale1: conv_transpose_2x2_on_tokens(d, d / 4, upscaling.pp(0))?,
+            upscale1: conv_transpose2x2_tokens(d, d / 4, upscaling.pp(0))?,
             norm: layer_norm(d / 4, EPS, upscaling.pp(1))?,
-            upscale2: conv_transpose_2x2_on_tokens(d / 4, d / 8, upscaling.pp(3))?,
+            upscale2: conv_transpose2x2_tokens(d / 4, d / 8, upscaling.pp(3))?,
             hypernetworks: hypernetworks.collect::<Result<_>>()?,
             iou_head: Mlp::new(
                 &[d, hidden, hidden, NUM_MASKS],
@@ -176,7 +176,8 @@ impl MaskDecoder {
             None => xs,
         };
         let xs = gelu(&xs.apply(&self.norm)?)?;
-        let xs = xs.apply(&self.upscale2)?.reshape((b, m, 16, ()))?;
+        let xs = xs.flatten(1, 2)?.apply(&self.upscale2)?; // (b, m * 4, 4 * d / 8)
+        let xs = xs.reshape((b, m, 16, ()))?;
         let xs = match details {
             Some([_, s0]) => xs.broadcast_add(s0)?,
             None => xs,

@@ -1,0 +1,256 @@
+//! Record by record against the original on an analytic model, see tools/golden/everything.py.
+
+use std::io::Read;
+
+use serde_json::Value;
+
+use super::*;
+use crate::mask::upsample::upsample_bilinear;
+use crate::models::ClickMasks;
+use crate::predict::fake::Discs;
+
+/// Sides of the model's input and of its low-resolution logits.
+const SIDE: usize = 256;
+const LOW: usize = 64;
+
+/// The Rust half of `AnalyticSam`; each line has the operations of its Python line, in their order.
+struct AnalyticSam {
+    ripple: f64,
+    lower: f64,
+}
+
+#[derive(Clone)]
+struct Analysed {
+    size: (usize, usize),
+    /// Depends on all pixels, so that a crop cut at the wrong place gives other masks.
+    seed: i64,
+}
+
+impl AnalyticSam {
+    fn answer(&self, seed: i64, [px, py]: [f64; 2]) -> (Vec<Vec<f32>>, Vec<f32>) {
+        let (cx, cy) = ((px / 64.0).floor(), (py / 64.0).floor());
+        let (mut masks, mut scores) = (vec![], vec![]);
+        for (token, radius) in [14.0, 26.0, 50.0].into_iter().enumerate() {
+            let key = (cx as i64 * 7 + cy as i64 * 13 + seed + token as i64 * 5).rem_euclid(11);
+            let lower = if key % 4 == 3 { self.lower } else { 0.0 };
+            let key = key as f64;
+            let radius = radius + key;
+            let slope = radius * radius * 0.005 * (key + 1.0);
+            let logit = |i: usize| {
+                let x = ((i % LOW) as f64 + 0.5) * (SIDE / LOW) as f64;
+                let y = ((i / LOW) as f64 + 0.5) * (SIDE / LOW) as f64;
+                let dx = x - (cx * 64.0 + 32.0 + (px - (cx * 64.0 + 32.0)) * 0.125 + key);
+                let dy = y - (cy * 64.0 + 32.0 + (py - (cy * 64.0 + 32.0)) * 0.125 - key);
+                let wave = triangle(x / 24.0) * triangle(y / 24.0) * self.ripple;
+                ((radius * radius - (dx * dx + dy * dy)) / slope + wave - lower) as f32
+            };
+            masks.push((0..LOW * LOW).map(logit).collect());
+            let place = px * 0.0123 + py * 0.0345 + token as f64 * 0.29 + seed as f64 * 0.013;
+            scores.push((0.7 + 0.4 * (place - place.floor())) as f32);
+        }
+        (masks, scores)
+    }
+}
+
+fn triangle(t: f64) -> f64 {
+    (t - t.floor() - 0.5).abs() * 4.0 - 1.0
+}
+
+/// Width and height of the image within the model's input.
+fn input_size((width, height): (usize, usize)) -> (usize, usize) {
+    let scale = SIDE as f64 / width.max(height) as f64;
+    let scaled = |side: usize| (side as f64 * scale + 0.5) as usize;
+    (scaled(width), scaled(height))
+}
+
+impl InteractiveModel for AnalyticSam {
+    type Embedding = Analysed;
+
+    fn encode_for_clicks(&self, image: &Image) -> Result<Analysed> {
+        let sum: i64 = image.pixels().iter().map(|&sample| i64::from(sample)).sum();
+        Ok(Analysed {
+            size: (image.width(), image.height()),
+            seed: sum % 97,
+        })
+    }
+
+    fn original_size(&self, image: &Analysed) -> (usize, usize) {
+        image.size
+    }
+
+    fn low_res_size(&self) -> (usize, usize) {
+        (LOW, LOW)
+    }
+
+    fn decode(
+        &self,
+        image: &Analysed,
+        prompts: &[ClickPrompt],
+        multimask_output: bool,
+    ) -> Result<Vec<ClickMasks>> {
+        assert!(multimask_output);
+        let input = input_size(image.size);
+        let answer = |prompt: &ClickPrompt| {
+            let ([x, y], label) = prompt.points[0];
+            assert_eq!((label, prompt.points.len()), (1, 1));
+            let scaled = [
+                f64::from(x) * (input.0 as f64 / image.size.0 as f64),
+                f64::from(y) * (input.1 as f64 / image.size.1 as f64),
+            ];
+            let (low_res_logits, iou_scores) = self.answer(image.seed, scaled);
+            ClickMasks {
+                low_res_logits,
+                iou_scores,
+                object_score: None,
+            }
+        };
+        Ok(prompts.iter().map(answer).collect())
+    }
+
+    fn upscale(&self, image: &Analysed, low_res_logits: &[f32]) -> Result<Vec<f32>> {
+        let square = upsample_bilinear(low_res_logits, (LOW, LOW), (SIDE, SIDE))?;
+        let (width, height) = input_size(image.size);
+        let rows = square.chunks_exact(SIDE).take(height);
+        let cropped: Vec<f32> = rows.flat_map(|row| &row[..width]).copied().collect();
+        upsample_bilinear(&cropped, (height, width), (image.size.1, image.size.0))
+    }
+}
+
+fn picture(width: usize, height: usize) -> Image {
+    let sample = |i: usize| {
+        let (x, y, c) = (i / 3 % width, i / 3 / width, i % 3);
+        ((x * 3 + y * 5 + c * 7 + x * y) % 251) as u8
+    };
+    Image::from_rgb8(width, height, (0..width * height * 3).map(sample).collect()).unwrap()
+}
+
+/// The defaults with what a case changes.
+fn options(changes: &Value) -> Options {
+    let mut options = Options::default();
+    for (name, value) in changes.as_object().unwrap() {
+        let count = || value.as_u64().unwrap() as usize;
+        let number = || value.as_f64().unwrap();
+        match name.as_str() {
+            "points_per_side" => options.points_per_side = Some(count()),
+            "points_per_batch" => options.points_per_batch = count(),
+            "pred_iou_thresh" => options.pred_iou_thresh = number(),
+            "stability_score_thresh" => options.stability_score_thresh = number(),
+            "stability_score_offset" => options.stability_score_offset = number(),
+            "box_nms_thresh" => options.box_nms_thresh = number(),
+            "crop_n_layers" => options.crop_n_layers = count(),
+            "crop_nms_thresh" => options.crop_nms_thresh = number(),
+            "crop_overlap_ratio" => options.crop_overlap_ratio = number(),
+            "crop_n_points_downscale_factor" => options.crop_n_points_downscale_factor = count(),
+            "min_mask_region_area" => options.min_mask_region_area = count(),
+            "point_grids" => {
+                options.points_per_side = None;
+                options.point_grids = serde_json::from_value(value.clone()).unwrap();
+            }
+            _ => panic!("{name} is no option"),
+        }
+    }
+    options
+}
+
+/// As a 32-bit number; `None` for NaN.
+fn single(value: &Value) -> Option<f32> {
+    value.as_f64().map(|value| value as f32)
+}
+
+#[test]
+fn the_records_equal_the_originals_in_their_order() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/golden/everything.json.gz"
+    );
+    let mut text = String::new();
+    let file = std::fs::File::open(path).unwrap();
+    flate2::read::GzDecoder::new(file)
+        .read_to_string(&mut text)
+        .unwrap();
+    let cases: Vec<Value> = serde_json::from_str(&text).unwrap();
+    assert!(cases.len() >= 15);
+    for case in &cases {
+        let name = case["name"].as_str().unwrap();
+        let size = |key: &str| case[key].as_u64().unwrap() as usize;
+        let model = AnalyticSam {
+            ripple: case["ripple"].as_f64().unwrap(),
+            lower: case["lower"].as_f64().unwrap(),
+        };
+        let image = picture(size("width"), size("height"));
+        let got = generate(&model, &image, &options(&case["options"])).unwrap();
+        let want = case["records"].as_array().unwrap();
+        assert_eq!(got.len(), want.len(), "{name}");
+        for (i, (got, want)) in got.iter().zip(want).enumerate() {
+            let got = serde_json::to_value(got).unwrap();
+            for (field, want) in want.as_object().unwrap() {
+                let got = &got[field];
+                let equal = match field.as_str() {
+                    // Read back by serde_json they may be off by a 64-bit unit in the last place.
+                    "predicted_iou" | "stability_score" => single(got) == single(want),
+                    "point_coords" => (0..2).all(|axis| {
+                        let at = |v: &Value| v[0][axis].as_f64().unwrap();
+                        (at(got) - at(want)).abs() < 1e-12
+                    }),
+                    _ => got == want,
+                };
+                assert!(equal, "{name}, record {i}, {field}: {got}, not {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_encoded_image_is_used_and_one_of_another_size_is_refused() {
+    let (model, image) = (Discs::default(), picture(90, 60));
+    let options = Options {
+        points_per_side: Some(4),
+        pred_iou_thresh: 0.5,
+        stability_score_thresh: 0.2,
+        points_per_batch: 5,
+        ..Options::default()
+    };
+    let mut calls = vec![];
+    let mut progress = |done, all| calls.push((done, all));
+    let embedding = (90, 60);
+    let with = generate_with(&model, &image, Some(&embedding), &options, &mut progress).unwrap();
+    assert_eq!(calls, [(5, 16), (10, 16), (15, 16), (16, 16)]);
+    assert!(!with.is_empty());
+    assert_eq!(with, generate(&model, &image, &options).unwrap());
+    let other = generate_with(&model, &image, Some(&(60, 90)), &options, &mut |_, _| ());
+    let error = other.unwrap_err().to_string();
+    assert!(error.contains("60 x 90"), "{error}");
+}
+
+#[test]
+fn crops_that_find_nothing_are_no_error() {
+    let options = Options {
+        crop_n_layers: 2,
+        points_per_side: Some(4),
+        pred_iou_thresh: 1.0,
+        ..Options::default()
+    };
+    for (width, height) in [(300, 200), (3, 2), (1, 1)] {
+        let found = generate(&Discs::default(), &picture(width, height), &options).unwrap();
+        assert!(found.is_empty());
+    }
+}
+
+#[test]
+fn options_are_checked_before_anything_is_decoded() {
+    let model = Discs::default();
+    let options = Options {
+        points_per_side: Some(0),
+        ..Options::default()
+    };
+    assert!(generate(&model, &picture(9, 9), &options).is_err());
+    assert_eq!(model.decodes.into_inner(), 0);
+}
+
+#[test]
+fn a_threshold_between_two_32_bit_numbers_is_rounded_down() {
+    for threshold in [0.0, 0.5, 0.6, 0.7, 0.9, 1.0] {
+        let rounded = round_down(threshold);
+        assert!(f64::from(rounded) <= threshold && f64::from(rounded.next_up()) > threshold);
+    }
+}
