@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use candle::{Device, Tensor};
+use candle::{DType, Device, Tensor};
 use candle_sam3::Error;
 use candle_sam3::image::Image;
 use candle_sam3::mask::{BoxXyxy, Mask};
@@ -176,6 +176,30 @@ fn an_image_encoded_for_text_answers_clicks_alike() {
         model.decode(&shared, &click, true).unwrap(),
         model.decode(&own, &click, true).unwrap()
     );
+}
+
+#[test]
+fn half_precision_finds_the_same_mask() {
+    let (golden, scene, image) = asked().remove(1);
+    let click = [prompt(&golden, scene, "click")];
+    let mask = |dtype| {
+        let options = LoadOptions {
+            dtype,
+            clicks: true,
+            ..LoadOptions::default()
+        };
+        let model = Sam3::load(&weights::demo().unwrap(), &options).unwrap();
+        let embedding = model.encode_for_clicks(&image).unwrap();
+        let answer = model.decode(&embedding, &click, false).unwrap().remove(0);
+        let logits = &answer.low_res_logits[0];
+        let side = model.low_res_size().1;
+        Mask::from_fn(side, side, |x, y| logits[y * side + x] > 0.)
+    };
+    let want = mask(DType::F32);
+    for dtype in [DType::BF16, DType::F16] {
+        let iou = mask(dtype).iou(&want);
+        assert!(iou > 0.9, "{dtype:?}: {iou}");
+    }
 }
 
 #[test]

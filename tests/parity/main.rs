@@ -6,4 +6,5 @@ mod full_size;
 #[path = "../keys/list.rs"]
 mod key_lists;
 mod reference;
+mod sam_full_size;
 mod variants;

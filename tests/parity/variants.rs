@@ -111,6 +111,7 @@ fn every_variant_reads_all_and_only_its_tensors() {
         dtype: DType::F16,
         device: Device::Cpu,
         context_length: None,
+        ..LoadOptions::default()
     };
     for case in CASES {
         let mut checkpoint = checkpoint(case.list);

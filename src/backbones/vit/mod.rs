@@ -123,7 +123,7 @@ impl Vit {
         });
         let patches = vb.pp("patch_embed.proj");
         Ok(Self {
-            patch_embed: PatchEmbed::new(cfg.patch_size, dim, grid, patches)?,
+            patch_embed: PatchEmbed::new(cfg.patch_size, dim, grid, None, patches)?,
             pos_embed: tile(&pretrained, cfg.pretrain_grid, grid)?,
             ln_pre: layer_norm(dim, EPS, vb.pp("ln_pre"))?,
             blocks: blocks.collect::<Result<_>>()?,

@@ -8,23 +8,23 @@ use crate::nn::Linear;
 /// A convolution whose stride is its kernel, as one product of matrices.
 #[derive(Debug)]
 pub struct PatchEmbed {
-    product: Linear, // (3 p p) to dim
+    product: Linear, // (3 p p) -> (dim)
     patch_size: usize,
     grid: usize,
 }
 
 impl PatchEmbed {
-    /// Reads `weight` (dim, 3, p, p), and `bias` (dim) if it is there.
-    pub fn new(patch_size: usize, dim: usize, grid: usize, vb: VarBuilder) -> Result<Self> {
-        let weight = vb
-            .get((dim, 3, patch_size, patch_size), "weight")?
-            .flatten_from(1)?;
-        let bias = match vb.contains_tensor("bias") {
-            true => Some(vb.get(dim, "bias")?),
-            false => None,
-        };
+    /// Reads `weight` (dim, 3, p, p).
+    pub fn new(
+        patch_size: usize,
+        dim: usize,
+        grid: usize,
+        bias: Option<Tensor>,
+        vb: VarBuilder,
+    ) -> Result<Self> {
+        let weight = vb.get((dim, 3, patch_size, patch_size), "weight")?;
         Ok(Self {
-            product: Linear::new(&weight, bias)?,
+            product: Linear::new(&weight.flatten_from(1)?, bias)?,
             patch_size,
             grid,
         })

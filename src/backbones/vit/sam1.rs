@@ -94,8 +94,9 @@ impl SamVit {
             Block::new(&block, window, Positions::Relative(positions), vb)
         });
         let proj = vb.pp("patch_embed.proj");
+        let bias = proj.get(dim, "bias")?;
         Ok(Self {
-            patch_embed: PatchEmbed::new(cfg.patch_size, dim, grid, proj)?,
+            patch_embed: PatchEmbed::new(cfg.patch_size, dim, grid, Some(bias), proj)?,
             pos_embed: vb.get((1, grid, grid, dim), "pos_embed")?,
             blocks: blocks.collect::<Result<_>>()?,
         })

@@ -14,10 +14,8 @@ use candle_nn::{VarBuilder, ops::sigmoid};
 
 use super::two_way::TwoWayTransformer;
 use super::{Config, Generation};
-use crate::nn::Linear;
 use crate::nn::conv::{Conv2d, ConvConfig, conv_transpose2x2_tokens, conv2d};
-use crate::nn::gelu;
-use crate::nn::{LayerNorm, Mlp, layer_norm};
+use crate::nn::{LayerNorm, Linear, Mlp, gelu, layer_norm};
 
 /// Masks per prompt: one for a clear prompt, three for an ambiguous one.
 pub const NUM_MASKS: usize = 4;
@@ -50,7 +48,7 @@ pub struct Decoded {
 pub struct MaskDecoder {
     transformer: TwoWayTransformer,
     output_tokens: Tensor, // ([object score,] IoU, masks; d)
-    upscale1: Linear,
+    upscale1: Linear,      // to the four pixels of each token
     norm: LayerNorm,
     upscale2: Linear,
     hypernetworks: Vec<Mlp>,

@@ -15,8 +15,7 @@ use candle_nn::VarBuilder;
 
 use super::Config;
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
-use crate::nn::gelu;
-use crate::nn::{LayerNorm, layer_norm};
+use crate::nn::{LayerNorm, gelu, layer_norm};
 
 /// Of the norms between the mask's convolutions.
 const EPS: f64 = 1e-6;

@@ -119,7 +119,7 @@ impl Layer {
             .forward(&q, &placed_image, image)?;
         let tokens = (tokens + attended)?.apply(&self.norm2)?;
 
-        let hidden = tokens.apply(&self.lin1)?.relu()?;
+        let hidden = self.lin1.forward_relu(&tokens)?;
         let tokens = (tokens + hidden.apply(&self.lin2)?)?.apply(&self.norm3)?;
 
         let k = (&tokens + token_pe)?;

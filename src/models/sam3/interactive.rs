@@ -262,6 +262,7 @@ fn fill_holes(logits: &mut [f32], (height, width): (usize, usize)) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::models::sam3::LoadOptions;
     use crate::weights::Checkpoint;
     use crate::weights::key_lists::key_list;
     use candle::{DType, Device};
@@ -301,6 +302,23 @@ mod tests {
             ];
             checkpoint.finish(&[LEFT_OUT, &detector].concat()).unwrap();
         }
+    }
+
+    #[test]
+    fn a_file_without_the_click_head_says_so() {
+        let [stage3, donor] = ["repvit-m1.1_stage3", "repvit-m1.1_mobileclip-s1"].map(|name| {
+            Checkpoint::from_shapes(key_list(&format!("efficientsam3_{name}"))).unwrap()
+        });
+        let whole = stage3
+            .with_part("detector.geometry_encoder", &donor)
+            .unwrap();
+        let options = LoadOptions {
+            clicks: true,
+            ..Default::default()
+        };
+        let error = Sam3::load(&whole, &options).unwrap_err();
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+        assert!(error.to_string().contains("no click head"), "{error}");
     }
 
     fn answer(first: Vec<f32>) -> ClickMasks {
