@@ -8,6 +8,7 @@
 mod canvas;
 pub mod json;
 mod labels;
+mod logits;
 pub mod masks;
 mod overlay;
 mod palette;
@@ -17,6 +18,7 @@ mod write;
 use std::fmt;
 use std::str::FromStr;
 
+pub use logits::{decode_logits, encode_logits};
 pub use overlay::{OverlayOptions, overlay};
 pub use write::write_file;
 

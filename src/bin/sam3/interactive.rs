@@ -9,16 +9,11 @@ use candle_sam3::models::{ClickPrompt, InteractiveModel};
 use candle_sam3::output::json::{Document, ImageEntry, InstanceEntry, PointEntry, PromptEntry};
 use candle_sam3::output::{self, LabeledInstance, OverlayOptions};
 use candle_sam3::predict::interactive::{self, ClickMask, ClickPrediction, Options};
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
 
 use crate::args::{ClickArgs, SegmentArgs};
 use crate::model;
 use crate::results::{self, Target};
 use crate::stages::Stages;
-
-/// The tensor of a --mask or --logits file: (prompts, height, width), f32.
-const LOGITS: &str = "low_res_logits";
 
 pub fn run(args: SegmentArgs, quiet: bool) -> Result<()> {
     let mut stages = Stages::new(quiet);
@@ -123,39 +118,17 @@ fn keep_best(prediction: &mut ClickPrediction) {
     prediction.masks = best.into_iter().collect();
 }
 
-/// The logits of an earlier answer, one mask for each prompt.
+/// The logits of an earlier answer, one map for each prompt.
 fn read_logits(path: &Path) -> Result<Vec<Vec<f32>>> {
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let wanted = || {
-        format!(
-            "{} is no mask prompt: a safetensors file with f32 {LOGITS} (prompts, height, width) is \
-             needed, as --logits writes it",
-            path.display()
-        )
-    };
-    let file = SafeTensors::deserialize(&bytes).with_context(wanted)?;
-    let tensor = file.tensor(LOGITS).with_context(wanted)?;
-    let &[count, height, width] = tensor.shape() else {
-        bail!(wanted());
-    };
-    if tensor.dtype() != Dtype::F32 || count * height * width == 0 {
-        bail!(wanted());
-    }
-    let (values, _) = tensor.data().as_chunks::<4>();
-    let values: Vec<f32> = values.iter().map(|b| f32::from_le_bytes(*b)).collect();
-    Ok(values
-        .chunks_exact(height * width)
-        .map(<[f32]>::to_vec)
-        .collect())
+    output::decode_logits(&bytes).with_context(|| path.display().to_string())
 }
 
 /// The logits of the best mask of each prompt, for [`read_logits`].
-fn logits_file(found: &[ClickPrediction], (height, width): (usize, usize)) -> Result<Vec<u8>> {
-    let masks = found.iter().filter_map(ClickPrediction::best);
-    let values = masks.flat_map(|mask| &mask.low_res_logits);
-    let bytes: Vec<u8> = values.flat_map(|value| value.to_le_bytes()).collect();
-    let tensor = TensorView::new(Dtype::F32, vec![found.len(), height, width], &bytes)?;
-    Ok(safetensors::serialize([(LOGITS, tensor)], None)?)
+fn logits_file(found: &[ClickPrediction], size: (usize, usize)) -> Result<Vec<u8>> {
+    let best = found.iter().filter_map(ClickPrediction::best);
+    let maps: Vec<&[f32]> = best.map(|mask| mask.low_res_logits.as_slice()).collect();
+    Ok(output::encode_logits(&maps, size)?)
 }
 
 /// "box 40,60,120,180: 5120 pixels, IoU 0.97, stability 0.98"
@@ -275,11 +248,10 @@ mod tests {
         let error = prompts(&args).unwrap_err().to_string();
         assert!(error.contains("2 masks for 1 prompts"), "{error}");
         std::fs::write(&path, b"no mask").unwrap();
+        let error = format!("{:#}", read_logits(&path).unwrap_err());
         assert!(
-            read_logits(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("--logits writes")
+            error.contains("logits.safetensors: invalid prompt: no mask prompt"),
+            "{error}"
         );
     }
 }

@@ -1,5 +1,6 @@
 //! Where results go, and the files that every command writes.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -58,8 +59,8 @@ pub fn write(
     overlay: &OverlayOptions,
 ) -> Result<()> {
     let Some(writer) = writer else {
-        println!("{}", serde_json::to_string(document)?);
-        return Ok(());
+        let text = serde_json::to_string(document)?;
+        return writeln!(std::io::stdout(), "{text}").context("cannot write to stdout");
     };
     for format in formats {
         match format {

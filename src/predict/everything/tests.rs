@@ -254,3 +254,15 @@ fn a_threshold_between_two_32_bit_numbers_is_rounded_down() {
         assert!(f64::from(rounded) <= threshold && f64::from(rounded.next_up()) > threshold);
     }
 }
+
+#[test]
+fn an_overlap_equal_to_the_threshold_is_judged_as_torchvision_does() {
+    // The 32-bit 0.6 is above the 64-bit one, the 32-bit 0.7 below: torchvision 0.29 drops the
+    // second box in the first case and keeps it in the second.
+    let whole = BoxXyxy::from([0., 0., 10., 10.]);
+    for (width, threshold, kept) in [(6., 0.6, 1), (7., 0.7, 2)] {
+        let boxes = [whole, BoxXyxy::from([0., 0., width, 10.])];
+        let found = nms::box_nms(&boxes, &[1.0, 0.5], round_down(threshold));
+        assert_eq!(found.len(), kept, "{threshold}");
+    }
+}
