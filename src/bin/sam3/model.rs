@@ -30,7 +30,10 @@ pub fn load_for_clicks(args: &ModelArgs) -> Result<ClickModel> {
     Ok(match is_sam1 {
         true => {
             let LoadOptions { device, dtype, .. } = options;
-            ClickModel::Sam(Sam::load(&checkpoint, &sam::LoadOptions { device, dtype })?)
+            ClickModel::Sam(Box::new(Sam::load(
+                &checkpoint,
+                &sam::LoadOptions { device, dtype },
+            )?))
         }
         false => ClickModel::Sam3(Box::new(Sam3::load(&checkpoint, &options)?)),
     })
@@ -74,7 +77,7 @@ fn open(model: &Path) -> Result<Checkpoint> {
 
 /// A model that takes clicks, whichever the file holds.
 pub enum ClickModel {
-    Sam(Sam),
+    Sam(Box<Sam>),
     Sam3(Box<Sam3>),
 }
 
