@@ -160,12 +160,7 @@ fn a_trace_is_written_on_request() {
         .success();
     let bytes = std::fs::read(&trace).unwrap();
     let stages = safetensors::SafeTensors::deserialize(&bytes).unwrap();
-    assert!(
-        stages
-            .names()
-            .iter()
-            .any(|name| *name == "prompts.0.encoder")
-    );
+    assert!(stages.names().contains(&"prompts.0.encoder"));
 }
 
 /// Usage errors exit with 2, failures with 1, both say what would work, and nothing is written.
@@ -349,4 +344,106 @@ fn a_long_text_is_cut_with_a_warning() {
         .assert()
         .success()
         .stderr(contains("cut to the model's 32"));
+}
+
+#[test]
+fn a_click_or_a_box_cuts_out_the_object_under_it() {
+    for (flag, value) in [("--point", "62,92"), ("--box", "46,77,78,108")] {
+        let output = sam3()
+            .args(["segment", flag, value, "-o", "-", "-q"])
+            .arg(scene())
+            .assert()
+            .success();
+        let document = json(&output.get_output().stdout);
+        assert_eq!(document["kind"], "interactive");
+        let instances = document["prompts"][0]["instances"].as_array().unwrap();
+        assert_eq!(instances.len(), 1, "{flag}");
+        // the blue circle has a radius of 16 pixels
+        let area = instances[0]["area"].as_f64().unwrap();
+        assert!((650. ..950.).contains(&area), "{flag}: {area}");
+    }
+}
+
+#[test]
+fn a_click_can_be_refined_with_its_logits() {
+    let folder = tempfile::tempdir().unwrap();
+    let logits = folder.path().join("click.safetensors");
+    let click = |extra: &[&std::ffi::OsStr]| {
+        sam3()
+            .args(["segment", "--point", "62,92", "-q", "-o", "-"])
+            .args(extra)
+            .arg(scene())
+            .assert()
+            .success();
+    };
+    click(&["--logits".as_ref(), logits.as_os_str()]);
+    click(&["--mask".as_ref(), logits.as_os_str()]);
+}
+
+#[test]
+fn everything_finds_masks_and_writes_the_originals_formats() {
+    let folder = tempfile::tempdir().unwrap();
+    sam3()
+        .args([
+            "everything",
+            "--points-per-side",
+            "8",
+            "--pred-iou-thresh",
+            "0.7",
+        ])
+        .args([
+            "--stability-score-thresh",
+            "0.7",
+            "--format",
+            "json,folder,coco",
+            "-q",
+            "-o",
+        ])
+        .arg(folder.path())
+        .arg(scene())
+        .assert()
+        .success();
+    let files: Vec<String> = std::fs::read_dir(folder.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let document = json(&std::fs::read(folder.path().join("scene1.json")).unwrap());
+    assert_eq!(document["kind"], "everything");
+    assert!(
+        !document["prompts"][0]["instances"]
+            .as_array()
+            .unwrap()
+            .is_empty()
+    );
+    assert!(files.len() >= 3, "{files:?}");
+}
+
+#[test]
+fn bad_clicks_are_refused_with_a_reason() {
+    struct Case(&'static [&'static str], i32, &'static str);
+    for Case(args, code, says) in [
+        Case(&["segment", "--point", "500,5"], 1, "outside"),
+        Case(&["segment", "--point", "5"], 2, "--point"),
+        Case(&["segment", "--box", "50,50,10,10"], 1, "inverted"),
+        Case(&["segment", "--point", "5,5", "--text", "dog"], 2, "--text"),
+        Case(
+            &["segment", "--point", "5,5", "--mask", "missing.safetensors"],
+            1,
+            "missing.safetensors",
+        ),
+        Case(&["everything", "--points-per-side", "0"], 1, "points"),
+        Case(
+            &["everything", "--pred-iou-thresh", "nan"],
+            1,
+            "pred_iou_thresh",
+        ),
+    ] {
+        sam3()
+            .args(args)
+            .arg(scene())
+            .assert()
+            .code(code)
+            .stdout("")
+            .stderr(contains(says));
+    }
 }
