@@ -1,4 +1,45 @@
-//! Promptable segmentation in pure Rust: SAM 3, EfficientSAM3 and SAM3-LiteText on candle.
+//! Promptable segmentation in pure Rust: SAM 3, EfficientSAM3, SAM3-LiteText, SAM 1 and MobileSAM
+//! on candle, from the checkpoints that their authors publish.
+//!
+//! ```no_run
+//! use candle_sam3::image::Image;
+//! use candle_sam3::models::sam3::{LoadOptions, Sam3};
+//! use candle_sam3::predict::concept::{self, Options, Prompt};
+//! use candle_sam3::weights::Checkpoint;
+//!
+//! let model = Sam3::load(&Checkpoint::open("sam3.pt")?, &LoadOptions::default())?;
+//! let embedding = model.encode_image(&Image::open("photo.jpg")?)?; // reuse it for any prompt
+//! let prompts = [Prompt::text("wheel"), Prompt::text("a red car")];
+//! for found in concept::predict(&model, &embedding, &prompts, &Options::default())? {
+//!     for instance in &found.instances {
+//!         println!("{:.2} {:?} {} pixels", instance.score, instance.bbox, instance.mask.area());
+//!     }
+//! }
+//! # Ok::<(), candle_sam3::Error>(())
+//! ```
+//!
+//! # Layers
+//!
+//! | modules | what they do |
+//! |---|---|
+//! | [`predict`] | what a user calls: [`concept`](predict::concept) for words and exemplars, [`interactive`](predict::interactive) for clicks, [`everything`](predict::everything) |
+//! | [`models`] | [`sam3`](models::sam3) and [`sam`](models::sam): loading, and every stage of the networks |
+//! | [`backbones`], [`text`] | image encoders; tokenizer and text encoders |
+//! | [`nn`], [`weights`], [`image`], [`mask`] | layers and CPU kernels; checkpoints of any layout; pixels; mask arithmetic |
+//! | [`output`] | results as overlay, PNG, JSON and COCO records |
+//!
+//! Coordinates are pixels of the original image, x to the right and y down.
+//!
+//! # Errors
+//!
+//! [`Error`] has one variant per class of failure: a missing file, an unusable checkpoint, an invalid
+//! image or prompt, something unsupported. Prompts and options are checked before any long work.
+//! Tensor arithmetic returns candle's own error, which arrives as [`Error::Tensor`].
+//!
+//! # Features
+//!
+//! `cli` (default) builds the command line; `demo` embeds a tiny model, see `weights::demo`; `cuda`,
+//! `cudnn`, `flash-attn`, `metal`, `accelerate` and `mkl` pass through to candle.
 #![warn(missing_docs)]
 
 pub mod device;

@@ -1,13 +1,13 @@
 //! Every stage's tensors of one run, for finding the first stage that differs from a reference.
 //!
 //! ```no_run
-//! # fn main() -> candle_sam3::Result<()> {
-//! # let model: candle_sam3::models::sam3::Sam3 = unimplemented!();
-//! # let image: candle_sam3::image::Image = unimplemented!();
-//! let mut trace = candle_sam3::Trace::on();
-//! let embedding = model.encode_image_traced(&image, &mut trace)?;
-//! trace.save("stages.safetensors")?;
-//! # Ok(()) }
+//! use candle_sam3::{Trace, image::Image, models::sam3::Sam3};
+//!
+//! fn stages(model: &Sam3, image: &Image) -> candle_sam3::Result<()> {
+//!     let mut trace = Trace::on();
+//!     model.encode_image_traced(image, &mut trace)?;
+//!     trace.save("stages.safetensors")
+//! }
 //! ```
 
 use std::collections::BTreeMap;

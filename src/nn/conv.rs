@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use candle::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
-use rayon::prelude::*;
 
 use super::kernels::convolution::{self, PackedKernel};
 use super::kernels::{Window, cpu_slice, depthwise, on_cpu_in_f32};
@@ -423,98 +422,6 @@ fn every(xs: &Tensor, dim: usize, start: usize, step: usize, len: usize) -> Resu
     xs.reshape(dims)?.narrow(dim + 1, 0, 1)?.squeeze(dim + 1)
 }
 
-/// A transposed convolution with kernel 2 and stride 2: (b, in, h, w) -> (b, out, 2h, 2w).
-///
-/// The windows do not overlap, so it is one product of matrices and a shuffle of pixels.
-#[derive(Debug, Clone)]
-pub struct ConvTranspose2x2 {
-    /// To 4 * out channels, ordered (row in window, column in window, out).
-    product: Conv2d,
-    /// (out)
-    bias: Tensor,
-}
-
-impl ConvTranspose2x2 {
-    /// Reads `weight` (in, out, 2, 2) and `bias` (out).
-    pub fn new(in_channels: usize, out_channels: usize, vb: VarBuilder) -> Result<Self> {
-        let weight = vb.get((in_channels, out_channels, 2, 2), "weight")?;
-        Self::from_tensors(&weight, vb.get(out_channels, "bias")?)
-    }
-
-    /// From a `weight` (in, out, 2, 2) and a `bias` (out).
-    pub fn from_tensors(weight: &Tensor, bias: Tensor) -> Result<Self> {
-        let (in_channels, out_channels, _, _) = weight.dims4()?;
-        let weight =
-            weight
-                .permute((2, 3, 1, 0))?
-                .reshape((4 * out_channels, in_channels, 1, 1))?;
-        Ok(Self {
-            product: Conv2d::new(&weight, None, ConvConfig::default())?,
-            bias,
-        })
-    }
-}
-
-/// [`ConvTranspose2x2`] for tokens, the four pixels of each left where they are, rows first: a
-/// linear layer (…, in) -> (…, 4 * out).
-pub fn conv_transpose2x2_tokens(
-    in_channels: usize,
-    out_channels: usize,
-    vb: VarBuilder,
-) -> Result<Linear> {
-    let weight = vb.get((in_channels, out_channels, 2, 2), "weight")?;
-    let weight = weight
-        .permute((2, 3, 1, 0))?
-        .reshape((4 * out_channels, in_channels))?;
-    Linear::new(&weight, Some(vb.get(out_channels, "bias")?.repeat(4)?))
-}
-
-impl Module for ConvTranspose2x2 {
-    /// (b, in, h, w) -> (b, out, 2h, 2w)
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let (b, _, h, w) = xs.dims4()?;
-        let out = self.bias.dim(0)?;
-        let ys = self.product.forward(xs)?; // (b, 4 * out, h, w)
-        if on_cpu_in_f32(&ys) {
-            return interleave(&ys, &self.bias, (b, out, h, w));
-        }
-        ys.reshape((b, 2, 2, out, h, w))?
-            .permute((0, 3, 4, 1, 5, 2))?
-            .reshape((b, out, 2 * h, 2 * w))?
-            .broadcast_add(&self.bias.reshape((1, out, 1, 1))?)
-    }
-}
-
-/// The shuffle of [`ConvTranspose2x2`] on the CPU: (b, 2 * 2 * c, h * w) -> (b, c, 2h, 2w), plus bias.
-fn interleave(
-    ys: &Tensor,
-    bias: &Tensor,
-    (b, c, h, w): (usize, usize, usize, usize),
-) -> Result<Tensor> {
-    let bias = bias.to_vec1::<f32>()?;
-    let (storage, layout) = ys.storage_and_layout();
-    let ys = cpu_slice(&storage, layout)?;
-    let mut out = vec![0f32; b * c * 4 * h * w];
-    out.par_chunks_mut((4 * h * w).max(1))
-        .enumerate()
-        .for_each(|(plane, out)| {
-            let (batch, channel) = (plane / c, plane % c);
-            let bias = bias[channel];
-            for (row, out) in out.chunks_exact_mut(2 * w).enumerate() {
-                let (y, i) = (row / 2, row % 2);
-                let line = |j| {
-                    let start = (((batch * 2 + i) * 2 + j) * c + channel) * h * w + y * w;
-                    &ys[start..start + w]
-                };
-                for ((pair, left), right) in out.chunks_exact_mut(2).zip(line(0)).zip(line(1)) {
-                    pair[0] = left + bias;
-                    pair[1] = right + bias;
-                }
-            }
-        });
-    Tensor::from_vec(out, (b, c, 2 * h, 2 * w), &Device::Cpu)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -598,16 +505,6 @@ mod tests {
         let want = want.broadcast_add(&bias.reshape((1, 6, 1)).unwrap());
         let got = depthwise_conv1d(&xs, &weight, Some(&bias), 5).unwrap();
         assert_equal(&got, &want.unwrap());
-    }
-
-    #[test]
-    fn a_transposed_convolution_equals_candles() {
-        let (xs, weight) = (random(&[2, 6, 5, 7]), random(&[6, 4, 2, 2]));
-        let bias = random(&[4]);
-        let want = xs.conv_transpose2d(&weight, 0, 0, 2, 1).unwrap();
-        let want = want.broadcast_add(&bias.reshape((1, (), 1, 1)).unwrap());
-        let conv = ConvTranspose2x2::from_tensors(&weight, bias).unwrap();
-        assert_equal(&conv.forward(&xs).unwrap(), &want.unwrap());
     }
 
     #[test]

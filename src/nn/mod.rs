@@ -4,6 +4,7 @@
 
 pub mod attention;
 pub mod conv;
+pub mod conv_transpose;
 pub mod kernels;
 pub mod linear;
 pub mod mlp;

@@ -55,6 +55,20 @@ impl AxialRope {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::golden::{Golden, assert_close};
+
+    #[test]
+    fn windows_and_grids_equal_the_official_rotation() -> Result<()> {
+        let golden = Golden::open("rope");
+        for (case, side, scale) in [("window", 4, 1.), ("global", 12, 1. / 3.)] {
+            let rope = AxialRope::new(16, side, scale, 10_000., &Device::Cpu)?;
+            for part in ["q", "k"] {
+                let got = rope.apply(&golden.tensor(&format!("in.{case}.{part}")))?;
+                assert_close(&got, &golden.tensor(&format!("out.{case}.{part}")), 1e-6);
+            }
+        }
+        Ok(())
+    }
 
     #[test]
     fn x_turns_the_first_pairs_and_y_the_last() -> Result<()> {

@@ -70,6 +70,29 @@ mod tests {
         Ok(())
     }
 
+    /// The models resize with candle's operations; this holds them to PyTorch's.
+    #[test]
+    fn candles_resizes_equal_pytorchs() -> Result<()> {
+        let golden = Golden::open("interpolate");
+        let mut cases = 0;
+        for name in golden.names().filter(|name| name.starts_with("out.")) {
+            let [_, mode, input, size] = name.split('.').collect::<Vec<_>>()[..] else {
+                panic!("{name}");
+            };
+            let (h, w) = size.split_once('x').unwrap();
+            let (h, w) = (h.parse().unwrap(), w.parse().unwrap());
+            let xs = golden.tensor(&format!("in.{input}"));
+            let got = match mode {
+                "bilinear" => xs.upsample_bilinear2d(h, w, false)?,
+                _ => xs.upsample_nearest2d(h, w)?,
+            };
+            assert_close(&got, &golden.tensor(name), 1e-6);
+            cases += 1;
+        }
+        assert!(cases >= 6, "{cases}");
+        Ok(())
+    }
+
     #[test]
     fn a_constant_map_pools_to_the_constant() -> Result<()> {
         let map = Tensor::full(2f32, (3, 5, 6), &Device::Cpu)?;

@@ -14,7 +14,8 @@ use candle_nn::{VarBuilder, ops::sigmoid};
 
 use super::two_way::TwoWayTransformer;
 use super::{Config, Generation};
-use crate::nn::conv::{Conv2d, ConvConfig, conv_transpose2x2_tokens, conv2d};
+use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
+use crate::nn::conv_transpose::conv_transpose2x2_tokens;
 use crate::nn::{LayerNorm, Linear, Mlp, gelu, layer_norm};
 
 /// Masks per prompt: one for a clear prompt, three for an ambiguous one.

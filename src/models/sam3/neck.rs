@@ -10,7 +10,8 @@
 use candle::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 
-use crate::nn::conv::{Conv2d, ConvConfig, ConvTranspose2x2, conv2d};
+use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
+use crate::nn::conv_transpose::ConvTranspose2x2;
 use crate::nn::gelu;
 
 /// Three levels at four, two and one times the trunk's resolution.

@@ -1,0 +1,130 @@
+//! Transposed convolutions with kernel 2 and stride 2.
+
+use candle::{Device, Module, Result, Tensor};
+use candle_nn::VarBuilder;
+use rayon::prelude::*;
+
+use super::conv::{Conv2d, ConvConfig};
+use super::kernels::{cpu_slice, on_cpu_in_f32};
+use super::linear::Linear;
+
+/// A transposed convolution with kernel 2 and stride 2: (b, in, h, w) -> (b, out, 2h, 2w).
+///
+/// The windows do not overlap, so it is one product of matrices and a shuffle of pixels.
+#[derive(Debug, Clone)]
+pub struct ConvTranspose2x2 {
+    /// To 4 * out channels, ordered (row in window, column in window, out).
+    product: Conv2d,
+    /// (out)
+    bias: Tensor,
+}
+
+impl ConvTranspose2x2 {
+    /// Reads `weight` (in, out, 2, 2) and `bias` (out).
+    pub fn new(in_channels: usize, out_channels: usize, vb: VarBuilder) -> Result<Self> {
+        let weight = vb.get((in_channels, out_channels, 2, 2), "weight")?;
+        Self::from_tensors(&weight, vb.get(out_channels, "bias")?)
+    }
+
+    /// From a `weight` (in, out, 2, 2) and a `bias` (out).
+    pub fn from_tensors(weight: &Tensor, bias: Tensor) -> Result<Self> {
+        let (in_channels, out_channels, _, _) = weight.dims4()?;
+        let weight =
+            weight
+                .permute((2, 3, 1, 0))?
+                .reshape((4 * out_channels, in_channels, 1, 1))?;
+        Ok(Self {
+            product: Conv2d::new(&weight, None, ConvConfig::default())?,
+            bias,
+        })
+    }
+}
+
+/// [`ConvTranspose2x2`] for tokens, the four pixels of each left where they are, rows first: a
+/// linear layer (…, in) -> (…, 4 * out).
+pub fn conv_transpose2x2_tokens(
+    in_channels: usize,
+    out_channels: usize,
+    vb: VarBuilder,
+) -> Result<Linear> {
+    let weight = vb.get((in_channels, out_channels, 2, 2), "weight")?;
+    let weight = weight
+        .permute((2, 3, 1, 0))?
+        .reshape((4 * out_channels, in_channels))?;
+    Linear::new(&weight, Some(vb.get(out_channels, "bias")?.repeat(4)?))
+}
+
+impl Module for ConvTranspose2x2 {
+    /// (b, in, h, w) -> (b, out, 2h, 2w)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let (b, _, h, w) = xs.dims4()?;
+        let out = self.bias.dim(0)?;
+        let ys = self.product.forward(xs)?; // (b, 4 * out, h, w)
+        if on_cpu_in_f32(&ys) {
+            return interleave(&ys, &self.bias, (b, out, h, w));
+        }
+        ys.reshape((b, 2, 2, out, h, w))?
+            .permute((0, 3, 4, 1, 5, 2))?
+            .reshape((b, out, 2 * h, 2 * w))?
+            .broadcast_add(&self.bias.reshape((1, out, 1, 1))?)
+    }
+}
+
+/// The shuffle of [`ConvTranspose2x2`] on the CPU: (b, 2 * 2 * c, h * w) -> (b, c, 2h, 2w), plus bias.
+fn interleave(
+    ys: &Tensor,
+    bias: &Tensor,
+    (b, c, h, w): (usize, usize, usize, usize),
+) -> Result<Tensor> {
+    let bias = bias.to_vec1::<f32>()?;
+    let (storage, layout) = ys.storage_and_layout();
+    let ys = cpu_slice(&storage, layout)?;
+    let mut out = vec![0f32; b * c * 4 * h * w];
+    out.par_chunks_mut((4 * h * w).max(1))
+        .enumerate()
+        .for_each(|(plane, out)| {
+            let (batch, channel) = (plane / c, plane % c);
+            let bias = bias[channel];
+            for (row, out) in out.chunks_exact_mut(2 * w).enumerate() {
+                let (y, i) = (row / 2, row % 2);
+                let line = |j| {
+                    let start = (((batch * 2 + i) * 2 + j) * c + channel) * h * w + y * w;
+                    &ys[start..start + w]
+                };
+                for ((pair, left), right) in out.chunks_exact_mut(2).zip(line(0)).zip(line(1)) {
+                    pair[0] = left + bias;
+                    pair[1] = right + bias;
+                }
+            }
+        });
+    Tensor::from_vec(out, (b, c, 2 * h, 2 * w), &Device::Cpu)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn maps_and_tokens_equal_candles() -> Result<()> {
+        let dev = &Device::Cpu;
+        let weight = Tensor::randn(0f32, 1., (6, 4, 2, 2), dev)?;
+        let bias = Tensor::randn(0f32, 1., 4, dev)?;
+        let xs = Tensor::randn(0f32, 1., (2, 6, 5, 7), dev)?;
+        let want = xs.conv_transpose2d(&weight, 0, 0, 2, 1)?;
+        let want = want.broadcast_add(&bias.reshape((1, (), 1, 1))?)?;
+        let got = ConvTranspose2x2::from_tensors(&weight, bias.clone())?.forward(&xs)?;
+        let far = |got: &Tensor| (got - &want)?.abs()?.max_all()?.to_scalar::<f32>();
+        assert!(far(&got)? < 1e-5);
+
+        let tensors = [("weight".to_string(), weight), ("bias".to_string(), bias)].into();
+        let vb = VarBuilder::from_tensors(tensors, candle::DType::F32, dev);
+        let tokens = xs.flatten_from(2)?.transpose(1, 2)?; // (b, h * w, 6)
+        let got = conv_transpose2x2_tokens(6, 4, vb)?.forward(&tokens)?; // (b, h * w, 4 * 4)
+        let got = got
+            .reshape((2, 5, 7, 2, 2, 4))?
+            .permute((0, 5, 1, 3, 2, 4))?
+            .reshape((2, 4, 10, 14))?;
+        assert!(far(&got)? < 1e-5);
+        Ok(())
+    }
+}
