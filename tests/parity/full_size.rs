@@ -246,3 +246,47 @@ fn exemplar_boxes(want: &Reference, prompt: &str) -> Vec<ExemplarBox> {
         .map(|e| e.normalise((1800, 1200)))
         .collect()
 }
+
+/// Loading takes little more memory than the tensors that are used, whatever else the file holds.
+///
+/// Run alone, since it reads the peak of the whole process:
+/// `… full_size_memory -- --ignored --nocapture`.
+#[test]
+#[ignore = "needs SAM3_REFERENCE"]
+#[cfg(target_os = "linux")]
+fn full_size_memory() {
+    let peak = || -> usize {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmHWM"))
+            .unwrap();
+        line.split_whitespace()
+            .nth(1)
+            .unwrap()
+            .parse::<usize>()
+            .unwrap()
+            * 1024
+    };
+    let name = std::env::var("SAM3_MODEL").unwrap_or_else(|_| "repvit".into());
+    let checkpoint = Checkpoint::open(folder().join(format!("{name}.pt"))).unwrap();
+    let before = peak();
+    let model = Sam3::load(&checkpoint, &LoadOptions::default()).unwrap();
+    let taken = peak() - before;
+    let unread = checkpoint.unread();
+    let read = checkpoint
+        .names()
+        .into_iter()
+        .filter(|name| !unread.contains(name));
+    let used: usize = read
+        .map(|n| checkpoint.shape(n).unwrap().iter().product::<usize>() * 4)
+        .sum();
+    let ratio = taken as f64 / used as f64;
+    println!(
+        "{}: {} MB used, {} MB taken: {ratio:.2}",
+        model.name(),
+        used >> 20,
+        taken >> 20
+    );
+    assert!(ratio <= 1.3, "{ratio}");
+}
