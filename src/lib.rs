@@ -39,7 +39,8 @@
 //! # Features
 //!
 //! `cli` (default) builds the command line; `demo` embeds a tiny model, see `weights::demo`; `cuda`,
-//! `cudnn`, `flash-attn`, `metal`, `accelerate` and `mkl` pass through to candle.
+//! `cudnn`, `metal`, `accelerate` and `mkl` pass through to candle; `flash-attn` builds its kernels,
+//! which nothing calls yet.
 #![warn(missing_docs)]
 
 pub mod device;
