@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use candle_sam3::image::Image;
 use candle_sam3::mask::{BoxXyxy, Mask};
-use candle_sam3::output::json::{Document, ImageEntry, InstanceEntry, PromptEntry};
+use candle_sam3::output::json::{InstanceEntry, PromptEntry};
 use candle_sam3::output::{self, Format, LabeledInstance, OverlayOptions, masks, records};
 use candle_sam3::predict::everything::{self, MaskRecord, Options};
 
@@ -34,20 +34,17 @@ pub fn run(args: EverythingArgs, quiet: bool) -> Result<()> {
     }
     let masks: candle_sam3::Result<Vec<Mask>> = found.iter().map(MaskRecord::mask).collect();
     let masks = masks?;
-    let mut document = Document {
-        image: ImageEntry {
-            path: args.image.display().to_string(),
-            width: image.width(),
-            height: image.height(),
-        },
-        model: model.name().to_string(),
-        kind: "everything".into(),
-        prompts: vec![PromptEntry {
-            instances: found.iter().zip(&masks).map(entry).collect(),
-            ..PromptEntry::default()
-        }],
-        timings_ms: Default::default(),
+    let answer = PromptEntry {
+        instances: found.iter().zip(&masks).map(entry).collect(),
+        ..PromptEntry::default()
     };
+    let mut document = results::document(
+        &args.image,
+        &image,
+        model.name(),
+        "everything",
+        vec![answer],
+    );
     timings.record(&mut document);
 
     let writer = target.writer(&args.image, quiet);

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use candle_sam3::image::Image;
 use candle_sam3::mask::BoxXyxy;
 use candle_sam3::models::{ClickPrompt, InteractiveModel};
-use candle_sam3::output::json::{Document, ImageEntry, InstanceEntry, PointEntry, PromptEntry};
+use candle_sam3::output::json::{InstanceEntry, PointEntry, PromptEntry};
 use candle_sam3::output::{self, LabeledInstance, OverlayOptions};
 use candle_sam3::predict::interactive::{self, ClickMask, ClickPrediction, Options};
 
@@ -47,21 +47,11 @@ pub fn run(args: SegmentArgs, quiet: bool) -> Result<()> {
             eprintln!("{}", summary(prompt, prediction));
         }
     }
-    let mut document = Document {
-        image: ImageEntry {
-            path: args.image.display().to_string(),
-            width: image.width(),
-            height: image.height(),
-        },
-        model: model.name().to_string(),
-        kind: "interactive".into(),
-        prompts: prompts
-            .iter()
-            .zip(&found)
-            .map(|(prompt, found)| entry(prompt, found))
-            .collect(),
-        timings_ms: Default::default(),
-    };
+    let answers = prompts.iter().zip(&found);
+    let answers = answers
+        .map(|(prompt, found)| entry(prompt, found))
+        .collect();
+    let mut document = results::document(&args.image, &image, model.name(), "interactive", answers);
     timings.record(&mut document);
     let instances: Vec<LabeledInstance> = found.iter().flat_map(labelled).collect();
     let writer = target.writer(&args.image, quiet);

@@ -5,8 +5,29 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use candle_sam3::image::Image;
-use candle_sam3::output::json::Document;
+use candle_sam3::output::json::{Document, ImageEntry, PromptEntry};
 use candle_sam3::output::{self, Format, LabeledInstance, OverlayOptions, masks};
+
+/// The document of one image, timings still to be recorded.
+pub fn document(
+    path: &Path,
+    image: &Image,
+    model: &str,
+    kind: &str,
+    prompts: Vec<PromptEntry>,
+) -> Document {
+    Document {
+        image: ImageEntry {
+            path: path.display().to_string(),
+            width: image.width(),
+            height: image.height(),
+        },
+        model: model.into(),
+        kind: kind.into(),
+        prompts,
+        timings_ms: Default::default(),
+    }
+}
 
 /// Where results go.
 pub enum Target {

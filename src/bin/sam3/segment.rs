@@ -3,7 +3,7 @@
 use anyhow::Result;
 use candle_sam3::Trace;
 use candle_sam3::image::Image;
-use candle_sam3::output::json::{Document, ExemplarEntry, ImageEntry, InstanceEntry, PromptEntry};
+use candle_sam3::output::json::{ExemplarEntry, InstanceEntry, PromptEntry};
 use candle_sam3::output::{LabeledInstance, OverlayOptions};
 use candle_sam3::predict::concept::{self, Exemplar, Options, Prediction, Prompt};
 
@@ -52,21 +52,11 @@ pub fn run(args: SegmentArgs, quiet: bool) -> Result<()> {
             eprintln!("{}", summary(prompt, prediction));
         }
     }
-    let mut document = Document {
-        image: ImageEntry {
-            path: args.image.display().to_string(),
-            width: image.width(),
-            height: image.height(),
-        },
-        model: model.name().to_string(),
-        kind: "text".into(),
-        prompts: prompts
-            .iter()
-            .zip(&found)
-            .map(|(prompt, found)| entry(prompt, found))
-            .collect(),
-        timings_ms: Default::default(),
-    };
+    let answers = prompts.iter().zip(&found);
+    let answers = answers
+        .map(|(prompt, found)| entry(prompt, found))
+        .collect();
+    let mut document = results::document(&args.image, &image, model.name(), "text", answers);
     timings.record(&mut document);
     let instances = labelled(&prompts, &found);
     let writer = target.writer(&args.image, quiet);
