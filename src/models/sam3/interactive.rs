@@ -276,6 +276,10 @@ mod tests {
             "sam3".to_string(),
             "sam3_hf".into(),
             "litetext_mobileclip-s0_ctx16".into(),
+            "litetext_mobileclip-s0_ctx32".into(),
+            "litetext_mobileclip-s1_ctx16".into(),
+            "litetext_mobileclip-s1_ctx32".into(),
+            "litetext_mobileclip2-l_ctx16".into(),
             "litetext_mobileclip2-l_ctx32".into(),
             student("repvit-m0.9"),
             student("repvit-m1.1"),
@@ -306,19 +310,39 @@ mod tests {
 
     #[test]
     fn a_file_without_the_click_head_says_so() {
-        let [stage3, donor] = ["repvit-m1.1_stage3", "repvit-m1.1_mobileclip-s1"].map(|name| {
-            Checkpoint::from_shapes(key_list(&format!("efficientsam3_{name}"))).unwrap()
-        });
-        let whole = stage3
-            .with_part("detector.geometry_encoder", &donor)
-            .unwrap();
+        let list = |name: &str| Checkpoint::from_shapes(key_list(name)).unwrap();
+        let donor = list("efficientsam3_repvit-m1.1_mobileclip-s1");
         let options = LoadOptions {
             clicks: true,
             ..Default::default()
         };
-        let error = Sam3::load(&whole, &options).unwrap_err();
-        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
-        assert!(error.to_string().contains("no click head"), "{error}");
+        for name in ["repvit-m1.1", "tinyvit-11m", "efficientvit-b1"] {
+            let stage3 = list(&format!("efficientsam3_{name}_stage3"));
+            let whole = stage3.with_part("detector.geometry_encoder", &donor);
+            let error = Sam3::load(&whole.unwrap(), &options).unwrap_err();
+            assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+            assert!(error.to_string().contains("no click head"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_click_head_with_a_tensor_too_many_or_too_few_is_refused() {
+        let list = key_list("efficientsam3_efficientvit-b0_mobileclip-s1");
+        let options = LoadOptions {
+            clicks: true,
+            ..Default::default()
+        };
+        let load = |tensors| {
+            let checkpoint = Checkpoint::from_shapes(tensors).unwrap();
+            Sam3::load(&checkpoint, &options).unwrap_err().to_string()
+        };
+        let name = "tracker.sam_mask_decoder.conv_s0.bias";
+        let mut fewer = list.clone();
+        fewer.retain(|(n, ..)| n != name);
+        assert!(load(fewer).contains(name));
+        let name = "tracker.sam_prompt_encoder.surprise";
+        let surplus = [&list[..], &[(name.into(), vec![3], DType::F32)]].concat();
+        assert!(load(surplus).contains(name));
     }
 
     fn answer(first: Vec<f32>) -> ClickMasks {
