@@ -53,12 +53,22 @@ fn compare(name: &str) {
     println!("== {}, truck: {:.1?}", model.name(), start.elapsed());
 
     let expected = want.tensor("image_embedding");
-    check("embedding", &embedding.features.tokens, &expected, EMBEDDING);
+    check(
+        "embedding",
+        &embedding.features.tokens,
+        &expected,
+        EMBEDDING,
+    );
     let grid = model.low_res_size().0 / 4;
     let [middle, fine] = embedding.features.details.clone().unwrap();
     let (want_fine, want_middle) = (want.tensor("fine"), want.tensor("middle"));
     check("fine features", &to_map(&fine, grid), &want_fine, EMBEDDING);
-    check("middle features", &to_map(&middle, grid), &want_middle, EMBEDDING);
+    check(
+        "middle features",
+        &to_map(&middle, grid),
+        &want_middle,
+        EMBEDDING,
+    );
     clicks::compare(&model, &embedding, &want);
 }
 

@@ -48,10 +48,7 @@ fn compare_scores(got: &[ClickMasks], want: &Reference, key: &str) -> (f64, f64,
     let objects: Vec<f32> = got.iter().filter_map(|m| m.object_score).collect();
     let objects = match objects.is_empty() {
         true => 0.,
-        false => relative_error(
-            &flat(objects),
-            &want.tensor(&format!("{key}.object_score")),
-        ),
+        false => relative_error(&flat(objects), &want.tensor(&format!("{key}.object_score"))),
     };
     (
         relative_error(&tensor(got), &want.tensor(&format!("{key}.low"))),

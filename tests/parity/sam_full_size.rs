@@ -55,7 +55,12 @@ fn compare(name: &str) {
         let mut embedding = model.encode_for_clicks(&pixels).unwrap();
         println!("== {}, {image}: {:.1?}", model.name(), start.elapsed());
         let expected = want.tensor("image_embedding");
-        check("embedding", &embedding.features.tokens, &expected, EMBEDDING);
+        check(
+            "embedding",
+            &embedding.features.tokens,
+            &expected,
+            EMBEDDING,
+        );
         clicks::compare(&model, &embedding, &want);
         // Again from the reference's embedding, so that errors do not add up.
         embedding.features.tokens = expected;

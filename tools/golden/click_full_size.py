@@ -1,9 +1,10 @@
 """The click head of a full-size SAM 3 or EfficientSAM3 on a photograph, for `tests/parity/click_full_size.rs`.
 
-    PYTHONPATH=efficientsam3/sam3 python tools/golden/click_full_size.py sam3|repvit CHECKPOINT FOLDER IMAGE
+    PYTHONPATH=efficientsam3/sam3 python tools/golden/click_full_size.py sam3|repvit CHECKPOINT FOLDER IMAGE [DUMP]
 
 CHECKPOINT has official names (`detector.*`, `tracker.*`); the image is encoded once by the processor of the text path, and asked
-through `predict_inst`, in f32.
+through `predict_inst`, in f32. DUMP is the record of an earlier official run on the same image: its `trunk` is taken instead of
+running that large part again.
 """
 
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from clicks import record
 from golden import stub_optional_imports
@@ -37,6 +38,10 @@ renamed = {own[part] + key.removeprefix(part): value for key, value in weights.i
 assert len(renamed) == len(weights)
 model.load_state_dict(renamed)
 del weights, renamed
+
+if len(sys.argv) > 5:
+    trunk = load_file(sys.argv[5])["trunk"]
+    model.backbone.vision_backbone.trunk.forward = lambda _pixels: [trunk]
 
 image = Image.open(photograph).convert("RGB")
 folder.mkdir(parents=True, exist_ok=True)

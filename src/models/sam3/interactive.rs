@@ -8,7 +8,8 @@
 //!   video tracking.
 //! - A single mask is the first one if it is stable, else the best of the three others.
 //! - Small holes are filled before upscaling, not in the logits that go back as a prompt.
-//! - Logits are limited to ±32 on the way back in only, so that masks are upscaled as they are.
+//! - Logits are limited to ±32 when they are handed back, after the mask is upscaled as it is; a
+//!   mask prompt is taken as it is given.
 
 use std::ops::Range;
 
@@ -20,10 +21,10 @@ use super::{Config, ImageEmbedding, Sam3};
 use crate::Error;
 use crate::image::Image;
 use crate::mask::{Mask, regions, upsample::upsample_bilinear};
-use crate::models::sam::{Heads, ImageTokens, NUM_MASKS};
+use crate::models::sam::{Heads, ImageTokens, NUM_MASKS, drawn_mask};
 use crate::models::{ClickMasks, ClickPrompt, InteractiveModel};
 
-/// Largest magnitude of a logit in a mask prompt.
+/// Largest magnitude of a logit that is handed back.
 const MAX_LOGIT: f32 = 32.;
 /// A mask is stable if moving the threshold by this much either way...
 const STABILITY_DELTA: f32 = 0.05;
@@ -106,7 +107,8 @@ impl ClickHead {
         })
     }
 
-    /// Answers `prompts`; `masks` are those of the four in the decoder's order that are wanted.
+    /// Answers `prompts` with those of `masks`, of the four in the decoder's order, whose predicted
+    /// quality is `wanted`.
     ///
     /// # Errors
     /// [`Error::InvalidPrompt`] for an unknown label and a mask of another size.
@@ -115,23 +117,17 @@ impl ClickHead {
         image: &ClickEmbedding,
         prompts: &[ClickPrompt],
         masks: Range<usize>,
+        wanted: &dyn Fn(f32) -> bool,
     ) -> crate::Result<Vec<ClickMasks>> {
         let size = self.heads.config().image_size as f32;
         let (width, height) = (image.width as f32, image.height as f32);
         let to_input = |[x, y]: [f32; 2]| [x / width * size, y / height * size];
-        let mut limited = prompts.to_vec();
-        for logit in limited
-            .iter_mut()
-            .flat_map(|p| &mut p.mask_logits)
-            .flatten()
-        {
-            *logit = logit.clamp(-MAX_LOGIT, MAX_LOGIT);
-        }
-        let prompts = limited
+        let prompts = prompts
             .iter()
             .map(|prompt| self.heads.prompt(prompt, to_input))
             .collect::<crate::Result<Vec<_>>>()?;
-        Ok(self.heads.decode(&image.features, &prompts, masks)?)
+        let features = &image.features;
+        Ok(self.heads.decode(features, &prompts, masks, wanted)?)
     }
 }
 
@@ -199,11 +195,22 @@ impl InteractiveModel for Sam3 {
     ) -> crate::Result<Vec<ClickMasks>> {
         let head = self.click_head()?;
         if multimask_output {
-            return head.decode(image, prompts, 1..NUM_MASKS);
+            return head.decode(image, prompts, 1..NUM_MASKS, &|_| true);
         }
-        let mut answers = head.decode(image, prompts, 0..NUM_MASKS)?;
+        let mut answers = head.decode(image, prompts, 0..NUM_MASKS, &|_| true)?;
         answers.iter_mut().for_each(keep_one);
         Ok(answers)
+    }
+
+    /// The image is not drawn on for prompts without a wanted mask.
+    fn decode_wanted(
+        &self,
+        image: &ClickEmbedding,
+        prompts: &[ClickPrompt],
+        wanted: &dyn Fn(f32) -> bool,
+    ) -> crate::Result<Vec<ClickMasks>> {
+        let head = self.click_head()?;
+        head.decode(image, prompts, 1..NUM_MASKS, wanted)
     }
 
     /// Holes are filled first.
@@ -214,6 +221,18 @@ impl InteractiveModel for Sam3 {
             fill_holes(&mut logits, (height, width));
         }
         upsample_bilinear(&logits, (height, width), (image.height, image.width))
+    }
+
+    /// Limited to ±32.
+    fn feed_back(&self, mut low_res_logits: Vec<f32>) -> Vec<f32> {
+        for logit in &mut low_res_logits {
+            *logit = logit.clamp(-MAX_LOGIT, MAX_LOGIT);
+        }
+        low_res_logits
+    }
+
+    fn draw(&self, mask: &Mask) -> crate::Result<Vec<f32>> {
+        drawn_mask::stretched(mask, self.low_res_size().0)
     }
 }
 
