@@ -163,11 +163,12 @@ pub struct ClickArgs {
     )]
     pub boxes: Vec<BoxXyxy>,
 
-    /// Start from the logits that --logits wrote for the same image and model
+    /// Start from a mask: a picture of the image's size, white on the object, or the .safetensors
+    /// file that --logits wrote for the same image and model
     #[arg(long, value_name = "FILE", conflicts_with_all = OF_TEXTS)]
     pub mask: Option<PathBuf>,
 
-    /// Give all three masks of each prompt; otherwise one, for a lone point the best of three
+    /// Give all three masks of each prompt; otherwise one, for nothing but a point the best of three
     #[arg(long, conflicts_with_all = OF_TEXTS)]
     pub multimask: bool,
 

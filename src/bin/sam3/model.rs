@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use candle_sam3::image::Image;
+use candle_sam3::mask::Mask;
 use candle_sam3::models::sam::{self, Sam};
 use candle_sam3::models::sam3::{ClickEmbedding, LoadOptions, Sam3};
 use candle_sam3::models::{ClickMasks, ClickPrompt, InteractiveModel};
@@ -146,11 +147,41 @@ impl InteractiveModel for ClickModel {
         }
     }
 
+    fn decode_wanted(
+        &self,
+        image: &ClickImage,
+        prompts: &[ClickPrompt],
+        wanted: &dyn Fn(f32) -> bool,
+    ) -> ModelResult<Vec<ClickMasks>> {
+        match (self, image) {
+            (Self::Sam(model), ClickImage::Sam(image)) => {
+                model.decode_wanted(image, prompts, wanted)
+            }
+            (Self::Sam3(model), ClickImage::Sam3(image)) => {
+                model.decode_wanted(image, prompts, wanted)
+            }
+            _ => of_another_model(),
+        }
+    }
+
     fn upscale(&self, image: &ClickImage, low_res_logits: &[f32]) -> ModelResult<Vec<f32>> {
         match (self, image) {
             (Self::Sam(model), ClickImage::Sam(image)) => model.upscale(image, low_res_logits),
             (Self::Sam3(model), ClickImage::Sam3(image)) => model.upscale(image, low_res_logits),
             _ => of_another_model(),
+        }
+    }
+    fn feed_back(&self, low_res_logits: Vec<f32>) -> Vec<f32> {
+        match self {
+            Self::Sam(model) => model.feed_back(low_res_logits),
+            Self::Sam3(model) => model.feed_back(low_res_logits),
+        }
+    }
+
+    fn draw(&self, mask: &Mask) -> ModelResult<Vec<f32>> {
+        match self {
+            Self::Sam(model) => model.draw(mask),
+            Self::Sam3(model) => model.draw(mask),
         }
     }
 }
