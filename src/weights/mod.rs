@@ -32,6 +32,7 @@ mod detect;
 mod directory;
 mod layout;
 mod layouts;
+pub mod manifest;
 mod names;
 mod pickle;
 mod safetensors;

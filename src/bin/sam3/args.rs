@@ -44,6 +44,14 @@ pub enum Command {
     ///   sam3 everything photo.jpg -m sam3.pt --crop-n-layers 1 --min-mask-region-area 100
     #[command(verbatim_doc_comment)]
     Everything(Box<EverythingArgs>),
+
+    /// List the models that `-m` knows by name, and download them
+    ///
+    /// Examples:
+    ///   sam3 models
+    ///   sam3 models fetch mobile-sam sam3-litetext-s0
+    #[command(verbatim_doc_comment)]
+    Models(crate::models::Args),
 }
 
 #[derive(Args)]
@@ -302,12 +310,13 @@ pub enum EverythingFormat {
 #[derive(Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Checkpoint file, model folder, or `demo` for the built-in model of coloured shapes
-    #[arg(short, long, default_value = "demo", value_name = "FILE|DIR|demo")]
+    /// Name from `sam3 models`, downloaded on first use; checkpoint file; model folder; or `demo`
+    /// for the built-in model of coloured shapes
+    #[arg(short, long, default_value = "demo", value_name = "NAME|FILE|DIR")]
     pub model: PathBuf,
 
-    /// A second file that supplies the geometry encoder, which Stage-3 files lack
-    #[arg(long, value_name = "FILE")]
+    /// A second model that supplies the geometry encoder, which Stage-3 files may lack
+    #[arg(long, value_name = "NAME|FILE")]
     pub geometry: Option<PathBuf>,
 
     /// Tokens per text, for a student whose positional table is longer than its training

@@ -2,8 +2,12 @@
 
 mod args;
 mod everything;
+mod hub;
 mod interactive;
 mod model;
+mod models;
+mod names;
+mod progress;
 mod results;
 mod segment;
 mod stages;
@@ -17,10 +21,14 @@ use args::{Cli, Command};
 fn main() -> ExitCode {
     let cli = Cli::parse(); // exits with 2 on a usage error
     start_log(cli.verbose, cli.quiet);
+    if cli.quiet {
+        progress::silence();
+    }
     let done = match cli.command {
         Command::Segment(args) if args.clicks.is_asked_for() => interactive::run(*args, cli.quiet),
         Command::Segment(args) => segment::run(*args, cli.quiet),
         Command::Everything(args) => everything::run(*args, cli.quiet),
+        Command::Models(args) => models::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

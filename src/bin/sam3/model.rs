@@ -8,15 +8,20 @@ use candle_sam3::mask::Mask;
 use candle_sam3::models::sam::{self, Sam};
 use candle_sam3::models::sam3::{ClickEmbedding, LoadOptions, Sam3};
 use candle_sam3::models::{ClickMasks, ClickPrompt, InteractiveModel};
+use candle_sam3::weights::manifest::PromptKind;
 use candle_sam3::weights::{self, Checkpoint, Family};
 use candle_sam3::{Error, Result as ModelResult};
 
 use crate::args::{Dtype, ModelArgs};
+use crate::names::{self, Located};
 
 /// Opens, detects and loads the model; headers are checked before any tensor is read.
 pub fn load(args: &ModelArgs) -> Result<Sam3> {
     let options = prepare(args)?;
-    Ok(Sam3::load(&open_complete(args)?, &options)?)
+    Ok(Sam3::load(
+        &open_complete(args, PromptKind::Text)?,
+        &options,
+    )?)
 }
 
 /// Opens, detects and loads a model that takes clicks.
@@ -25,7 +30,7 @@ pub fn load_for_clicks(args: &ModelArgs) -> Result<ClickModel> {
         clicks: true,
         ..prepare(args)?
     };
-    let checkpoint = open_complete(args)?;
+    let checkpoint = open_complete(args, PromptKind::Clicks)?;
     let is_sam1 = !checkpoint.metadata().contains_key("config")
         && weights::detect(&checkpoint)?.family != Family::Sam3;
     Ok(match is_sam1 {
@@ -61,18 +66,21 @@ fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
 }
 
 /// The checkpoint, with the part that a second file supplies.
-fn open_complete(args: &ModelArgs) -> Result<Checkpoint> {
-    let checkpoint = open(&args.model)?;
+fn open_complete(args: &ModelArgs, prompts: PromptKind) -> Result<Checkpoint> {
+    let checkpoint = open(&args.model, Some(prompts))?;
     Ok(match &args.geometry {
         None => checkpoint,
-        Some(geometry) => checkpoint.with_part("detector.geometry_encoder", &open(geometry)?)?,
+        Some(geometry) => {
+            checkpoint.with_part("detector.geometry_encoder", &open(geometry, None)?)?
+        }
     })
 }
 
-fn open(model: &Path) -> Result<Checkpoint> {
-    Ok(match model.to_str() {
-        Some("demo") => weights::demo()?,
-        _ => Checkpoint::open(model)?,
+/// Opens what `-m` names; a model that is not here yet is downloaded, if it answers `prompts`.
+fn open(model: &Path, prompts: Option<PromptKind>) -> Result<Checkpoint> {
+    Ok(match names::locate(model, prompts)? {
+        Located::Demo => weights::demo()?,
+        Located::File(path) => Checkpoint::open(path)?,
     })
 }
 
