@@ -1,7 +1,9 @@
 //! The `sam3` command.
 
 mod args;
+mod convert;
 mod everything;
+mod inspect;
 mod interactive;
 mod model;
 mod results;
@@ -21,6 +23,8 @@ fn main() -> ExitCode {
         Command::Segment(args) if args.clicks.is_asked_for() => interactive::run(*args, cli.quiet),
         Command::Segment(args) => segment::run(*args, cli.quiet),
         Command::Everything(args) => everything::run(*args, cli.quiet),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Convert(args) => convert::run(args, cli.quiet),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

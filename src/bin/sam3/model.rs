@@ -10,7 +10,7 @@ use candle_sam3::models::{ClickMasks, ClickPrompt, InteractiveModel};
 use candle_sam3::weights::{self, Checkpoint, Family};
 use candle_sam3::{Error, Result as ModelResult};
 
-use crate::args::{Dtype, ModelArgs};
+use crate::args::ModelArgs;
 
 /// Opens, detects and loads the model; headers are checked before any tensor is read.
 pub fn load(args: &ModelArgs) -> Result<Sam3> {
@@ -49,20 +49,20 @@ fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
     }
     Ok(LoadOptions {
         device: args.device.open()?,
-        dtype: match args.dtype {
-            Dtype::F32 => candle_sam3::DType::F32,
-            Dtype::F16 => candle_sam3::DType::F16,
-            Dtype::Bf16 => candle_sam3::DType::BF16,
-        },
+        dtype: args.dtype.into(),
         context_length: args.context_length,
         clicks: false,
     })
 }
 
-/// The checkpoint, with the part that a second file supplies.
 fn open_complete(args: &ModelArgs) -> Result<Checkpoint> {
-    let checkpoint = open(&args.model)?;
-    Ok(match &args.geometry {
+    open_with(&args.model, args.geometry.as_deref())
+}
+
+/// The checkpoint, with the part that a second file supplies.
+pub fn open_with(model: &Path, geometry: Option<&Path>) -> Result<Checkpoint> {
+    let checkpoint = open(model)?;
+    Ok(match geometry {
         None => checkpoint,
         Some(geometry) => checkpoint.with_part("detector.geometry_encoder", &open(geometry)?)?,
     })
