@@ -1,5 +1,6 @@
 //! Floor 2: whole models.
 
+pub mod inspect;
 pub mod sam;
 pub mod sam3;
 

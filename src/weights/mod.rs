@@ -37,9 +37,11 @@ mod names;
 mod pickle;
 mod safetensors;
 mod source;
+mod stored;
+mod survey;
 mod tensor;
 mod torch;
-mod verify;
+mod write;
 
 #[cfg(test)]
 #[path = "../../tests/keys/list.rs"]
@@ -51,6 +53,10 @@ pub use detect::{
     TextEncoderKind, TinyVitSize, detect,
 };
 pub use layout::{Fix, Layout};
+pub(crate) use names::{listing, matches};
+pub use stored::Stored;
+pub use survey::Survey;
+pub use write::Written;
 
 /// A tiny model of SAM 3's architecture that knows coloured shapes, built into the library.
 ///

@@ -52,6 +52,17 @@ pub enum Command {
     ///   sam3 models fetch mobile-sam sam3-litetext-s0
     #[command(verbatim_doc_comment)]
     Models(crate::models::Args),
+    /// Tell what a weight file holds, part by part, and whether it can be used
+    Inspect(crate::inspect::Args),
+
+    /// Write weights as safetensors under official names
+    ///
+    /// Examples:
+    ///   sam3 convert sam3.pt sam3.safetensors --dtype bf16
+    ///   sam3 convert efficient_sam3.pth small.safetensors --prune
+    ///   sam3 convert stage3.pt whole.safetensors --geometry sam3.pt
+    #[command(verbatim_doc_comment)]
+    Convert(crate::convert::Args),
 }
 
 #[derive(Args)]
@@ -341,6 +352,16 @@ pub enum Dtype {
     F32,
     F16,
     Bf16,
+}
+
+impl From<Dtype> for candle_sam3::DType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::F16 => Self::F16,
+            Dtype::Bf16 => Self::BF16,
+        }
+    }
 }
 
 fn parse_box(text: &str) -> Result<BoxXyxy, String> {

@@ -1,8 +1,10 @@
 //! The `sam3` command.
 
 mod args;
+mod convert;
 mod everything;
 mod hub;
+mod inspect;
 mod interactive;
 mod model;
 mod models;
@@ -29,6 +31,8 @@ fn main() -> ExitCode {
         Command::Segment(args) => segment::run(*args, cli.quiet),
         Command::Everything(args) => everything::run(*args, cli.quiet),
         Command::Models(args) => models::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Convert(args) => convert::run(args, cli.quiet),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,7 +12,7 @@ use candle_sam3::weights::manifest::PromptKind;
 use candle_sam3::weights::{self, Checkpoint, Family};
 use candle_sam3::{Error, Result as ModelResult};
 
-use crate::args::{Dtype, ModelArgs};
+use crate::args::ModelArgs;
 use crate::names::{self, Located};
 
 /// Opens, detects and loads the model; headers are checked before any tensor is read.
@@ -55,20 +55,24 @@ fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
     }
     Ok(LoadOptions {
         device: args.device.open()?,
-        dtype: match args.dtype {
-            Dtype::F32 => candle_sam3::DType::F32,
-            Dtype::F16 => candle_sam3::DType::F16,
-            Dtype::Bf16 => candle_sam3::DType::BF16,
-        },
+        dtype: args.dtype.into(),
         context_length: args.context_length,
         clicks: false,
     })
 }
 
-/// The checkpoint, with the part that a second file supplies.
 fn open_complete(args: &ModelArgs, prompts: PromptKind) -> Result<Checkpoint> {
-    let checkpoint = open(&args.model, Some(prompts))?;
-    Ok(match &args.geometry {
+    open_with(&args.model, args.geometry.as_deref(), Some(prompts))
+}
+
+/// The checkpoint, with the part that a second file supplies; `prompts` as for [`open`].
+pub fn open_with(
+    model: &Path,
+    geometry: Option<&Path>,
+    prompts: Option<PromptKind>,
+) -> Result<Checkpoint> {
+    let checkpoint = open(model, prompts)?;
+    Ok(match geometry {
         None => checkpoint,
         Some(geometry) => {
             checkpoint.with_part("detector.geometry_encoder", &open(geometry, None)?)?

@@ -6,6 +6,7 @@ use candle_nn::VarBuilder;
 use super::image_encoder::{BackboneConfig, ImageEncoder};
 use super::{Config, Heads, Sam};
 use crate::backbones::{tiny_vit, vit::sam1};
+use crate::models::inspect::Reading;
 use crate::weights::{Checkpoint, Family, ImageEncoderKind, TinyVitSize, detect};
 use crate::{Error, Result};
 
@@ -27,8 +28,11 @@ impl Default for LoadOptions {
     }
 }
 
-/// MobileSAM's classifier, which segmentation never runs.
-const LEFT_OUT: &[&str] = &["image_encoder.norm_head", "image_encoder.head"];
+/// What segmentation never runs, and why.
+const LEFT_OUT: [(&str, &str); 2] = [
+    ("image_encoder.norm_head", "of a classifier"),
+    ("image_encoder.head", "of a classifier"),
+];
 
 impl Sam {
     /// Loads a SAM 1 or MobileSAM checkpoint; sizes come from its tensors.
@@ -38,14 +42,8 @@ impl Sam {
     /// [`Error::Unsupported`] for another family or size.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
         let (backbone, name) = backbone(checkpoint)?;
-        let cfg = Config::sam1();
-        let build = |vb: VarBuilder| {
-            let image_encoder = ImageEncoder::new(&backbone, cfg.dim, vb.pp("image_encoder"))?;
-            let heads = Heads::new(&cfg, vb.pp("prompt_encoder"), vb.pp("mask_decoder"))?;
-            Ok((image_encoder, heads))
-        };
-        let built: candle::Result<_> =
-            build(checkpoint.var_builder(options.dtype, &options.device));
+        let build = |vb: VarBuilder| build(&backbone, vb);
+        let built = build(checkpoint.var_builder(options.dtype, &options.device));
         let (image_encoder, heads) = match built {
             Ok(parts) => parts,
             Err(error) => {
@@ -54,7 +52,7 @@ impl Sam {
                 return Err(Error::checkpoint(checkpoint.path(), error.to_string()));
             }
         };
-        checkpoint.finish(LEFT_OUT)?;
+        checkpoint.finish(&LEFT_OUT.map(|(part, _)| part))?;
         Ok(Self {
             image_encoder,
             heads,
@@ -63,6 +61,26 @@ impl Sam {
             dtype: options.dtype,
         })
     }
+}
+
+fn build(backbone: &BackboneConfig, vb: VarBuilder) -> candle::Result<(ImageEncoder, Heads)> {
+    let cfg = Config::sam1();
+    let image_encoder = ImageEncoder::new(backbone, cfg.dim, vb.pp("image_encoder"))?;
+    let heads = Heads::new(&cfg, vb.pp("prompt_encoder"), vb.pp("mask_decoder"))?;
+    Ok((image_encoder, heads))
+}
+
+/// What loading would read.
+pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
+    let (backbone, name) = backbone(checkpoint)?;
+    Ok(Reading {
+        name: name.into(),
+        prompts: vec!["clicks", "everything"],
+        survey: checkpoint.survey(|vb: VarBuilder| build(&backbone, vb))?,
+        left_out: LEFT_OUT.to_vec(),
+        only_video: &[],
+        hint: None,
+    })
 }
 
 fn backbone(checkpoint: &Checkpoint) -> Result<(BackboneConfig, &'static str)> {

@@ -18,6 +18,7 @@ use candle::{DType, Device, Tensor};
 pub use heads::{Config, Generation, Heads, Prompt};
 pub use image_encoder::ImageEncoder;
 pub use load::LoadOptions;
+pub(super) use load::survey;
 pub use mask_decoder::{ImageTokens, NUM_MASKS};
 pub use prompt_encoder::Label;
 
