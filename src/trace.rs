@@ -1,4 +1,5 @@
-//! Every stage's tensors of one run, for finding the first stage that differs from a reference.
+//! Every stage's tensors of one run, for finding the first stage that differs from a reference, or
+//! the time at which each stage was done.
 //!
 //! ```no_run
 //! use candle_sam3::{Trace, image::Image, models::sam3::Sam3};
@@ -12,15 +13,17 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Instant;
 
 use candle::Tensor;
 
 use crate::{Error, Result};
 
-/// Collects named tensors when it is on; costs one branch per stage when it is off.
+/// Collects named tensors or times when it is on; costs one branch per stage when it is off.
 #[derive(Debug, Default, Clone)]
 pub struct Trace {
     tensors: Option<BTreeMap<String, Tensor>>,
+    times: Option<Vec<(String, Instant)>>,
     prefix: String,
 }
 
@@ -34,7 +37,15 @@ impl Trace {
     pub fn on() -> Self {
         Self {
             tensors: Some(BTreeMap::new()),
-            prefix: String::new(),
+            ..Self::default()
+        }
+    }
+
+    /// Records when every stage was done, after waiting for its device; keeps no tensor.
+    pub fn timed() -> Self {
+        Self {
+            times: Some(vec![]),
+            ..Self::default()
         }
     }
 
@@ -47,6 +58,17 @@ impl Trace {
         if let Some(tensors) = &mut self.tensors {
             tensors.insert(format!("{}{name}", self.prefix), tensor.clone());
         }
+        if let Some(times) = &mut self.times {
+            // A device that fails here fails at the next operation, too, which says so.
+            let _ = tensor.device().synchronize();
+            times.push((format!("{}{name}", self.prefix), Instant::now()));
+        }
+    }
+
+    /// When each stage was done, in that order, for [`Trace::timed`].
+    pub fn times(&self) -> impl Iterator<Item = (&str, Instant)> {
+        let times = self.times.iter().flatten();
+        times.map(|(name, time)| (name.as_str(), *time))
     }
 
     /// The tensors recorded so far, by name.
@@ -75,5 +97,24 @@ impl Trace {
             let _ = std::fs::remove_file(&temporary); // the first error is the one to report
         }
         written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle::{DType, Device};
+
+    #[test]
+    fn a_timed_trace_has_times_in_order_and_keeps_no_tensor() {
+        let tensor = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
+        let mut trace = Trace::timed();
+        trace.record("b", &tensor);
+        trace.set_prefix("prompts.0.");
+        trace.record("a", &tensor);
+        let (names, times): (Vec<_>, Vec<_>) = trace.times().unzip();
+        assert_eq!(names, ["b", "prompts.0.a"]);
+        assert!(times[0] <= times[1]);
+        assert_eq!(trace.tensors().count(), 0);
     }
 }

@@ -34,10 +34,12 @@ mod layout;
 mod layouts;
 mod names;
 mod pickle;
+mod random;
 mod safetensors;
 mod source;
 mod tensor;
 mod torch;
+mod variants;
 mod verify;
 
 #[cfg(test)]
@@ -50,6 +52,8 @@ pub use detect::{
     TextEncoderKind, TinyVitSize, detect,
 };
 pub use layout::{Fix, Layout};
+pub use random::random;
+pub use variants::{VARIANTS, variant};
 
 /// A tiny model of SAM 3's architecture that knows coloured shapes, built into the library.
 ///

@@ -1,6 +1,7 @@
 //! The `sam3` command.
 
 mod args;
+mod bench;
 mod everything;
 mod interactive;
 mod model;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         Command::Segment(args) if args.clicks.is_asked_for() => interactive::run(*args, cli.quiet),
         Command::Segment(args) => segment::run(*args, cli.quiet),
         Command::Everything(args) => everything::run(*args, cli.quiet),
+        Command::Bench(args) => bench::run(*args, cli.quiet),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -25,9 +25,7 @@ pub fn load_for_clicks(args: &ModelArgs) -> Result<ClickModel> {
         ..prepare(args)?
     };
     let checkpoint = open_complete(args)?;
-    let is_sam1 = !checkpoint.metadata().contains_key("config")
-        && weights::detect(&checkpoint)?.family != Family::Sam3;
-    Ok(match is_sam1 {
+    Ok(match is_sam1(&checkpoint)? {
         true => {
             let LoadOptions { device, dtype, .. } = options;
             ClickModel::Sam(Box::new(Sam::load(
@@ -39,8 +37,14 @@ pub fn load_for_clicks(args: &ModelArgs) -> Result<ClickModel> {
     })
 }
 
+/// Whether a file holds SAM 1 or MobileSAM; one with sizes of its own is a SAM 3.
+pub fn is_sam1(checkpoint: &Checkpoint) -> Result<bool> {
+    Ok(!checkpoint.metadata().contains_key("config")
+        && weights::detect(checkpoint)?.family != Family::Sam3)
+}
+
 /// Starts the threads and opens the device.
-fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
+pub fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads.get())
@@ -60,7 +64,7 @@ fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
 }
 
 /// The checkpoint, with the part that a second file supplies.
-fn open_complete(args: &ModelArgs) -> Result<Checkpoint> {
+pub fn open_complete(args: &ModelArgs) -> Result<Checkpoint> {
     let checkpoint = open(&args.model)?;
     Ok(match &args.geometry {
         None => checkpoint,

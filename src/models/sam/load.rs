@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 use super::image_encoder::{BackboneConfig, ImageEncoder};
 use super::{Config, Heads, Sam};
 use crate::backbones::{tiny_vit, vit::sam1};
-use crate::weights::{Checkpoint, Family, ImageEncoderKind, TinyVitSize, detect};
+use crate::weights::{Checkpoint, Detected, Family, ImageEncoderKind, TinyVitSize, detect, random};
 use crate::{Error, Result};
 
 /// How to load a model. The default is the CPU in f32.
@@ -37,15 +37,9 @@ impl Sam {
     /// [`Error::Checkpoint`] listing the tensors that are missing, misshaped or left over;
     /// [`Error::Unsupported`] for another family or size.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
-        let (backbone, name) = backbone(checkpoint)?;
-        let cfg = Config::sam1();
-        let build = |vb: VarBuilder| {
-            let image_encoder = ImageEncoder::new(&backbone, cfg.dim, vb.pp("image_encoder"))?;
-            let heads = Heads::new(&cfg, vb.pp("prompt_encoder"), vb.pp("mask_decoder"))?;
-            Ok((image_encoder, heads))
-        };
-        let built: candle::Result<_> =
-            build(checkpoint.var_builder(options.dtype, &options.device));
+        let (backbone, name) = backbone(&detect(checkpoint)?)?;
+        let build = |vb: VarBuilder| parts(&backbone, vb);
+        let built = build(checkpoint.var_builder(options.dtype, &options.device));
         let (image_encoder, heads) = match built {
             Ok(parts) => parts,
             Err(error) => {
@@ -55,18 +49,45 @@ impl Sam {
             }
         };
         checkpoint.finish(LEFT_OUT)?;
-        Ok(Self {
+        Ok(Self::new(name, (image_encoder, heads), options))
+    }
+
+    /// A model of the sizes of `variant` on random weights, the same ones each time: for measuring
+    /// speed and memory without a file. What it finds means nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for another family or size.
+    pub fn with_random_weights(variant: &Detected, options: &LoadOptions) -> Result<Self> {
+        let (backbone, name) = backbone(variant)?;
+        let parts = parts(&backbone, random(options.dtype, &options.device))?;
+        Ok(Self::new(name, parts, options))
+    }
+
+    fn new(
+        name: &str,
+        (image_encoder, heads): (ImageEncoder, Heads),
+        options: &LoadOptions,
+    ) -> Self {
+        Self {
             image_encoder,
             heads,
             name: name.into(),
             device: options.device.clone(),
             dtype: options.dtype,
-        })
+        }
     }
 }
 
-fn backbone(checkpoint: &Checkpoint) -> Result<(BackboneConfig, &'static str)> {
-    let detected = detect(checkpoint)?;
+/// The modules of a model; `vb` is at the root of the file.
+fn parts(backbone: &BackboneConfig, vb: VarBuilder) -> candle::Result<(ImageEncoder, Heads)> {
+    let cfg = Config::sam1();
+    Ok((
+        ImageEncoder::new(backbone, cfg.dim, vb.pp("image_encoder"))?,
+        Heads::new(&cfg, vb.pp("prompt_encoder"), vb.pp("mask_decoder"))?,
+    ))
+}
+
+fn backbone(detected: &Detected) -> Result<(BackboneConfig, &'static str)> {
     let unsupported = |what: String| Error::Unsupported {
         what,
         instead: "use sam_vit_b, sam_vit_l, sam_vit_h or mobile_sam".into(),
@@ -118,6 +139,15 @@ mod tests {
     }
 
     #[test]
+    fn mobile_sam_runs_on_random_weights() {
+        let variant = crate::weights::variant("mobile-sam").unwrap();
+        let model = Sam::with_random_weights(variant, &LoadOptions::default()).unwrap();
+        assert_eq!(model.name(), "MobileSAM");
+        let sam3 = crate::weights::variant("sam3").unwrap();
+        assert!(Sam::with_random_weights(sam3, &LoadOptions::default()).is_err());
+    }
+
+    #[test]
     fn vit_l_and_vit_h_are_read_completely() {
         // Those of ViT-B with other sizes: what is below a block does not depend on its number.
         for (dim, depth, head_dim, globals, name) in [
@@ -152,7 +182,7 @@ mod tests {
             }
             let checkpoint = Checkpoint::from_shapes(tensors).unwrap();
             // Shapes are checked without reading: ViT-H would take 2.5 GB.
-            let (backbone, found) = backbone(&checkpoint).unwrap();
+            let (backbone, found) = backbone(&detect(&checkpoint).unwrap()).unwrap();
             assert_eq!(found, name);
             let encoder =
                 |vb: VarBuilder| ImageEncoder::new(&backbone, 256, vb.pp("image_encoder"));

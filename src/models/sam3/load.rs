@@ -12,7 +12,7 @@ use crate::weights::{
     Checkpoint, Detected, EfficientVitSize, Family, ImageEncoderKind, MobileClipSize, RepVitSize,
     TextEncoderKind, TinyVitSize, detect,
 };
-use crate::{Error, Result, backbones, text};
+use crate::{Error, Result, backbones, text, weights};
 
 /// How to load a model. The default is the CPU in f32.
 #[derive(Debug, Clone)]
@@ -79,22 +79,10 @@ impl Sam3 {
                 .iter()
                 .all(|p| checkpoint.contains_part(p))
         {
-            return Err(Error::Unsupported {
-                what: format!(
-                    "a point or box prompt on {name} from this file, which has no click head"
-                ),
-                instead: "use sam3.pt, or a LiteText or Stage-1 EfficientSAM3 file".into(),
-            });
+            return Err(no_click_head(&name));
         }
-        let build = |vb: VarBuilder| {
-            let clicks = options.clicks.then(|| ClickHead::new(&config, vb.clone()));
-            Ok((
-                Detector::new(&config, vb.pp("detector"))?,
-                clicks.transpose()?,
-            ))
-        };
-        let built: candle::Result<_> =
-            build(checkpoint.var_builder(options.dtype, &options.device));
+        let build = |vb: VarBuilder| parts(&config, options.clicks, vb);
+        let built = build(checkpoint.var_builder(options.dtype, &options.device));
         let (detector, clicks) = match built {
             Ok(parts) => parts,
             Err(error) => {
@@ -110,15 +98,59 @@ impl Sam3 {
         };
         let dead_trunk = if dead_trunk { DEAD_TRUNK } else { &[] };
         checkpoint.finish(&[LEFT_OUT, tracker, dead_trunk].concat())?;
-        let (device, dtype) = (options.device.clone(), options.dtype);
-        Ok(Self {
+        Ok(Self::new(config, name, (detector, clicks), options))
+    }
+
+    /// A model of the sizes of `variant` on random weights, the same ones each time: for measuring
+    /// speed and memory without a file. What it finds means nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a variant that is no SAM 3, or has no click head when
+    /// [`LoadOptions::clicks`] asks for it.
+    pub fn with_random_weights(variant: &Detected, options: &LoadOptions) -> Result<Self> {
+        let Kind { config, name, .. } = Kind::of_variant(variant, options.context_length)?;
+        if options.clicks && !variant.interactive {
+            return Err(no_click_head(&name));
+        }
+        let vb = weights::random(options.dtype, &options.device);
+        let parts = parts(&config, options.clicks, vb)?;
+        Ok(Self::new(config, name, parts, options))
+    }
+
+    fn new(
+        config: Config,
+        name: String,
+        (detector, clicks): (Detector, Option<ClickHead>),
+        options: &LoadOptions,
+    ) -> Self {
+        Self {
             detector,
             clicks,
             config,
             name,
-            device,
-            dtype,
-        })
+            device: options.device.clone(),
+            dtype: options.dtype,
+        }
+    }
+}
+
+/// The modules of a model; `vb` is at the root of the file.
+fn parts(
+    config: &Config,
+    clicks: bool,
+    vb: VarBuilder,
+) -> candle::Result<(Detector, Option<ClickHead>)> {
+    let clicks = clicks.then(|| ClickHead::new(config, vb.clone()));
+    Ok((
+        Detector::new(config, vb.pp("detector"))?,
+        clicks.transpose()?,
+    ))
+}
+
+fn no_click_head(name: &str) -> Error {
+    Error::Unsupported {
+        what: format!("a point or box prompt on {name} from this file, which has no click head"),
+        instead: "use sam3.pt, or a LiteText or Stage-1 EfficientSAM3 file".into(),
     }
 }
 
@@ -147,11 +179,16 @@ impl Kind {
             });
         }
         let detected = detect(checkpoint)?;
-        let (image_encoder, image_name) = image_encoder(&detected)?;
-        let (text_encoder, text_name) = text_encoder(&detected, context_length)?;
+        let kind = Self::of_variant(&detected, context_length)?;
         if !detected.geometry_encoder {
             return Err(Error::checkpoint(checkpoint.path(), NO_GEOMETRY_ENCODER));
         }
+        Ok(kind)
+    }
+
+    fn of_variant(detected: &Detected, context_length: Option<usize>) -> Result<Self> {
+        let (image_encoder, image_name) = image_encoder(detected)?;
+        let (text_encoder, text_name) = text_encoder(detected, context_length)?;
         let name = match (image_name, text_name) {
             (None, None) => "SAM 3".into(),
             (None, Some(text)) => format!("SAM3-LiteText ({text})"),
