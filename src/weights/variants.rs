@@ -34,18 +34,36 @@ pub const VARIANTS: &[(&str, Detected)] = &[
     ("sam3-litetext-s1-32", sam3(SAM3_VIT, student(S1, 32), true)),
     ("sam3-litetext-l", sam3(SAM3_VIT, student(L, 16), true)),
     ("sam3-litetext-l-32", sam3(SAM3_VIT, student(L, 32), true)),
-    ("efficientsam3-rv-s", stage1(RepVit(M0_9))),
-    ("efficientsam3-rv-m", stage1(RepVit(M1_1))),
-    ("efficientsam3-rv-l", stage1(RepVit(M2_3))),
-    ("efficientsam3-tv-s", stage1(TinyVit(M5))),
-    ("efficientsam3-tv-m", stage1(TinyVit(M11))),
-    ("efficientsam3-tv-l", stage1(TinyVit(M21))),
-    ("efficientsam3-ev-s", stage1(EfficientVit(B0))),
-    ("efficientsam3-ev-m", stage1(EfficientVit(B1))),
-    ("efficientsam3-ev-l", stage1(EfficientVit(B2))),
-    ("efficientsam3-rv-m-stage3", stage3(RepVit(M1_1))),
-    ("efficientsam3-tv-m-stage3", stage3(TinyVit(M11))),
-    ("efficientsam3-ev-m-stage3", stage3(EfficientVit(B1))),
+    ("efficientsam3-rv-m", stage3(RepVit(M1_1))),
+    ("efficientsam3-tv-m", stage3(TinyVit(M11))),
+    ("efficientsam3-ev-m", stage3(EfficientVit(B1))),
+    ("efficientsam3-stage1-rv-s", sam3(RepVit(M0_9), CLIP, true)),
+    ("efficientsam3-stage1-rv-m", sam3(RepVit(M1_1), CLIP, true)),
+    ("efficientsam3-stage1-rv-l", sam3(RepVit(M2_3), CLIP, true)),
+    ("efficientsam3-stage1-tv-s", sam3(TinyVit(M5), CLIP, true)),
+    ("efficientsam3-stage1-tv-m", sam3(TinyVit(M11), CLIP, true)),
+    ("efficientsam3-stage1-tv-l", sam3(TinyVit(M21), CLIP, true)),
+    (
+        "efficientsam3-stage1-ev-s",
+        sam3(EfficientVit(B0), CLIP, true),
+    ),
+    (
+        "efficientsam3-stage1-ev-m",
+        sam3(EfficientVit(B1), CLIP, true),
+    ),
+    (
+        "efficientsam3-stage1-ev-l",
+        sam3(EfficientVit(B2), CLIP, true),
+    ),
+    ("efficientsam3-stage1-rv-s-mc-s1", with_s1(RepVit(M0_9))),
+    ("efficientsam3-stage1-rv-m-mc-s1", with_s1(RepVit(M1_1))),
+    ("efficientsam3-stage1-rv-l-mc-s1", with_s1(RepVit(M2_3))),
+    ("efficientsam3-stage1-tv-s-mc-s1", with_s1(TinyVit(M5))),
+    ("efficientsam3-stage1-tv-m-mc-s1", with_s1(TinyVit(M11))),
+    ("efficientsam3-stage1-tv-l-mc-s1", with_s1(TinyVit(M21))),
+    ("efficientsam3-stage1-ev-s-mc-s1", with_s1(EfficientVit(B0))),
+    ("efficientsam3-stage1-ev-m-mc-s1", with_s1(EfficientVit(B1))),
+    ("efficientsam3-stage1-ev-l-mc-s1", with_s1(EfficientVit(B2))),
     ("mobile-sam", sam1(Family::MobileSam, TinyVit(M5))),
     ("sam-vit-b", sam1(Family::Sam, vit(768, 12))),
     ("sam-vit-l", sam1(Family::Sam, vit(1024, 24))),
@@ -84,7 +102,7 @@ const fn sam3(
     }
 }
 
-const fn stage1(image_encoder: ImageEncoderKind) -> Detected {
+const fn with_s1(image_encoder: ImageEncoderKind) -> Detected {
     sam3(image_encoder, student(S1, 77), true)
 }
 
@@ -140,15 +158,15 @@ mod tests {
             ("sam3-litetext-l", "litetext_mobileclip2-l_ctx16"),
             ("sam3-litetext-l-32", "litetext_mobileclip2-l_ctx32"),
             (
-                "efficientsam3-rv-s",
+                "efficientsam3-stage1-rv-s-mc-s1",
                 "efficientsam3_repvit-m0.9_mobileclip-s1",
             ),
             (
-                "efficientsam3-tv-m",
+                "efficientsam3-stage1-tv-m-mc-s1",
                 "efficientsam3_tinyvit-11m_mobileclip-s1",
             ),
             (
-                "efficientsam3-ev-l",
+                "efficientsam3-stage1-ev-l-mc-s1",
                 "efficientsam3_efficientvit-b2_mobileclip-s1",
             ),
             ("mobile-sam", "mobile_sam"),
@@ -163,7 +181,7 @@ mod tests {
             geometry_encoder: true,
             ..found
         };
-        assert_eq!(variant("efficientsam3-rv-m-stage3").unwrap(), &complete);
+        assert_eq!(variant("efficientsam3-rv-m").unwrap(), &complete);
     }
 
     #[test]
