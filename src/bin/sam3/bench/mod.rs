@@ -5,6 +5,7 @@ mod compare;
 mod concepts;
 mod machine;
 mod measure;
+mod parity;
 mod picture;
 mod report;
 
@@ -50,6 +51,10 @@ pub struct Args {
     /// Also measure `everything`, 1024 points
     #[arg(long, help_heading = "Work")]
     pub everything: bool,
+
+    /// First hold every stage against the same model in f32 on the CPU, and fail if one is far off
+    #[arg(long, help_heading = "Work")]
+    pub parity: bool,
 
     /// Runs before the measured ones
     #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Work")]
@@ -104,6 +109,20 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
     options.device.synchronize()?;
     let load_ms = measure::ms(start.elapsed());
 
+    let parity = match args.parity {
+        false => None,
+        true => {
+            progress.set_message("parity");
+            let on_cpu = LoadOptions {
+                device: candle::Device::Cpu,
+                dtype: candle_sam3::DType::F32,
+                ..options.clone()
+            };
+            let reference = load(&args, variant, &on_cpu)?;
+            Some(parity::Parity::of(&model, &reference, &picture)?)
+        }
+    };
+
     let work = Work {
         picture: &picture,
         device: &options.device,
@@ -117,14 +136,25 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
     };
     progress.finish_and_clear();
 
-    let report = Report::new(&args, &options, &picture, model.name(), load_ms, measured);
+    let report = Report::new(
+        &args,
+        &options,
+        &picture,
+        model.name(),
+        load_ms,
+        measured,
+        parity,
+    );
     if let Some(path) = &args.json {
         let json = serde_json::to_vec_pretty(&report)?;
         output::write_file(path, &json)?;
     }
     print!("{}", report.table());
-    match earlier {
-        Some(earlier) => compare::compare(&report, &earlier, args.tolerance),
+    if let Some(earlier) = earlier {
+        compare::compare(&report, &earlier, args.tolerance)?;
+    }
+    match &report.parity {
+        Some(parity) => parity.check(options.dtype),
         None => Ok(()),
     }
 }

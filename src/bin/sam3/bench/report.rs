@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::machine::{Machine, Versions, peak_host_bytes};
 use super::measure::{Samples, median, min, p95};
+use super::parity::Parity;
 use super::picture::Picture;
 use super::{Args, Measured};
 
@@ -41,6 +42,8 @@ pub struct Report {
     peak_host_bytes: Option<u64>,
     peak_device_bytes: Option<u64>,
     pub stages: Vec<StageTimes>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parity: Option<Parity>,
 }
 
 #[derive(Serialize)]
@@ -67,6 +70,7 @@ impl Report {
         model: &str,
         load_ms: f64,
         measured: Measured,
+        parity: Option<Parity>,
     ) -> Self {
         let is_random = args.random_weights.is_some();
         let stages = stages(&measured.samples);
@@ -102,6 +106,7 @@ impl Report {
             peak_host_bytes: peak_host_bytes(),
             peak_device_bytes: measured.peak_device_bytes,
             stages,
+            parity,
         }
     }
 
@@ -169,6 +174,9 @@ impl Report {
             }
         }
         text.push('\n');
+        if let Some(parity) = &self.parity {
+            let _ = writeln!(text, "against f32 on the CPU: {parity}");
+        }
         text
     }
 }
