@@ -27,7 +27,8 @@ pub fn sdpa(
     }
     let (b, h, n, _) = q.dims4()?;
     let m = k.dim(2)?;
-    let k_t = k.t()?;
+    // Metal's product of matrices does not check the strides of batches.
+    let k_t = k.contiguous()?.t()?;
     let v = v.contiguous()?;
     let chunk = (MAX_SCORES / (b * h * m).max(1)).clamp(1, n.max(1));
     let attend = |start: usize, len: usize| -> Result<Tensor> {

@@ -35,12 +35,14 @@ mod layouts;
 pub mod manifest;
 mod names;
 mod pickle;
+mod random;
 mod safetensors;
 mod source;
 mod stored;
 mod survey;
 mod tensor;
 mod torch;
+mod variants;
 mod write;
 
 #[cfg(test)]
@@ -54,8 +56,10 @@ pub use detect::{
 };
 pub use layout::{Fix, Layout};
 pub(crate) use names::{listing, matches};
+pub use random::random;
 pub use stored::Stored;
 pub use survey::Survey;
+pub use variants::{VARIANTS, variant};
 pub use write::Written;
 
 /// A tiny model of SAM 3's architecture that knows coloured shapes, built into the library.

@@ -63,6 +63,14 @@ pub enum Command {
     ///   sam3 convert stage3.pt whole.safetensors --geometry sam3.pt
     #[command(verbatim_doc_comment)]
     Convert(crate::convert::Args),
+    /// Measure how fast a model runs on this machine, stage by stage
+    ///
+    /// Examples:
+    ///   sam3 bench --random-weights efficientsam3-rv-m
+    ///   sam3 bench --random-weights sam3 --device cuda --dtype bf16 --json before.json
+    ///   sam3 bench -m sam3.pt --image photo.jpg --compare before.json --tolerance 1.1
+    #[command(verbatim_doc_comment)]
+    Bench(Box<crate::bench::Args>),
 }
 
 #[derive(Args)]

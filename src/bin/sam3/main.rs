@@ -1,6 +1,7 @@
 //! The `sam3` command.
 
 mod args;
+mod bench;
 mod convert;
 mod everything;
 mod hub;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Command::Models(args) => models::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Convert(args) => convert::run(args, cli.quiet),
+        Command::Bench(args) => bench::run(*args, cli.quiet),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -31,9 +31,7 @@ pub fn load_for_clicks(args: &ModelArgs) -> Result<ClickModel> {
         ..prepare(args)?
     };
     let checkpoint = open_complete(args, PromptKind::Clicks)?;
-    let is_sam1 = !checkpoint.metadata().contains_key("config")
-        && weights::detect(&checkpoint)?.family != Family::Sam3;
-    Ok(match is_sam1 {
+    Ok(match is_sam1(&checkpoint)? {
         true => {
             let LoadOptions { device, dtype, .. } = options;
             ClickModel::Sam(Box::new(Sam::load(
@@ -45,8 +43,14 @@ pub fn load_for_clicks(args: &ModelArgs) -> Result<ClickModel> {
     })
 }
 
+/// Whether a file holds SAM 1 or MobileSAM; one with sizes of its own is a SAM 3.
+pub fn is_sam1(checkpoint: &Checkpoint) -> Result<bool> {
+    Ok(!checkpoint.metadata().contains_key("config")
+        && weights::detect(checkpoint)?.family != Family::Sam3)
+}
+
 /// Starts the threads and opens the device.
-fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
+pub fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads.get())
@@ -61,11 +65,12 @@ fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
     })
 }
 
-fn open_complete(args: &ModelArgs, prompts: PromptKind) -> Result<Checkpoint> {
+/// The checkpoint that the flags name; `prompts` as for [`open`].
+pub fn open_complete(args: &ModelArgs, prompts: PromptKind) -> Result<Checkpoint> {
     open_with(&args.model, args.geometry.as_deref(), Some(prompts))
 }
 
-/// The checkpoint, with the part that a second file supplies; `prompts` as for [`open`].
+/// The checkpoint, with the part that a second file supplies.
 pub fn open_with(
     model: &Path,
     geometry: Option<&Path>,

@@ -7,7 +7,7 @@ use super::image_encoder::{BackboneConfig, ImageEncoder};
 use super::{Config, Heads, Sam};
 use crate::backbones::{tiny_vit, vit::sam1};
 use crate::models::inspect::Reading;
-use crate::weights::{Checkpoint, Family, ImageEncoderKind, TinyVitSize, detect};
+use crate::weights::{Checkpoint, Detected, Family, ImageEncoderKind, TinyVitSize, detect, random};
 use crate::{Error, Result};
 
 /// How to load a model. The default is the CPU in f32.
@@ -41,7 +41,7 @@ impl Sam {
     /// [`Error::Checkpoint`] listing the tensors that are missing, misshaped or left over;
     /// [`Error::Unsupported`] for another family or size.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
-        let (backbone, name) = backbone(checkpoint)?;
+        let (backbone, name) = backbone(&detect(checkpoint)?)?;
         let build = |vb: VarBuilder| build(&backbone, vb);
         let built = build(checkpoint.var_builder(options.dtype, &options.device));
         let (image_encoder, heads) = match built {
@@ -53,16 +53,36 @@ impl Sam {
             }
         };
         checkpoint.finish(&LEFT_OUT.map(|(part, _)| part))?;
-        Ok(Self {
+        Ok(Self::new(name, (image_encoder, heads), options))
+    }
+
+    /// A model of the sizes of `variant` on random weights, the same ones each time: for measuring
+    /// speed and memory without a file. What it finds means nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for another family or size.
+    pub fn with_random_weights(variant: &Detected, options: &LoadOptions) -> Result<Self> {
+        let (backbone, name) = backbone(variant)?;
+        let parts = build(&backbone, random(options.dtype, &options.device))?;
+        Ok(Self::new(name, parts, options))
+    }
+
+    fn new(
+        name: &str,
+        (image_encoder, heads): (ImageEncoder, Heads),
+        options: &LoadOptions,
+    ) -> Self {
+        Self {
             image_encoder,
             heads,
             name: name.into(),
             device: options.device.clone(),
             dtype: options.dtype,
-        })
+        }
     }
 }
 
+/// The modules of a model; `vb` is at the root of the file.
 fn build(backbone: &BackboneConfig, vb: VarBuilder) -> candle::Result<(ImageEncoder, Heads)> {
     let cfg = Config::sam1();
     let image_encoder = ImageEncoder::new(backbone, cfg.dim, vb.pp("image_encoder"))?;
@@ -72,7 +92,7 @@ fn build(backbone: &BackboneConfig, vb: VarBuilder) -> candle::Result<(ImageEnco
 
 /// What loading would read.
 pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
-    let (backbone, name) = backbone(checkpoint)?;
+    let (backbone, name) = backbone(&detect(checkpoint)?)?;
     Ok(Reading {
         name: name.into(),
         prompts: vec!["clicks", "everything"],
@@ -83,8 +103,7 @@ pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
     })
 }
 
-fn backbone(checkpoint: &Checkpoint) -> Result<(BackboneConfig, &'static str)> {
-    let detected = detect(checkpoint)?;
+fn backbone(detected: &Detected) -> Result<(BackboneConfig, &'static str)> {
     let unsupported = |what: String| Error::Unsupported {
         what,
         instead: "use sam_vit_b, sam_vit_l, sam_vit_h or mobile_sam".into(),
@@ -165,6 +184,15 @@ mod tests {
         untied.retain(|(name, ..)| !name.starts_with("prompt_encoder.shared_embedding"));
         let checkpoint = Checkpoint::from_shapes(untied).unwrap();
         Sam::load(&checkpoint, &LoadOptions::default()).unwrap();
+    }
+
+    #[test]
+    fn mobile_sam_runs_on_random_weights() {
+        let variant = crate::weights::variant("mobile-sam").unwrap();
+        let model = Sam::with_random_weights(variant, &LoadOptions::default()).unwrap();
+        assert_eq!(model.name(), "MobileSAM");
+        let sam3 = crate::weights::variant("sam3").unwrap();
+        assert!(Sam::with_random_weights(sam3, &LoadOptions::default()).is_err());
     }
 
     #[test]

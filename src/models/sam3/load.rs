@@ -13,7 +13,7 @@ use crate::weights::{
     Checkpoint, Detected, EfficientVitSize, Family, ImageEncoderKind, MobileClipSize, RepVitSize,
     TextEncoderKind, TinyVitSize, detect,
 };
-use crate::{Error, Result, backbones, text};
+use crate::{Error, Result, backbones, text, weights};
 
 /// How to load a model. The default is the CPU in f32.
 #[derive(Debug, Clone)]
@@ -114,12 +114,7 @@ impl Sam3 {
                 .iter()
                 .all(|p| checkpoint.contains_part(p))
         {
-            return Err(Error::Unsupported {
-                what: format!(
-                    "a point or box prompt on {name} from this file, which has no click head"
-                ),
-                instead: "use sam3.pt, or a LiteText or Stage-1 EfficientSAM3 file".into(),
-            });
+            return Err(no_click_head(&name));
         }
         let build = |vb: VarBuilder| build(&config, options.clicks, vb);
         let built = build(checkpoint.var_builder(options.dtype, &options.device));
@@ -138,18 +133,50 @@ impl Sam3 {
         };
         let never = left_out(dead_trunk).map(|(part, _)| part);
         checkpoint.finish(&never.chain(tracker.iter().copied()).collect::<Vec<_>>())?;
-        let (device, dtype) = (options.device.clone(), options.dtype);
-        Ok(Self {
+        Ok(Self::new(config, name, (detector, clicks), options))
+    }
+
+    /// A model of the sizes of `variant` on random weights, the same ones each time: for measuring
+    /// speed and memory without a file. What it finds means nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a variant that is no SAM 3, or has no click head when
+    /// [`LoadOptions::clicks`] asks for it.
+    pub fn with_random_weights(variant: &Detected, options: &LoadOptions) -> Result<Self> {
+        let Kind { config, name, .. } = Kind::of_variant(variant, options.context_length)?;
+        if options.clicks && !variant.interactive {
+            return Err(no_click_head(&name));
+        }
+        let vb = weights::random(options.dtype, &options.device);
+        let parts = build(&config, options.clicks, vb)?;
+        Ok(Self::new(config, name, parts, options))
+    }
+
+    fn new(
+        config: Config,
+        name: String,
+        (detector, clicks): (Detector, Option<ClickHead>),
+        options: &LoadOptions,
+    ) -> Self {
+        Self {
             detector,
             clicks,
             config,
             name,
-            device,
-            dtype,
-        })
+            device: options.device.clone(),
+            dtype: options.dtype,
+        }
     }
 }
 
+fn no_click_head(name: &str) -> Error {
+    Error::Unsupported {
+        what: format!("a point or box prompt on {name} from this file, which has no click head"),
+        instead: "use sam3.pt, or a LiteText or Stage-1 EfficientSAM3 file".into(),
+    }
+}
+
+/// The modules of a model; `vb` is at the root of the file.
 fn build(
     config: &Config,
     clicks: bool,
@@ -214,8 +241,12 @@ impl Kind {
             });
         }
         let detected = detect(checkpoint)?;
-        let (image_encoder, image_name) = image_encoder(&detected)?;
-        let (text_encoder, text_name) = text_encoder(&detected, context_length)?;
+        Self::of_variant(&detected, context_length)
+    }
+
+    fn of_variant(detected: &Detected, context_length: Option<usize>) -> Result<Self> {
+        let (image_encoder, image_name) = image_encoder(detected)?;
+        let (text_encoder, text_name) = text_encoder(detected, context_length)?;
         let name = match (image_name, text_name) {
             (None, None) => "SAM 3".into(),
             (None, Some(text)) => format!("SAM3-LiteText ({text})"),

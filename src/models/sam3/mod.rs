@@ -1,5 +1,6 @@
 //! SAM 3, EfficientSAM3 and SAM3-LiteText: one detector, other encoders.
 
+mod batch;
 pub mod config;
 pub mod decoder;
 pub mod detector;
