@@ -66,7 +66,7 @@ pub fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
 }
 
 /// The checkpoint that the flags name; `prompts` as for [`open`].
-pub fn open_complete(args: &ModelArgs, prompts: PromptKind) -> Result<Checkpoint> {
+fn open_complete(args: &ModelArgs, prompts: PromptKind) -> Result<Checkpoint> {
     open_with(&args.model, args.geometry.as_deref(), Some(prompts))
 }
 

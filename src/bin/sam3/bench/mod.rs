@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use candle_sam3::models::sam::{self, Sam};
 use candle_sam3::models::sam3::{LoadOptions, Sam3};
-use candle_sam3::weights::manifest::PromptKind;
 use candle_sam3::weights::{self, Detected, Family};
 use candle_sam3::{device, output};
 use indicatif::ProgressBar;
@@ -245,7 +244,7 @@ fn load(args: &Args, variant: Option<&Detected>, options: &LoadOptions) -> Resul
             }
         });
     }
-    let checkpoint = model::open_complete(&args.model, PromptKind::Text)?;
+    let checkpoint = model::open_with(&args.model.model, args.model.geometry.as_deref(), None)?;
     Ok(match model::is_sam1(&checkpoint)? {
         true => ClickModel::Sam(Box::new(Sam::load(&checkpoint, &of_sam1())?)),
         false => {
