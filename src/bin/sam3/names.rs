@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use candle_sam3::Error;
 use candle_sam3::weights::manifest::{self, PromptKind, Release};
 
@@ -46,6 +46,9 @@ pub fn locate(model: &Path, prompts: Option<PromptKind>) -> Result<Located> {
 
 /// The release of this name.
 pub fn find(name: &str) -> Result<&'static Release> {
+    if name == DEMO {
+        bail!("{DEMO} is built in; there is nothing to download");
+    }
     manifest::find(name).ok_or_else(|| {
         let near = nearest(name).join(", ");
         let near = match near.is_empty() {
