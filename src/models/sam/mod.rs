@@ -152,7 +152,7 @@ impl InteractiveModel for Sam {
         low_res_logits
     }
 
-    fn draw(&self, mask: &Mask) -> Result<Vec<f32>> {
+    fn drawn_logits(&self, mask: &Mask) -> Result<Vec<f32>> {
         drawn_mask::padded(mask, self.transform(), self.low_res_size().0)
     }
 }
