@@ -32,15 +32,18 @@ mod detect;
 mod directory;
 mod layout;
 mod layouts;
+pub mod manifest;
 mod names;
 mod pickle;
 mod random;
 mod safetensors;
 mod source;
+mod stored;
+mod survey;
 mod tensor;
 mod torch;
 mod variants;
-mod verify;
+mod write;
 
 #[cfg(test)]
 #[path = "../../tests/keys/list.rs"]
@@ -52,8 +55,12 @@ pub use detect::{
     TextEncoderKind, TinyVitSize, detect,
 };
 pub use layout::{Fix, Layout};
+pub(crate) use names::{listing, matches};
 pub use random::random;
+pub use stored::Stored;
+pub use survey::Survey;
 pub use variants::{VARIANTS, variant};
+pub use write::Written;
 
 /// A tiny model of SAM 3's architecture that knows coloured shapes, built into the library.
 ///

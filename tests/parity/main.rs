@@ -1,5 +1,7 @@
 //! The library against the reference: the same weights, the same inputs, every stage.
 
+mod click_full_size;
+mod clicks;
 mod demo;
 mod demo_clicks;
 mod full_size;

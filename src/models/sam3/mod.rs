@@ -19,6 +19,7 @@ pub use detector::{Detector, Grounding, ImageFeatures, PromptTokens, TextFeature
 pub use geometry_encoder::ExemplarBox;
 pub use interactive::{ClickEmbedding, ClickHead};
 pub use load::LoadOptions;
+pub(super) use load::survey;
 
 use crate::image::{Image, transform::Square};
 use crate::text::Tokenizer;

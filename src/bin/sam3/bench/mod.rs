@@ -244,7 +244,7 @@ fn load(args: &Args, variant: Option<&Detected>, options: &LoadOptions) -> Resul
             }
         });
     }
-    let checkpoint = model::open_complete(&args.model)?;
+    let checkpoint = model::open_with(&args.model.model, args.model.geometry.as_deref(), None)?;
     Ok(match model::is_sam1(&checkpoint)? {
         true => ClickModel::Sam(Box::new(Sam::load(&checkpoint, &of_sam1())?)),
         false => {
