@@ -56,6 +56,14 @@ pub enum Command {
     ///   sam3 convert stage3.pt whole.safetensors --geometry sam3.pt
     #[command(verbatim_doc_comment)]
     Convert(crate::convert::Args),
+
+    /// Compare a model with a recorded run of the official code, stage by stage
+    ///
+    /// Examples:
+    ///   sam3 verify -m sam3.pt --reference sam3.reference.safetensors
+    ///   sam3 verify -m sam3.pt --reference sam3.reference.safetensors --device cuda --dtype bf16
+    #[command(verbatim_doc_comment)]
+    Verify(Box<crate::verify::Args>),
 }
 
 #[derive(Args)]

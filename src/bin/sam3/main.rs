@@ -9,6 +9,7 @@ mod model;
 mod results;
 mod segment;
 mod stages;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         Command::Everything(args) => everything::run(*args, cli.quiet),
         Command::Inspect(args) => inspect::run(args),
         Command::Convert(args) => convert::run(args, cli.quiet),
+        Command::Verify(args) => verify::run(*args, cli.quiet),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
