@@ -18,7 +18,7 @@ use candle::{DType, Device, Tensor};
 pub use heads::{Config, Generation, Heads, Prompt};
 pub use image_encoder::ImageEncoder;
 pub use load::LoadOptions;
-pub(super) use load::survey;
+pub(super) use load::{left_out, survey};
 pub use mask_decoder::{ImageTokens, NUM_MASKS};
 pub use prompt_encoder::Label;
 
@@ -54,6 +54,16 @@ impl Sam {
     /// What was loaded, for people: "SAM ViT-B".
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where the model runs.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// What it computes in.
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// Prompt encoder and mask decoder, for running single stages.
