@@ -200,8 +200,8 @@ pub struct ClickArgs {
     )]
     pub boxes: Vec<BoxXyxy>,
 
-    /// Start from a mask: a picture of the image's size, white on the object, or the .safetensors
-    /// file that --logits wrote for the same image and model
+    /// Start from a mask, best together with a point or a box: a picture of the image's size, white
+    /// on the object, or the .safetensors file that --logits wrote for the same image and model
     #[arg(long, value_name = "FILE", conflicts_with_all = OF_TEXTS)]
     pub mask: Option<PathBuf>,
 
