@@ -290,6 +290,18 @@ fn leftovers_of_any_length_end_in_the_right_file() {
 }
 
 #[test]
+fn damaged_contents_in_the_cache_are_replaced() {
+    let bytes = noise(5_000);
+    let server = Server::serving(&bytes);
+    let home = Home::new(&server);
+    fs::create_dir_all(home.blob(&bytes).parent().unwrap()).unwrap();
+    fs::write(home.blob(&bytes), &bytes[..100]).unwrap();
+    home.fetch().assert().success();
+    assert_eq!(fs::read(home.file()).unwrap(), bytes);
+    assert_eq!(home.blobs(), [sha256(&bytes)]);
+}
+
+#[test]
 fn a_server_that_cannot_resume_starts_over() {
     let bytes = noise(50_000);
     let server = Server::serving(&bytes);
@@ -323,6 +335,9 @@ fn more_bytes_than_announced_are_refused() {
     let server = Server::serving(&noise(5_000));
     server.change(|b| b.size = Some(3_000));
     let home = Home::new(&server);
+    let says = contains("5000 bytes where it announced 3000");
+    home.fetch().assert().code(1).stderr(says);
+    server.change(|b| b.no_ranges = true);
     let says = contains("more than it announced");
     home.fetch().assert().code(1).stderr(says);
     assert_eq!(home.blobs(), [""; 0]);
@@ -589,7 +604,6 @@ fn what_is_no_name_never_touches_the_network() {
         ("efficientsam3-rvm", "did you mean efficientsam3-rv-m"),
         ("moblie-sam", "did you mean mobile-sam"),
         ("yolo", "`sam3 models` lists all"),
-        ("", "does not exist"),
     ] {
         home.sam3(&["segment", scene, "-t", "dog", "-m", model])
             .assert()
@@ -608,6 +622,10 @@ fn what_is_no_name_never_touches_the_network() {
         .assert()
         .code(1)
         .stderr(contains("sam4"));
+    home.sam3(&["models", "fetch", "demo"])
+        .assert()
+        .code(1)
+        .stderr(contains("built in"));
     assert!(server.requests().is_empty());
 }
 

@@ -14,6 +14,7 @@ mod progress;
 mod results;
 mod segment;
 mod stages;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Convert(args) => convert::run(args, cli.quiet),
         Command::Bench(args) => bench::run(*args, cli.quiet),
+        Command::Verify(args) => verify::run(*args, cli.quiet),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, bail};
 use candle_sam3::Error;
 use candle_sam3::weights::manifest::{self, PromptKind, Release};
 
@@ -46,6 +46,9 @@ pub fn locate(model: &Path, prompts: Option<PromptKind>) -> Result<Located> {
 
 /// The release of this name.
 pub fn find(name: &str) -> Result<&'static Release> {
+    if name == DEMO {
+        bail!("{DEMO} is built in; there is nothing to download");
+    }
     manifest::find(name).ok_or_else(|| {
         let near = nearest(name).join(", ");
         let near = match near.is_empty() {
@@ -141,7 +144,7 @@ mod tests {
 
     #[test]
     fn paths_are_told_from_names() {
-        for path in ["a/b", "./sam3", "sam3.pt", "X.SafeTensors", "..", "/sam3"] {
+        for path in ["a/b", "./sam3", "sam3.pt", "X.PTH", "..", "/sam3"] {
             assert!(is_path(Path::new(path)), "{path}");
         }
         for name in ["sam3", "efficientsam3-rv-m", "mobile-sam", "sam3.1"] {

@@ -31,11 +31,14 @@ pub fn cached(settings: &Settings, release: &Release) -> Option<PathBuf> {
     };
     // the same contents may have come with another commit
     let same = release.sha256.as_ref().map(|sha256| repo.blob_path(sha256));
-    let is_complete = |path: &PathBuf| {
-        let size = fs::metadata(path).ok().filter(fs::Metadata::is_file);
-        size.is_some_and(|file| release.size.is_none_or(|size| size == file.len()))
-    };
-    [linked, same].into_iter().flatten().find(is_complete)
+    let mut found = [linked, same].into_iter().flatten();
+    found.find(|path| is_file(path, release.size))
+}
+
+/// Whether there is a file, of this size where it is known.
+fn is_file(path: &Path, size: Option<u64>) -> bool {
+    let file = fs::metadata(path).ok().filter(fs::Metadata::is_file);
+    file.is_some_and(|file| size.is_none_or(|size| size == file.len()))
 }
 
 /// The file of a release, downloaded if it is not in the cache.
@@ -64,7 +67,7 @@ pub fn fetch(settings: &Settings, release: &Release) -> Result<PathBuf> {
         create_folder_of(file)?;
     }
     let _lock = lock(settings, release, &metadata.etag)?;
-    if !blob.is_file() {
+    if !is_file(&blob, metadata.size) {
         transfer::download(&client, release, &metadata, &blob)?;
     }
     link(&blob, &pointer)?;

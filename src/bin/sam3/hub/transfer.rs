@@ -128,20 +128,27 @@ fn once(
         return Ok(());
     }
     let mut response = client.contents(part.len)?;
+    if let (Some((_, Some(whole))), Some(size)) = (response.range(), size)
+        && whole != size
+    {
+        part.restart().map_err(Problem::Local)?;
+        return Err(Problem::Refused(format!(
+            "the server has {whole} bytes where it announced {size}"
+        )));
+    }
     let goes_on = match (response.status, response.range()) {
-        (206, Some((start, whole))) => {
-            start == part.len && (whole.is_none() || size.is_none() || whole == size)
-        }
+        (206, Some((start, _))) => start == part.len,
+        (200 | 206, _) => part.len == 0,
         _ => false,
     };
-    if !goes_on && part.len > 0 {
-        // the server cannot resume
+    if !goes_on {
         part.restart().map_err(Problem::Local)?;
         if response.status != 200 {
             return Err(Problem::Interrupted("the server cannot resume".into()));
         }
     }
     bar.set_position(part.len);
+    bar.reset_eta(); // what was here already says nothing about the speed
     let mut chunk = vec![0; CHUNK];
     loop {
         let read = match response.body.read(&mut chunk) {
