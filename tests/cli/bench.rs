@@ -104,7 +104,7 @@ fn nonsense_is_refused_before_anything_is_loaded() {
         (&["--image", "missing.jpg"], "missing.jpg"),
         (
             &["--random-weights", "mobile-sam", "--prompts", "2"],
-            "takes no texts",
+            "take no texts",
         ),
     ] {
         sam3()
