@@ -44,8 +44,9 @@ pub struct Release {
     pub gated: bool,
     /// What a user should know first.
     pub note: Option<String>,
+    /// What a complete file holds: for building the model without it.
     #[serde(skip)]
-    holds: Holds,
+    pub contents: Detected,
 }
 
 /// What a checkpoint can be asked with.
@@ -86,20 +87,6 @@ impl Release {
         self.prompts.contains(&kind)
     }
 
-    /// Whether a file that holds `found` can be this release: family and encoders agree.
-    pub fn describes(&self, found: &Detected) -> bool {
-        let text = found.text_encoder.map(|text| match text {
-            TextEncoderKind::Clip { .. } => TextEncoder::Sam3,
-            TextEncoderKind::MobileClip { size, .. } => TextEncoder::MobileClip(size),
-        });
-        let Holds {
-            family,
-            image_encoder,
-            text_encoder,
-        } = self.holds;
-        (family, image_encoder, text_encoder) == (found.family, found.image_encoder, text)
-    }
-
     /// The size in words: exact where known, `~` and `about` otherwise, or `?`.
     pub fn size_in_words(&self) -> String {
         match (self.size, &self.about) {
@@ -123,20 +110,6 @@ pub fn releases() -> &'static [Release] {
 /// The release of this name or alias; capitals do not matter.
 pub fn find(name: &str) -> Option<&'static Release> {
     releases().iter().find(|release| release.is_called(name))
-}
-
-/// What [`Release::describes`] compares.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Holds {
-    family: Family,
-    image_encoder: ImageEncoderKind,
-    text_encoder: Option<TextEncoder>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq)]
-enum TextEncoder {
-    Sam3,
-    MobileClip(MobileClipSize),
 }
 
 #[derive(Deserialize)]
@@ -165,6 +138,7 @@ struct Model {
     file: String,
     image_encoder: String,
     text_encoder: Option<String>,
+    text_positions: Option<usize>,
     prompts: Vec<PromptKind>,
     revision: Option<String>,
     size: Option<u64>,
@@ -221,15 +195,7 @@ impl Repository {
         Ok(Release {
             name: model.name.clone(),
             aliases: model.aliases.clone(),
-            holds: Holds {
-                family: family(&self.family)?,
-                image_encoder: image_encoder(&model.image_encoder)?,
-                text_encoder: model
-                    .text_encoder
-                    .as_deref()
-                    .map(text_encoder)
-                    .transpose()?,
-            },
+            contents: self.contents(model)?,
             image_encoder: model.image_encoder.clone(),
             text_encoder: model.text_encoder.clone(),
             prompts: model.prompts.clone(),
@@ -243,6 +209,24 @@ impl Repository {
             licence_page: self.licence_page.clone(),
             gated: self.gated,
             note: model.note.clone(),
+        })
+    }
+
+    fn contents(&self, model: &Model) -> Result<Detected, String> {
+        let family = family(&self.family)?;
+        let text_encoder = model.text_encoder.as_deref();
+        let text_encoder = text_encoder.map(|name| text_encoder_of(name, model.text_positions));
+        let is_sam3 = family == Family::Sam3;
+        let interactive = model.prompts.contains(&PromptKind::Clicks);
+        Ok(Detected {
+            family,
+            layout: if is_sam3 { "SAM 3" } else { "SAM" },
+            image_encoder: image_encoder(&model.image_encoder)?,
+            text_encoder: text_encoder.transpose()?,
+            interactive,
+            memory: is_sam3 && interactive,
+            geometry_encoder: is_sam3,
+            dead_trunk: false,
         })
     }
 }
@@ -277,13 +261,25 @@ fn image_encoder(name: &str) -> Result<ImageEncoderKind, String> {
     })
 }
 
-fn text_encoder(name: &str) -> Result<TextEncoder, String> {
-    Ok(match name {
-        "SAM 3 text" => TextEncoder::Sam3,
-        "MobileCLIP-S0" => TextEncoder::MobileClip(MobileClipSize::S0),
-        "MobileCLIP-S1" => TextEncoder::MobileClip(MobileClipSize::S1),
-        "MobileCLIP2-L" => TextEncoder::MobileClip(MobileClipSize::L),
+fn text_encoder_of(name: &str, positions: Option<usize>) -> Result<TextEncoderKind, String> {
+    let (size, width, layers) = match name {
+        "SAM 3 text" => {
+            return Ok(TextEncoderKind::Clip {
+                width: 1024,
+                layers: 24,
+                context: 32,
+            });
+        }
+        "MobileCLIP-S0" => (MobileClipSize::S0, 512, 6),
+        "MobileCLIP-S1" => (MobileClipSize::S1, 512, 12),
+        "MobileCLIP2-L" => (MobileClipSize::L, 768, 12),
         _ => return Err(format!("unknown text encoder {name}")),
+    };
+    Ok(TextEncoderKind::MobileClip {
+        size,
+        width,
+        layers,
+        table: positions.ok_or_else(|| format!("{name} needs text_positions"))?,
     })
 }
 
@@ -306,50 +302,39 @@ mod tests {
     }
 
     #[test]
-    fn every_release_is_a_variant_that_the_loader_knows() {
-        let students = [
-            "efficientsam3_repvit-m0.9_mobileclip-s1",
-            "efficientsam3_repvit-m1.1_mobileclip-s1",
-            "efficientsam3_repvit-m2.3_mobileclip-s1",
-            "efficientsam3_tinyvit-5m_mobileclip-s1",
-            "efficientsam3_tinyvit-11m_mobileclip-s1",
-            "efficientsam3_tinyvit-21m_mobileclip-s1",
-            "efficientsam3_efficientvit-b0_mobileclip-s1",
-            "efficientsam3_efficientvit-b1_mobileclip-s1",
-            "efficientsam3_efficientvit-b2_mobileclip-s1",
-        ];
-        let others = [
-            "sam3",
-            "sam3_hf",
-            "litetext_mobileclip-s0_ctx16",
-            "litetext_mobileclip-s1_ctx32",
-            "litetext_mobileclip2-l_ctx32",
-            "efficientsam3_repvit-m1.1_stage3",
-            "efficientsam3_tinyvit-11m_stage3",
-            "efficientsam3_efficientvit-b1_stage3",
-            "sam_vit_b",
-            "mobile_sam",
-        ];
-        let mut known: Vec<Detected> = students.map(with_sam3_text).into();
-        known.extend(students.iter().chain(&others).map(|list| detected(list)));
-        let sam = |dim, depth| Detected {
-            image_encoder: ImageEncoderKind::Vit { dim, depth },
-            ..detected("sam_vit_b")
+    fn every_release_holds_what_the_list_of_its_file_says() {
+        let student = |release: &Release| match release.image_encoder.to_lowercase() {
+            name if name.starts_with("sam") => "sam3".into(),
+            name => format!("efficientsam3_{name}_mobileclip-s1"),
         };
-        known.extend([sam(1024, 24), sam(1280, 32)]);
         for release in releases() {
-            let fit = known.iter().filter(|found| release.describes(found));
-            let fit: Vec<&Detected> = fit.collect();
-            assert!(!fit.is_empty(), "{}", release.name);
-            let has_text = fit.iter().all(|found| found.text_encoder.is_some());
+            let contents = &release.contents;
+            let found = match (contents.family, contents.text_encoder) {
+                (Family::Sam, _) => detected(
+                    &release
+                        .image_encoder
+                        .to_lowercase()
+                        .replace([' ', '-'], "_"),
+                ),
+                (Family::MobileSam, _) => detected("mobile_sam"),
+                (_, None | Some(TextEncoderKind::Clip { .. })) => with_sam3_text(&student(release)),
+                (_, Some(TextEncoderKind::MobileClip { table: 77, .. })) => {
+                    detected(&student(release))
+                }
+                (_, Some(_)) if release.name.starts_with("sam3-litetext") => {
+                    let text = release.text_encoder.as_deref().unwrap_or_default();
+                    let positions = release.file.trim_end_matches(".pt").rsplit('_').next();
+                    let list = [&text.to_lowercase(), positions.unwrap_or_default()].join("_");
+                    detected(&format!("litetext_{list}"))
+                }
+                (_, Some(_)) => Detected {
+                    geometry_encoder: true, // which the first uploads lacked
+                    ..detected(&student(release).replace("mobileclip-s1", "stage3"))
+                },
+            };
+            assert_eq!(*contents, found, "{}", release.name);
+            let has_text = contents.text_encoder.is_some();
             assert_eq!(release.answers(PromptKind::Text), has_text);
-            let clicks = fit.iter().any(|found| found.interactive);
-            assert_eq!(
-                release.answers(PromptKind::Clicks),
-                clicks,
-                "{}",
-                release.name
-            );
         }
     }
 

@@ -42,7 +42,6 @@ mod stored;
 mod survey;
 mod tensor;
 mod torch;
-mod variants;
 mod write;
 
 #[cfg(test)]
@@ -59,7 +58,6 @@ pub(crate) use names::{listing, matches};
 pub use random::random;
 pub use stored::Stored;
 pub use survey::Survey;
-pub use variants::{VARIANTS, variant};
 pub use write::Written;
 
 /// A tiny model of SAM 3's architecture that knows coloured shapes, built into the library.

@@ -98,7 +98,7 @@ fn nonsense_is_refused_before_anything_is_loaded() {
             &["--random-weights", "sam3", "-m", "demo"],
             "cannot be used with",
         ),
-        (&["--random-weights", "sam4"], "efficientsam3-rv-m"),
+        (&["--random-weights", "sam4"], "did you mean sam3"),
         (&["--compare", "missing.json"], "missing.json"),
         (&["--json", "no/such/folder/a.json"], "not a folder"),
         (&["--image", "missing.jpg"], "missing.jpg"),

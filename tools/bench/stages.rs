@@ -11,7 +11,8 @@ use candle_sam3::models::sam3::{LoadOptions, Sam3};
 use candle_sam3::models::{ClickPrompt, InteractiveModel};
 use candle_sam3::predict::concept::{self, Options, Prompt};
 use candle_sam3::predict::interactive;
-use candle_sam3::{Result, Trace, weights};
+use candle_sam3::weights::{self, manifest};
+use candle_sam3::{Result, Trace};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 fn model() -> Result<(Sam3, LoadOptions)> {
@@ -20,7 +21,10 @@ fn model() -> Result<(Sam3, LoadOptions)> {
         ..LoadOptions::default()
     };
     let model = match std::env::var("SAM3_VARIANT") {
-        Ok(name) => Sam3::with_random_weights(weights::variant(&name)?, &options)?,
+        Ok(name) => {
+            let release = manifest::find(&name).expect("a name that `sam3 models` lists");
+            Sam3::with_random_weights(&release.contents, &options)?
+        }
         Err(_) => Sam3::load(&weights::demo()?, &options)?,
     };
     Ok((model, options))

@@ -148,6 +148,7 @@ fn backbone(detected: &Detected) -> Result<(BackboneConfig, &'static str)> {
 mod tests {
     use super::*;
     use crate::weights::key_lists::key_list;
+    use crate::weights::manifest;
 
     #[test]
     fn every_release_is_read_completely() {
@@ -196,11 +197,11 @@ mod tests {
 
     #[test]
     fn mobile_sam_runs_on_random_weights() {
-        let variant = crate::weights::variant("mobile-sam").unwrap();
-        let model = Sam::with_random_weights(variant, &LoadOptions::default()).unwrap();
+        let contents = |name| &manifest::find(name).unwrap().contents;
+        let model =
+            Sam::with_random_weights(contents("mobile-sam"), &LoadOptions::default()).unwrap();
         assert_eq!(model.name(), "MobileSAM");
-        let sam3 = crate::weights::variant("sam3").unwrap();
-        assert!(Sam::with_random_weights(sam3, &LoadOptions::default()).is_err());
+        assert!(Sam::with_random_weights(contents("sam3"), &LoadOptions::default()).is_err());
     }
 
     #[test]

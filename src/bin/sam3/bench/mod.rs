@@ -16,12 +16,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use candle_sam3::models::sam::{self, Sam};
 use candle_sam3::models::sam3::{LoadOptions, Sam3};
-use candle_sam3::weights::{self, Detected, Family};
+use candle_sam3::weights::{Detected, Family};
 use candle_sam3::{device, output};
 use indicatif::ProgressBar;
 
 use crate::args::ModelArgs;
 use crate::model::{self, ClickModel};
+use crate::names;
 use measure::Samples;
 use picture::Picture;
 use report::Report;
@@ -32,7 +33,7 @@ pub struct Args {
     pub model: ModelArgs,
 
     /// Measure a released model without its file, on made-up weights: sam3, sam3-litetext-s0,
-    /// efficientsam3-rv-m, mobile-sam, sam-vit-b, … (a wrong name lists all)
+    /// efficientsam3-rv-m, mobile-sam, sam-vit-b, … (`sam3 models` lists all)
     #[arg(long, value_name = "VARIANT", conflicts_with_all = ["model", "geometry"], help_heading = "Model")]
     pub random_weights: Option<String>,
 
@@ -82,8 +83,8 @@ pub struct Args {
 }
 
 pub fn run(args: Args, quiet: bool) -> Result<()> {
-    let variant = args.random_weights.as_deref().map(weights::variant);
-    let variant = variant.transpose()?;
+    let release = args.random_weights.as_deref().map(names::find);
+    let variant = release.transpose()?.map(|release| &release.contents);
     if variant.is_some_and(|variant| variant.family != Family::Sam3) {
         clicks::check(&args)?;
     }
