@@ -59,9 +59,12 @@ fn auto() -> Device {
     Device::Cpu
 }
 
+/// With a stream of its own: on CUDA's stream per thread, which `Device::new_cuda` takes, what one
+/// thread computed may not be there yet when another one reads it.
+///
 /// Where candle loads the CUDA libraries at run time, a missing one is a panic and not an error.
 fn open_cuda(ordinal: usize) -> Result<Device> {
-    match std::panic::catch_unwind(|| Device::new_cuda(ordinal)) {
+    match std::panic::catch_unwind(|| Device::new_cuda_with_stream(ordinal)) {
         Ok(opened) => Ok(opened?),
         Err(_) => Err(Error::Unsupported {
             what: "device cuda without the CUDA libraries".into(),

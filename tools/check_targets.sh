@@ -23,7 +23,7 @@ check_cuda() {
     cat >"$fake/bin/nvcc" <<'NVCC'
 #!/usr/bin/env bash
 if [[ $* == *--version* ]]; then
-    echo "Cuda compilation tools, release 13.0, V13.0.88"
+    printf 'nvcc\n\n\nCuda compilation tools, release 13.0, V13.0.88\n'
     exit
 fi
 ptx=false sources=()
@@ -90,17 +90,23 @@ rust_src() {
 
 # From Debian, whose backports hold the latest few versions; nothing of the system is changed.
 fetch_rust_src() {
-    local apt=$CARGO_TARGET_DIR/apt options package
+    local apt=$CARGO_TARGET_DIR/apt suite options package
     command -v apt-get >/dev/null && command -v dpkg >/dev/null || return 1
-    mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
-    printf 'deb http://deb.debian.org/debian %s main\n' trixie-backports sid >"$apt/sources.list"
-    options=(-q -oDir::Etc::sourcelist="$apt/sources.list" -oDir::Etc::sourceparts=-
-        -oDir::State::lists="$apt/lists" -oDir::Cache="$apt/cache")
-    apt-get "${options[@]}" update || return 1
-    package=$(apt-cache "${options[@]}" madison rust-src | awk -v v="$1" '$3 ~ "^" v "[+]" { print $3; exit }')
-    [[ -n $package ]] || return 1
-    (cd "$apt" && apt-get "${options[@]}" download "rust-src=$package") || return 1
-    dpkg -x "$apt"/rust-src_*.deb "$CARGO_TARGET_DIR/rust-src" && rm "$apt"/rust-src_*.deb
+    for suite in trixie-backports sid; do
+        rm -rf "$apt" && mkdir -p "$apt/lists/partial" "$apt/cache/archives/partial"
+        echo "deb http://deb.debian.org/debian $suite main" >"$apt/sources.list"
+        options=(-q -oDir::Etc::sourcelist="$apt/sources.list" -oDir::Etc::sourceparts=-
+            -oDir::State::lists="$apt/lists" -oDir::Cache="$apt/cache")
+        apt-get "${options[@]}" update || return 1
+        package=$(apt-cache "${options[@]}" madison rust-src |
+            awk -v v="$1" '$3 ~ "^" v "[+]" { print $3; exit }')
+        [[ -n $package ]] || continue
+        (cd "$apt" && apt-get "${options[@]}" download "rust-src=$package") || return 1
+        dpkg -x "$apt"/rust-src_*.deb "$CARGO_TARGET_DIR/rust-src"
+        rm -r "$apt"
+        return
+    done
+    return 1
 }
 
 for target in "${@:-cuda metal wasm}"; do

@@ -48,9 +48,12 @@ fetch_toolchain() {
         ln -sf "$toolchain"/nvidia/cudnn/include/*.h "$root/include/"
         ln -sf "$toolchain"/nvidia/cudnn/lib/*.so* "$root/lib/"
     fi
-    for library in "$root"/lib/*.so.*; do
-        [[ $library == *alt* ]] || ln -sf "$(basename "$library")" "${library%%.so*}.so"
-    done
+    (
+        cd "$root/lib"
+        for library in *.so.*; do
+            [[ $library == *alt* ]] || ln -sf "$library" "${library%%.so*}.so"
+        done
+    )
     touch "$toolchain/.$features"
 }
 

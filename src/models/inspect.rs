@@ -22,7 +22,6 @@ pub struct Inspection {
     pub problem: Option<String>,
     /// Its parts. Together they have every tensor of the file.
     pub components: Vec<Component>,
-    left_out: Vec<(&'static str, &'static str)>,
 }
 
 /// A part of a model, or the tensors of that part which share a fate.
@@ -119,9 +118,9 @@ pub fn inspect(checkpoint: &Checkpoint) -> Inspection {
         Some(reading) => problem(checkpoint, reading),
         None => refused,
     };
-    let (model, prompts, left_out) = match reading {
-        Some(reading) => (Some(reading.name), reading.prompts, reading.left_out),
-        None => (None, vec![], vec![]),
+    let (model, prompts) = match reading {
+        Some(reading) => (Some(reading.name), reading.prompts),
+        None => (None, vec![]),
     };
     Inspection {
         prompts: if problem.is_none() { prompts } else { vec![] },
@@ -129,30 +128,49 @@ pub fn inspect(checkpoint: &Checkpoint) -> Inspection {
         model,
         family,
         problem,
-        left_out,
     }
 }
 
 impl Inspection {
-    /// Whether no prompt will ever read the tensor of this official name. What only video needs
-    /// is not among these.
-    pub fn is_dead(&self, name: &str) -> bool {
-        self.left_out
-            .iter()
-            .any(|(part, _)| matches(name, part).is_some())
-    }
-
     /// Elements of all components.
     pub fn elements(&self) -> usize {
         self.components.iter().map(|c| c.elements).sum()
     }
 }
 
+/// What no prompt will ever read of a checkpoint. What only video needs is not among it.
+#[derive(Debug, Clone)]
+pub struct DeadParts(Vec<(&'static str, &'static str)>);
+
+impl DeadParts {
+    /// Of the model in `checkpoint`.
+    ///
+    /// # Errors
+    /// As [`Sam3::load`](sam3::Sam3::load) and [`Sam::load`](sam::Sam::load) for a file that is no
+    /// model known here; whether the model is complete does not matter.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
+        Ok(Self(match family(checkpoint)? {
+            Family::Sam3 => sam3::left_out(checkpoint)?,
+            Family::Sam | Family::MobileSam => sam::left_out(checkpoint)?,
+        }))
+    }
+
+    /// Whether the tensor of this official name is dead.
+    pub fn contains(&self, name: &str) -> bool {
+        let mut parts = self.0.iter();
+        parts.any(|(part, _)| matches(name, part).is_some())
+    }
+}
+
+fn family(checkpoint: &Checkpoint) -> Result<Family> {
+    match checkpoint.metadata().contains_key("config") {
+        true => Ok(Family::Sam3),
+        false => Ok(detect(checkpoint)?.family),
+    }
+}
+
 fn survey(checkpoint: &Checkpoint) -> Result<(Family, Reading)> {
-    let family = match checkpoint.metadata().contains_key("config") {
-        true => Family::Sam3,
-        false => detect(checkpoint)?.family,
-    };
+    let family = family(checkpoint)?;
     let reading = match family {
         Family::Sam3 => sam3::survey(checkpoint)?,
         Family::Sam | Family::MobileSam => sam::survey(checkpoint)?,
@@ -421,9 +439,16 @@ mod tests {
 
     #[test]
     fn what_only_video_needs_is_not_dead() {
-        let got = inspect_list(key_list("sam3"));
-        assert!(got.is_dead("detector.backbone.vision_backbone.convs.3.conv_1x1.weight"));
-        assert!(!got.is_dead("tracker.maskmem_tpos_enc"));
-        assert!(!got.is_dead("detector.transformer.decoder.norm.weight"));
+        let checkpoint = Checkpoint::from_shapes(key_list("sam3")).unwrap();
+        let dead = DeadParts::of(&checkpoint).unwrap();
+        assert!(dead.contains("detector.backbone.vision_backbone.convs.3.conv_1x1.weight"));
+        assert!(!dead.contains("tracker.maskmem_tpos_enc"));
+        assert!(!dead.contains("detector.transformer.decoder.norm.weight"));
+        let name = format!("{TRUNK}.blocks.0.norm1.weight");
+        assert!(!dead.contains(&name));
+        let mut both = key_list("efficientsam3_repvit-m0.9_mobileclip-s1");
+        both.extend(dead_trunk());
+        let both = Checkpoint::from_shapes(both).unwrap();
+        assert!(DeadParts::of(&both).unwrap().contains(&name));
     }
 }

@@ -52,7 +52,7 @@ pub trait InteractiveModel {
     fn feed_back(&self, low_res_logits: Vec<f32>) -> Vec<f32>;
 
     /// A drawn mask of an image's size as logits (h, w) for a mask prompt, by rows.
-    fn draw(&self, mask: &Mask) -> Result<Vec<f32>>;
+    fn drawn_logits(&self, mask: &Mask) -> Result<Vec<f32>>;
 }
 
 /// One prompt for one object.

@@ -67,7 +67,7 @@ impl InteractiveModel for Discs {
         logits.into_iter().map(|v| v.clamp(-LIMIT, LIMIT)).collect()
     }
 
-    fn draw(&self, mask: &Mask) -> Result<Vec<f32>> {
+    fn drawn_logits(&self, mask: &Mask) -> Result<Vec<f32>> {
         let scaled = |i: usize, of: usize| (2 * i + 1) * of / (2 * SIDE);
         let logit = |i: usize| match mask.get(
             scaled(i % SIDE, mask.width()),

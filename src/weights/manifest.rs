@@ -100,12 +100,12 @@ impl Release {
         (family, image_encoder, text_encoder) == (found.family, found.image_encoder, text)
     }
 
-    /// The size in words: exact where known, `about` otherwise, or `?`.
+    /// The size in words: exact where known, `~` and `about` otherwise, or `?`.
     pub fn size_in_words(&self) -> String {
         match (self.size, &self.about) {
             (Some(bytes), _) if bytes >= 1_000_000_000 => format!("{:.2} GB", bytes as f64 / 1e9),
             (Some(bytes), _) => format!("{:.0} MB", bytes as f64 / 1e6),
-            (None, Some(about)) => format!("about {about}"),
+            (None, Some(about)) => format!("~{about}"),
             (None, None) => "?".into(),
         }
     }
@@ -423,6 +423,6 @@ mod tests {
         let words = |name| find(name).unwrap().size_in_words();
         assert_eq!(words("sam3"), "3.45 GB");
         assert_eq!(words("mobile-sam"), "41 MB");
-        assert_eq!(words("sam3-litetext-s0"), "about 2.2 GB");
+        assert_eq!(words("sam3-litetext-s0"), "~2.2 GB");
     }
 }

@@ -4,6 +4,7 @@ use super::detect::{
     Detected, EfficientVitSize, Family, ImageEncoderKind, MobileClipSize, RepVitSize,
     TextEncoderKind, TinyVitSize,
 };
+use super::manifest;
 use crate::error::{Error, Result};
 
 use EfficientVitSize::{B0, B1, B2};
@@ -70,12 +71,17 @@ pub const VARIANTS: &[(&str, Detected)] = &[
     ("sam-vit-h", sam1(Family::Sam, vit(1280, 32))),
 ];
 
-/// What a complete file of the released model of this name holds.
+/// What a complete file of the released model of this name, or alias in the manifest, holds.
 ///
 /// # Errors
 /// [`Error::Unsupported`] for another name, listing those there are.
 pub fn variant(name: &str) -> Result<&'static Detected> {
-    let found = VARIANTS.iter().find(|(known, _)| *known == name);
+    let listed = manifest::find(name).map_or(name, |release| &release.name);
+    // Fine-tuned and converted files hold the same tensors.
+    let same = ["-geo-ft", "-ft", "-hf"].iter();
+    let same = same.filter_map(|suffix| listed.strip_suffix(suffix)).next();
+    let wanted = same.unwrap_or(listed);
+    let found = VARIANTS.iter().find(|(known, _)| *known == wanted);
     found.map(|(_, detected)| detected).ok_or_else(|| {
         let names: Vec<_> = VARIANTS.iter().map(|(name, _)| *name).collect();
         Error::Unsupported {
@@ -182,6 +188,15 @@ mod tests {
             ..found
         };
         assert_eq!(variant("efficientsam3-rv-m").unwrap(), &complete);
+    }
+
+    #[test]
+    fn every_release_in_the_manifest_is_a_variant() {
+        for release in manifest::releases() {
+            let variant = variant(&release.name).unwrap();
+            assert!(release.describes(variant), "{}", release.name);
+        }
+        assert_eq!(variant("mobilesam").unwrap().family, Family::MobileSam);
     }
 
     #[test]

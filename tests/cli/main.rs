@@ -1,5 +1,10 @@
 //! The `sam3` command as a user meets it: what it prints, what it writes, how it fails.
 
+mod bench;
+mod convert;
+mod inspect;
+mod verify;
+
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;

@@ -604,7 +604,6 @@ fn what_is_no_name_never_touches_the_network() {
         ("efficientsam3-rvm", "did you mean efficientsam3-rv-m"),
         ("moblie-sam", "did you mean mobile-sam"),
         ("yolo", "`sam3 models` lists all"),
-        ("", "does not exist"),
     ] {
         home.sam3(&["segment", scene, "-t", "dog", "-m", model])
             .assert()

@@ -7,6 +7,7 @@ use candle_sam3::Error;
 use candle_sam3::mask::Mask;
 use candle_sam3::models::sam3::{LoadOptions, Sam3};
 use candle_sam3::models::{ClickMasks, ClickPrompt, InteractiveModel};
+use candle_sam3::predict::interactive;
 use candle_sam3::weights;
 use serde_json::Value;
 
@@ -157,6 +158,72 @@ fn an_image_encoded_for_text_answers_clicks_alike() {
         model.decode(&shared, &click, true).unwrap(),
         model.decode(&own, &click, true).unwrap()
     );
+}
+
+/// Leaving out masks by their predicted quality changes nothing about the others.
+#[test]
+fn unwanted_masks_are_left_out_and_the_others_stay() {
+    let model = model();
+    let (_, _, image) = asked().remove(2);
+    let embedding = model.encode_for_clicks(&image).unwrap();
+    let step = image.width() as f32 / 5.;
+    let point = |i: usize| ClickPrompt {
+        points: vec![([(i % 5) as f32 * step, (i / 5) as f32 * step], 1)],
+        ..ClickPrompt::default()
+    };
+    let prompts: Vec<ClickPrompt> = (0..20).map(point).collect();
+    let mut all = model.decode(&embedding, &prompts, true).unwrap();
+    let mut scores: Vec<f32> = all.iter().flat_map(|m| m.iou_scores.clone()).collect();
+    scores.sort_by(f32::total_cmp);
+    for threshold in [0., scores[scores.len() / 2], scores[scores.len() - 2], 2.] {
+        let wanted = |iou: f32| iou > threshold;
+        let some = model.decode_wanted(&embedding, &prompts, &wanted).unwrap();
+        all.iter_mut().for_each(|answer| answer.retain(&wanted));
+        assert_eq!(some.len(), all.len());
+        for (some, all) in some.iter().zip(&all) {
+            assert_eq!(some.iou_scores, all.iou_scores);
+            assert_eq!(some.object_score, all.object_score);
+            for (some, all) in some.low_res_logits.iter().zip(&all.low_res_logits) {
+                let (some, all) = (tensor(&[some.clone()]), tensor(&[all.clone()]));
+                check("kept", &some, &all, 1e-6);
+            }
+            assert_eq!(some.low_res_logits.len(), all.low_res_logits.len());
+        }
+    }
+}
+
+/// A drawn rough mask alone is enough to find the object that it is on.
+#[test]
+fn a_drawn_mask_finds_its_object() {
+    let model = model();
+    for (golden, scene, image) in asked() {
+        let embedding = model.encode_for_clicks(&image).unwrap();
+        let bbox = prompt(&golden, scene, "ibox").bbox.unwrap();
+        let drawn = Mask::from_fn(image.width(), image.height(), |x, y| {
+            let (x, y) = (x as f32, y as f32);
+            (bbox.x0..bbox.x1).contains(&x) && (bbox.y0..bbox.y1).contains(&y)
+        });
+        let rough = ClickPrompt {
+            mask_logits: Some(interactive::from_drawn(&model, &embedding, &drawn).unwrap()),
+            points: prompt(&golden, scene, "click").points,
+            bbox: None,
+        };
+        let single = interactive::Options {
+            multimask_output: false,
+            ..interactive::Options::default()
+        };
+        let found = interactive::predict(&model, &embedding, &[rough], &single).unwrap();
+        let found = &found[0].masks[0];
+        println!("scene {scene}: {:.3}", found.mask.iou(&drawn));
+        assert!(found.mask.bbox().unwrap().iou(bbox) > 0.7, "scene {scene}");
+        let limit = |v: &f32| v.abs() <= 32.;
+        assert!(found.low_res_logits.iter().all(limit));
+    }
+}
+
+#[test]
+fn logits_are_handed_back_within_the_limits_of_the_original() {
+    assert_eq!(model().feed_back(vec![-40., 3., 33.]), [-32., 3., 32.]);
 }
 
 #[test]

@@ -41,16 +41,14 @@ def main():
     peer = (Concepts if args.family in ("sam3", "efficientsam3", "litetext") else Clicks)(args, torch)
     load_ms = (time.perf_counter() - begun) * 1e3
     samples, ours = {}, None
-    first_mask_ms = None
-    for i in range(args.warmup):
+    for _ in range(args.warmup):
         peer.run({})
-        first_mask_ms = first_mask_ms or (time.perf_counter() - begun) * 1e3
     for _ in range(args.rounds):
         if args.ours:
             ours = merge(ours, run_ours(args))
         for _ in range(args.iters):
             peer.run(samples)
-    report = describe(args, torch, samples, peer, load_ms, first_mask_ms or 0.0)
+    report = describe(args, torch, samples, peer, load_ms)
     if ours:
         report["model"] = ours["model"]
     if args.json:
@@ -272,7 +270,7 @@ class Clicks(Peer):
             samples["everything"] = (self.now() - begun) * 1e3
 
 
-def describe(args, torch, samples, peer, load_ms, first_mask_ms):
+def describe(args, torch, samples, peer, load_ms):
     on_gpu = args.device.startswith("cuda")
     total = statistics.median(samples["total"])
     return {
@@ -297,7 +295,6 @@ def describe(args, torch, samples, peer, load_ms, first_mask_ms):
         "iters": args.iters * args.rounds,
         "objects": peer.objects,
         "load_ms": load_ms,
-        "first_mask_ms": first_mask_ms,
         "images_per_second": 1e3 / total,
         "peak_host_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "peak_device_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,

@@ -52,6 +52,7 @@ pub enum Command {
     ///   sam3 models fetch mobile-sam sam3-litetext-s0
     #[command(verbatim_doc_comment)]
     Models(crate::models::Args),
+
     /// Tell what a weight file holds, part by part, and whether it can be used
     Inspect(crate::inspect::Args),
 
@@ -63,6 +64,7 @@ pub enum Command {
     ///   sam3 convert stage3.pt whole.safetensors --geometry sam3.pt
     #[command(verbatim_doc_comment)]
     Convert(crate::convert::Args),
+
     /// Measure how fast a model runs on this machine, stage by stage
     ///
     /// Examples:
@@ -71,6 +73,14 @@ pub enum Command {
     ///   sam3 bench -m sam3.pt --image photo.jpg --compare before.json --tolerance 1.1
     #[command(verbatim_doc_comment)]
     Bench(Box<crate::bench::Args>),
+
+    /// Compare a model with a recorded run of the official code, stage by stage
+    ///
+    /// Examples:
+    ///   sam3 verify -m sam3.pt --reference sam3.reference.safetensors
+    ///   sam3 verify -m sam3.pt --reference sam3.reference.safetensors --device cuda --dtype bf16
+    #[command(verbatim_doc_comment)]
+    Verify(Box<crate::verify::Args>),
 }
 
 #[derive(Args)]
@@ -190,8 +200,8 @@ pub struct ClickArgs {
     )]
     pub boxes: Vec<BoxXyxy>,
 
-    /// Start from a mask: a picture of the image's size, white on the object, or the .safetensors
-    /// file that --logits wrote for the same image and model
+    /// Start from a mask, best together with a point or a box: a picture of the image's size, white
+    /// on the object, or the .safetensors file that --logits wrote for the same image and model
     #[arg(long, value_name = "FILE", conflicts_with_all = OF_TEXTS)]
     pub mask: Option<PathBuf>,
 

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use candle_sam3::models::inspect::inspect;
+use candle_sam3::models::inspect::DeadParts;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::Dtype;
@@ -48,17 +48,13 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
         bail!("{shown}: the new file is safetensors, so its name must end in .safetensors");
     }
     let checkpoint = model::open_with(&args.input, args.geometry.as_deref(), None)?;
-    let found = inspect(&checkpoint);
-    if found.model.is_none() {
-        let why = found.problem.unwrap_or_default();
-        bail!("{} is no model known here: {why}", args.input.display());
-    }
+    let dead = DeadParts::of(&checkpoint)?;
     if output.exists() && !args.force {
         bail!("{shown} is there already; --force replaces it");
     }
 
     let bar = progress_bar(quiet);
-    let keep = |name: &str| !args.prune || !found.is_dead(name);
+    let keep = |name: &str| !args.prune || !dead.contains(name);
     let written = checkpoint.write(output, args.dtype.map(Dtype::into), keep, |done, total| {
         bar.set_length(total);
         bar.set_position(done);

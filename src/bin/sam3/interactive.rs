@@ -97,7 +97,9 @@ fn prompts(args: &ClickArgs) -> Result<(Vec<ClickPrompt>, Option<Mask>)> {
         true => (read_logits(path)?, None),
         false => (
             vec![vec![]],
-            Some(interactive::drawn_in(&Image::open(path)?)),
+            Some(interactive::drawn_in(&Image::open(path).context(
+                "--mask takes a picture or the .safetensors file of --logits",
+            )?)),
         ),
     };
     if masks.len() != prompts.len() {

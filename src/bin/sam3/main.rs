@@ -15,6 +15,7 @@ mod progress;
 mod results;
 mod segment;
 mod stages;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Convert(args) => convert::run(args, cli.quiet),
         Command::Bench(args) => bench::run(*args, cli.quiet),
+        Command::Verify(args) => verify::run(*args, cli.quiet),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

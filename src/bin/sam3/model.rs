@@ -195,10 +195,10 @@ impl InteractiveModel for ClickModel {
         }
     }
 
-    fn draw(&self, mask: &Mask) -> ModelResult<Vec<f32>> {
+    fn drawn_logits(&self, mask: &Mask) -> ModelResult<Vec<f32>> {
         match self {
-            Self::Sam(model) => model.draw(mask),
-            Self::Sam3(model) => model.draw(mask),
+            Self::Sam(model) => model.drawn_logits(mask),
+            Self::Sam3(model) => model.drawn_logits(mask),
         }
     }
 }

@@ -84,7 +84,7 @@ fn table(entries: &[Entry]) -> String {
         "8 MB",
         "text exemplars clicks everything",
         "of coloured shapes",
-        "that of this program",
+        "MIT or Apache-2.0",
     ]
     .map(String::from);
     let mut rows = vec![header, demo];

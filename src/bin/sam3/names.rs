@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn paths_are_told_from_names() {
-        for path in ["a/b", "./sam3", "sam3.pt", "X.SafeTensors", "..", "/sam3"] {
+        for path in ["a/b", "./sam3", "sam3.pt", "X.PTH", "..", "/sam3"] {
             assert!(is_path(Path::new(path)), "{path}");
         }
         for name in ["sam3", "efficientsam3-rv-m", "mobile-sam", "sam3.1"] {

@@ -90,6 +90,14 @@ fn build(backbone: &BackboneConfig, vb: VarBuilder) -> candle::Result<(ImageEnco
     Ok((image_encoder, heads))
 }
 
+/// (part, why) of what no prompt needs in a checkpoint.
+pub(in crate::models) fn left_out(
+    checkpoint: &Checkpoint,
+) -> Result<Vec<(&'static str, &'static str)>> {
+    backbone(&detect(checkpoint)?)?;
+    Ok(LEFT_OUT.to_vec())
+}
+
 /// What loading would read.
 pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
     let (backbone, name) = backbone(&detect(checkpoint)?)?;

@@ -161,7 +161,7 @@ impl MaskDecoder {
             }
         };
         Ok(Attended {
-            mask_tokens: hs.narrow(1, iou_at + 1, NUM_MASKS)?,
+            mask_tokens: hs.narrow(1, iou_at + 1, NUM_MASKS)?.contiguous()?,
             image,
             iou,
             object_score,

@@ -18,7 +18,7 @@ use candle::{DType, Device, Tensor};
 pub use heads::{Config, Generation, Heads, Prompt};
 pub use image_encoder::ImageEncoder;
 pub use load::LoadOptions;
-pub(super) use load::survey;
+pub(super) use load::{left_out, survey};
 pub use mask_decoder::{ImageTokens, NUM_MASKS};
 pub use prompt_encoder::Label;
 
@@ -54,6 +54,16 @@ impl Sam {
     /// What was loaded, for people: "SAM ViT-B".
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where the model runs.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// What it computes in.
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// Prompt encoder and mask decoder, for running single stages.
@@ -152,7 +162,7 @@ impl InteractiveModel for Sam {
         low_res_logits
     }
 
-    fn draw(&self, mask: &Mask) -> Result<Vec<f32>> {
+    fn drawn_logits(&self, mask: &Mask) -> Result<Vec<f32>> {
         drawn_mask::padded(mask, self.transform(), self.low_res_size().0)
     }
 }

@@ -231,7 +231,7 @@ impl InteractiveModel for Sam3 {
         low_res_logits
     }
 
-    fn draw(&self, mask: &Mask) -> crate::Result<Vec<f32>> {
+    fn drawn_logits(&self, mask: &Mask) -> crate::Result<Vec<f32>> {
         drawn_mask::stretched(mask, self.low_res_size().0)
     }
 }

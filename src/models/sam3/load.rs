@@ -131,7 +131,7 @@ impl Sam3 {
         } else {
             TRACKER
         };
-        let never = left_out(dead_trunk).map(|(part, _)| part);
+        let never = left_out_of(dead_trunk).map(|(part, _)| part);
         checkpoint.finish(&never.chain(tracker.iter().copied()).collect::<Vec<_>>())?;
         Ok(Self::new(config, name, (detector, clicks), options))
     }
@@ -189,8 +189,15 @@ fn build(
     ))
 }
 
-/// What no prompt needs, and why.
-fn left_out(dead_trunk: bool) -> impl Iterator<Item = (&'static str, &'static str)> {
+/// (part, why) of what no prompt needs in a checkpoint.
+pub(in crate::models) fn left_out(
+    checkpoint: &Checkpoint,
+) -> Result<Vec<(&'static str, &'static str)>> {
+    let kind = Kind::of(checkpoint, None)?;
+    Ok(left_out_of(kind.dead_trunk).collect())
+}
+
+fn left_out_of(dead_trunk: bool) -> impl Iterator<Item = (&'static str, &'static str)> {
     let dead_trunk = if dead_trunk { DEAD_TRUNK } else { &[] };
     LEFT_OUT.iter().chain(dead_trunk).copied()
 }
@@ -207,7 +214,7 @@ pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
     Ok(Reading {
         prompts,
         survey: checkpoint.survey(|vb: VarBuilder| build(&kind.config, clicks, vb))?,
-        left_out: left_out(kind.dead_trunk).collect(),
+        left_out: left_out_of(kind.dead_trunk).collect(),
         only_video: interactive::LEFT_OUT,
         hint: (!kind.geometry_encoder).then_some(NO_GEOMETRY_ENCODER),
         name: kind.name,

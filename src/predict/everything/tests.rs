@@ -119,7 +119,7 @@ impl InteractiveModel for AnalyticSam {
         unreachable!("nothing is refined")
     }
 
-    fn draw(&self, _: &Mask) -> Result<Vec<f32>> {
+    fn drawn_logits(&self, _: &Mask) -> Result<Vec<f32>> {
         unreachable!("nothing is refined")
     }
 }

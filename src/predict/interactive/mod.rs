@@ -126,7 +126,7 @@ where
     M: InteractiveModel,
 {
     validate_drawn(mask, model.original_size(image))?;
-    model.draw(mask)
+    model.drawn_logits(mask)
 }
 
 /// The mask that is drawn in an image: where its pixels are nearer to white than to black.

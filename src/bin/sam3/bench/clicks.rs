@@ -1,21 +1,27 @@
 //! SAM 1 and MobileSAM, and what every model does with points.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use candle_sam3::image::Image;
 use candle_sam3::models::sam::Sam;
 use candle_sam3::models::{ClickPrompt, InteractiveModel};
 use candle_sam3::predict::{everything as generator, interactive};
 
 use super::measure::{Clock, Samples, ms};
-use super::{Measured, Outcome, Work};
+use super::{Args, Measured, Outcome, Work};
 
-pub fn measure(model: &Sam, work: &Work) -> Result<Measured> {
-    if work.args.prompts.get() > 1 || work.args.batch.get() > 1 {
-        anyhow::bail!(
-            "{} takes no texts and one image at a time; leave out --prompts and --batch",
-            model.name()
+/// Refuses what only models that take texts can do.
+pub fn check(args: &Args) -> Result<()> {
+    if args.prompts.get() > 1 || args.batch.get() > 1 {
+        bail!(
+            "SAM 1 and MobileSAM take no texts, and one image at a time; leave out --prompts and \
+             --batch"
         );
     }
+    Ok(())
+}
+
+pub fn measure(model: &Sam, work: &Work) -> Result<Measured> {
+    check(work.args)?;
     work.repeat(|samples| run(model, work, samples))
 }
 

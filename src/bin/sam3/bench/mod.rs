@@ -52,7 +52,7 @@ pub struct Args {
     #[arg(long, help_heading = "Work")]
     pub everything: bool,
 
-    /// First hold every stage against the same model in f32 on the CPU, and fail if one is far off
+    /// Also hold every stage against the same model in f32 on the CPU, and fail if one is far off
     #[arg(long, help_heading = "Work")]
     pub parity: bool,
 
@@ -73,17 +73,20 @@ pub struct Args {
     pub compare: Option<PathBuf>,
 
     /// Fail if a stage takes more than X times as long as in --compare; stages under 1 ms are let off
-    #[arg(long, value_name = "X", requires = "compare", value_parser = parse_positive, help_heading = "Results")]
+    #[arg(long, value_name = "X", requires = "compare", value_parser = parse_positive, allow_hyphen_values = true, help_heading = "Results")]
     pub tolerance: Option<f64>,
 
     /// Price of the machine, for the cost of 1,000 images
-    #[arg(long, value_name = "PRICE", value_parser = parse_positive, help_heading = "Results")]
+    #[arg(long, value_name = "PRICE", value_parser = parse_positive, allow_hyphen_values = true, help_heading = "Results")]
     pub cost_per_hour: Option<f64>,
 }
 
 pub fn run(args: Args, quiet: bool) -> Result<()> {
     let variant = args.random_weights.as_deref().map(weights::variant);
     let variant = variant.transpose()?;
+    if variant.is_some_and(|variant| variant.family != Family::Sam3) {
+        clicks::check(&args)?;
+    }
     let earlier = args.compare.as_deref().map(compare::read).transpose()?;
     if let Some(path) = &args.json {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
@@ -109,6 +112,17 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
     options.device.synchronize()?;
     let load_ms = measure::ms(start.elapsed());
 
+    let work = Work {
+        picture: &picture,
+        device: &options.device,
+        args: &args,
+        progress: &progress,
+        start,
+    };
+    let measured = match &model {
+        ClickModel::Sam3(model) => concepts::measure(model, &work)?,
+        ClickModel::Sam(model) => clicks::measure(model, &work)?,
+    };
     let parity = match args.parity {
         false => None,
         true => {
@@ -123,17 +137,6 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
         }
     };
 
-    let work = Work {
-        picture: &picture,
-        device: &options.device,
-        args: &args,
-        progress: &progress,
-        start,
-    };
-    let measured = match &model {
-        ClickModel::Sam3(model) => concepts::measure(model, &work)?,
-        ClickModel::Sam(model) => clicks::measure(model, &work)?,
-    };
     progress.finish_and_clear();
 
     let report = Report::new(
@@ -183,6 +186,7 @@ struct Measured {
     /// From the beginning of loading to the first mask.
     first_mask_ms: f64,
     objects: usize,
+    peak_host_bytes: Option<u64>,
     peak_device_bytes: Option<u64>,
 }
 
@@ -194,6 +198,7 @@ impl Work<'_> {
             samples: Samples::default(),
             first_mask_ms: 0.,
             objects: 0,
+            peak_host_bytes: None,
             peak_device_bytes: None,
         };
         for i in 0..warmup + iters {
@@ -220,6 +225,7 @@ impl Work<'_> {
                 measured.first_mask_ms = measure::ms(outcome.first_mask - self.start);
             }
         }
+        measured.peak_host_bytes = machine::peak_host_bytes();
         Ok(measured)
     }
 }

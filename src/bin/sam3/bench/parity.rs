@@ -49,12 +49,12 @@ impl Parity {
 
     /// Fails if a stage is further off than `dtype` explains.
     pub fn check(&self, dtype: DType) -> Result<()> {
-        let is_off = |stage: &&StageDifference| match dtype {
-            // NaN is within no limit
-            DType::F32 => !(stage.relative <= MAX_RELATIVE),
-            _ => !(stage.cosine >= MIN_COSINE),
+        // NaN is within no limit.
+        let is_near = |stage: &StageDifference| match dtype {
+            DType::F32 => stage.relative <= MAX_RELATIVE,
+            _ => stage.cosine >= MIN_COSINE,
         };
-        let off: Vec<_> = self.stages.iter().filter(is_off).collect();
+        let off: Vec<_> = self.stages.iter().filter(|s| !is_near(s)).collect();
         if off.is_empty() {
             return Ok(());
         }

@@ -6,7 +6,7 @@ use std::path::Path;
 use candle_sam3::models::sam3::LoadOptions;
 use serde::Serialize;
 
-use super::machine::{Machine, Versions, peak_host_bytes};
+use super::machine::{Machine, Versions};
 use super::measure::{Samples, median, min, p95};
 use super::parity::Parity;
 use super::picture::Picture;
@@ -103,7 +103,7 @@ impl Report {
             cost_per_hour: args.cost_per_hour,
             // hours per image in thousands
             cost_per_1000_images: args.cost_per_hour.map(|cost| cost * per_image / 3600.),
-            peak_host_bytes: peak_host_bytes(),
+            peak_host_bytes: measured.peak_host_bytes,
             peak_device_bytes: measured.peak_device_bytes,
             stages,
             parity,
