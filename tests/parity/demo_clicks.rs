@@ -164,7 +164,7 @@ fn an_image_encoded_for_text_answers_clicks_alike() {
 #[test]
 fn unwanted_masks_are_left_out_and_the_others_stay() {
     let model = model();
-    let (_, _, image) = asked().remove(2);
+    let (_, image) = scenes().remove(1);
     let embedding = model.encode_for_clicks(&image).unwrap();
     let step = image.width() as f32 / 5.;
     let point = |i: usize| ClickPrompt {
@@ -196,16 +196,17 @@ fn unwanted_masks_are_left_out_and_the_others_stay() {
 #[test]
 fn a_drawn_mask_finds_its_object() {
     let model = model();
-    for (golden, scene, image) in asked() {
+    for (scene, image) in scenes() {
         let embedding = model.encode_for_clicks(&image).unwrap();
-        let bbox = prompt(&golden, scene, "ibox").bbox.unwrap();
+        let [(_, click), (_, around)] = prompts(&scene);
+        let bbox = around.bbox.unwrap();
         let drawn = Mask::from_fn(image.width(), image.height(), |x, y| {
             let (x, y) = (x as f32, y as f32);
             (bbox.x0..bbox.x1).contains(&x) && (bbox.y0..bbox.y1).contains(&y)
         });
         let rough = ClickPrompt {
             mask_logits: Some(interactive::from_drawn(&model, &embedding, &drawn).unwrap()),
-            points: prompt(&golden, scene, "click").points,
+            points: click.points,
             bbox: None,
         };
         let single = interactive::Options {
@@ -214,8 +215,9 @@ fn a_drawn_mask_finds_its_object() {
         };
         let found = interactive::predict(&model, &embedding, &[rough], &single).unwrap();
         let found = &found[0].masks[0];
-        println!("scene {scene}: {:.3}", found.mask.iou(&drawn));
-        assert!(found.mask.bbox().unwrap().iou(bbox) > 0.7, "scene {scene}");
+        let name = &scene["name"];
+        println!("{name}: {:.3}", found.mask.iou(&drawn));
+        assert!(found.mask.bbox().unwrap().iou(bbox) > 0.7, "{name}");
         let limit = |v: &f32| v.abs() <= 32.;
         assert!(found.low_res_logits.iter().all(limit));
     }
