@@ -62,8 +62,9 @@ pub use write::Written;
 
 /// A tiny model of SAM 3's architecture that knows coloured shapes, built into the library.
 ///
-/// It finds circles, squares, triangles and stars in red, green, blue, yellow, white and black on
-/// synthetic scenes; `weights/README.md` says how well.
+/// It finds circles, squares, triangles, stars, rings, crosses, hearts and hexagons in red, green,
+/// blue, yellow, orange, purple, white and black on synthetic scenes of 224 x 224 pixels;
+/// `weights/README.md` says how well.
 ///
 /// # Errors
 /// None that a released build can have: the file is part of it.

@@ -98,7 +98,7 @@ fn noise(len: usize) -> Vec<u8> {
 }
 
 fn scene() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenes/scene1.png")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenes/shapes.png")
 }
 
 #[test]

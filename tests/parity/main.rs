@@ -4,6 +4,7 @@ mod click_full_size;
 mod clicks;
 mod demo;
 mod demo_clicks;
+mod demo_quality;
 mod full_size;
 #[path = "../keys/list.rs"]
 mod key_lists;

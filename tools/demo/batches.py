@@ -22,7 +22,7 @@ class Pool:
         rng = self.rng
         if len(self.scenes) < 64 or rng.random() < self.fresh:
             self.seed += 1
-            scene = make_scene(self.seed)
+            scene = make_scene(self.seed, one_color=rng.random() < 0.3)  # more of what only the shape tells apart
             if len(self.scenes) < self.size:
                 self.scenes.append(scene)
             else:

@@ -86,14 +86,16 @@ def under(labels, low):
 
 
 def trunk_losses(heads, tokens, batch):
-    """Shape and colour of every cell, and the box of the object under every patch centre."""
+    """Shape and colour of every cell, shape once more where there is one, and the box of the object under every patch."""
     low, centre = batch["low"], batch["low"][:, CELLS // 2 :: CELLS, CELLS // 2 :: CELLS]
     classes, boxes = cells(heads.dense(tokens)).float(), heads.box(tokens).float().sigmoid()
     shapes = 1 + len(SHAPES)
     label = lambda name: under(batch[name] + 1, low).view_as(low)
     true = under(batch["boxes"], centre)
     on = (centre.flatten(1) > 0).float()
+    named = torch.where(low > 0, label("shape"), -100)
     return {
+        "dense_shape": F.cross_entropy(classes[:, :shapes], named),
         "dense": F.cross_entropy(classes[:, :shapes], label("shape")) + F.cross_entropy(classes[:, shapes:], label("color")),
         "trunk_box": 2 * weighted((boxes - true).abs().sum(-1), on),
     }
@@ -214,7 +216,7 @@ def click_losses(model, image, batch, per_image=6):
     owner, index = owner[order], index[order]
     true, box, k = batch["soft"][owner, index], batch["boxes"][owner, index] * SIDE, torch.arange(len(owner))
     inside = true >= torch.minimum(true.flatten(1).max(1).values, torch.tensor(0.6))[:, None, None]
-    by_box, slots = torch.rand(len(k)) < 0.35, 1
+    by_box = torch.rand(len(k)) < 0.35
     noise = (torch.rand(len(k), 4) - 0.5) * 0.12 * box[:, [2, 3, 2, 3]]
     low, high = corners(box)
     nothing = torch.zeros(len(k), 2)
@@ -237,7 +239,7 @@ def click_losses(model, image, batch, per_image=6):
         wrong = torch.where(wrong.flatten(1).any(1)[:, None, None], wrong, inside)
         click = random_click(wrong)
         at = ((click + 0.5) / (SIDE / LOW)).long().clamp(0, LOW - 1)
-        slot = torch.where(by_box, 2, slots)
+        slot = torch.where(by_box, 2, 1)
         points, labels = torch.cat([points, nothing[:, None]], 1), torch.cat([labels, torch.full((len(k), 1), -1)], 1)
         points[k, slot], labels[k, slot] = click, (true > 0.5)[k, at[:, 1], at[:, 0]].long()
     again, _ = answer_losses(model.tracker(image, owner, points, labels, previous.clamp(-32, 32)[:, None]), true)

@@ -163,7 +163,7 @@ class Asker:
             elif how < 0.9:
                 shape, color = (any_shape, None) if how < 0.78 else (None, any_color)
             else:
-                word, form = one_of(rng, UNKNOWN_WORDS[int(rng.integers(len(UNKNOWN_WORDS))) :][:1]), rng.random()
+                word, form = UNKNOWN_WORDS[int(rng.integers(len(UNKNOWN_WORDS)))], rng.random()
                 if form < 0.3:
                     word = phrase(rng, any_color, None).split()[0] + " " + word
                 return ("a " + word if 0.3 <= form < 0.5 else word), [], []

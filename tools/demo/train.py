@@ -38,7 +38,9 @@ class Training(nn.Module):
         return trunk_losses(self.heads, tokens, batch)
 
     def detector(self, batch):
-        return detector_losses(self.model, self.heads, batch)
+        """Four times as many scenes for the trunk alone cost less than the others, and shapes are what is hard."""
+        terms, more = detector_losses(self.model, self.heads, batch), self.trunk(batch["more"])
+        return terms | {"more_" + name: term for name, term in more.items()}
 
     def clicks(self, batch):
         detector = self.model.detector
@@ -58,12 +60,11 @@ class Training(nn.Module):
 
 
 def optimizer(named, lr):
-    """AdamW; no decay for vectors and embeddings; the trunk, which is trained before, moves more slowly."""
-    groups = {}
-    for name, p in named.items():
-        free = p.ndim < 2 or any(word in name for word in ("embed", "token", "reference_points"))
-        groups.setdefault((TRUNK in name and len(named) > 200, free), []).append(p)
-    groups = [{"params": ps, "scale": 0.3 if slow else 1.0, "weight_decay": 0.0 if free else 0.02} for (slow, free), ps in groups.items()]
+    """AdamW; no decay for vectors and embeddings."""
+    free = lambda name, p: p.ndim < 2 or any(word in name for word in ("embed", "token", "reference_points"))
+    decayed = [p for name, p in named.items() if not free(name, p)]
+    rest = [p for name, p in named.items() if free(name, p)]
+    groups = [{"params": decayed, "weight_decay": 0.02}, {"params": rest, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
 
 
@@ -113,7 +114,7 @@ class Stage:
     def update(self, batch):
         share = rate(self.step, self.args.steps[self.name])
         for group in self.optimizer.param_groups:
-            group["lr"] = self.args.lr * share * group["scale"]
+            group["lr"] = self.args.lr * share
         with torch.autocast(self.args.device, torch.bfloat16):
             terms = getattr(self.training, self.name)(batch)
         self.optimizer.zero_grad(set_to_none=True)
@@ -127,16 +128,22 @@ class Stage:
         for name, term in terms.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(term.detach())
 
+    def draw(self, pool):
+        """A batch on the device; the detector's with more scenes for the trunk."""
+        draw = lambda size: {k: v.to(self.args.device) for k, v in pool.batch(self.training.model, size).items()}
+        size = self.args.batch
+        if self.name == "detector":
+            return draw(size) | {"more": draw(4 * size)}
+        return draw(2 * size if self.name == "trunk" else size)
+
     def run(self):
         args, steps = self.args, self.args.steps[self.name]
         if self.step >= steps:
             return
         pool, saved = Pool(TRAINING * (1 + list(args.steps).index(self.name)) + 100 * self.step), time.monotonic()
-        size = args.batch * (2 if self.name == "trunk" else 1)
         while self.step < steps:
             start = time.process_time()
-            batch = {name: tensor.to(args.device) for name, tensor in pool.batch(self.training.model, size).items()}
-            self.update(batch)
+            self.update(self.draw(pool))
             self.seconds += time.process_time() - start
             if self.step % args.log_every == 0:
                 self.say({name: round(total / args.log_every, 3) for name, total in self.sums.items()})

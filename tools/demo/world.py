@@ -118,7 +118,7 @@ AREA = area_average()
 NEAREST = np.floor((np.arange(LOW) + 0.5) * SIDE / LOW).astype(np.int64)
 
 
-def place(rng):
+def place(rng, one_color):
     """Shapes that may overlap: [(shape, colour, coverage, x0, y0, x1, y1)] and the map of visible instances."""
     count = int(rng.integers(1, MAX_OBJECTS + 1))
 
@@ -127,6 +127,7 @@ def place(rng):
         return rng.choice(kinds, int(rng.integers(1, most)), replace=False).tolist() if few else list(range(kinds))
 
     shapes, colors = choice(len(SHAPES), 5), choice(len(COLORS), 4)
+    colors = [colors[rng.integers(len(colors))]] if one_color else colors
     overlap = rng.random() < 0.5
     placed, areas, instances = [], [], np.zeros((SIDE, SIDE), np.uint8)
     for _ in range(count * 6):
@@ -154,11 +155,11 @@ def place(rng):
     return placed, instances
 
 
-def make_scene(seed):
+def make_scene(seed, one_color=False):
     """image u8 [SIDE, SIDE, 3]; instances u8 [SIDE, SIDE] (0 = background), low the same at LOW; boxes cxcywh in 0 to 1;
     soft f32 [n, LOW, LOW], the covered share of every cell; shape and color, indices; rng, to go on drawing."""
     rng = np.random.default_rng(seed)
-    placed, instances = place(rng)
+    placed, instances = place(rng, one_color)
     image = background(rng, [RGB[color] for color in sorted({p[1] for p in placed})])
     for _, color, cover, x0, y0, x1, y1 in placed:
         paint = RGB[color] + rng.uniform(-14, 14, 3).astype(np.float32)

@@ -11,9 +11,9 @@ use candle_sam3::output::{self, LabeledInstance, OverlayOptions};
 use candle_sam3::predict::interactive::{self, ClickMask, ClickPrediction, Options};
 
 use crate::args::{ClickArgs, SegmentArgs};
-use crate::model;
 use crate::results::{self, Target};
 use crate::stages::Stages;
+use crate::{demo, model};
 
 pub fn run(args: SegmentArgs, quiet: bool) -> Result<()> {
     let mut stages = Stages::new(quiet);
@@ -34,6 +34,7 @@ pub fn run(args: SegmentArgs, quiet: bool) -> Result<()> {
 
     stages.start("load");
     let model = model::load_for_clicks(&args.model)?;
+    demo::hint(model.name(), &image, quiet)?;
     stages.start("encode_image");
     let embedding = model.encode_for_clicks(&image)?;
     if let Some(mask) = &drawn {

@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod convert;
+mod demo;
 mod everything;
 mod hub;
 mod inspect;
