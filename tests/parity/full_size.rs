@@ -5,11 +5,14 @@
 //! `NAME.dump.safetensors` (the stages of the official code on an image and three prompts: `t` a
 //! text, `te` text and exemplars, `e` exemplars alone), and the image as `truck.png`, so that JPEG decoders stay out of it.
 //!
+//! `SAM3_PRECISION` is strict, exact (if it is not set) or fast.
+//!
 //!     SAM3_REFERENCE=folder cargo test --release --test parity full_size -- --ignored --nocapture
 
 use std::path::PathBuf;
 
 use candle::{DType, Tensor};
+use candle_sam3::Precision;
 use candle_sam3::image::Image;
 use candle_sam3::mask::BoxXyxy;
 use candle_sam3::models::sam3::{ExemplarBox, LoadOptions, PromptTokens, Sam3};
@@ -18,8 +21,49 @@ use candle_sam3::weights::Checkpoint;
 
 use crate::reference::{Reference, check, max_error, values};
 
-/// Of a stage that was fed the reference's inputs.
-const STAGE: f64 = 1e-4;
+/// How far results may be off.
+struct Bounds {
+    /// Relative L2 error of a stage that was fed the reference's inputs.
+    stage: f64,
+    /// Of scores, end to end.
+    score: f32,
+    /// Of boxes, end to end, in pixels.
+    corner: f32,
+    /// IoU with the reference's mask, end to end.
+    iou: f64,
+    /// Whether the same queries pass every threshold.
+    same_kept: bool,
+}
+
+fn precision() -> Precision {
+    std::env::var("SAM3_PRECISION").map_or(Precision::Exact, |name| name.parse().unwrap())
+}
+
+impl Bounds {
+    fn of(precision: Precision) -> Self {
+        let stage = match precision {
+            Precision::Strict => 2e-5,
+            Precision::Exact => 5e-4,
+            Precision::Fast => 5e-2,
+        };
+        match precision {
+            Precision::Strict | Precision::Exact => Self {
+                stage,
+                score: 1e-3,
+                corner: 0.5,
+                iou: 0.999,
+                same_kept: true,
+            },
+            Precision::Fast => Self {
+                stage,
+                score: 5e-2,
+                corner: 50.,
+                iou: 0.5,
+                same_kept: false,
+            },
+        }
+    }
+}
 
 fn folder() -> PathBuf {
     PathBuf::from(std::env::var("SAM3_REFERENCE").expect("SAM3_REFERENCE names the folder"))
@@ -58,20 +102,26 @@ fn full_size_sam3() {
 fn compare(name: &str) {
     let want = Reference::open(&folder().join(format!("{name}.dump.safetensors")));
     let checkpoint = Checkpoint::open(folder().join(format!("{name}.pt"))).unwrap();
-    let model = Sam3::load(&checkpoint, &LoadOptions::default()).unwrap();
-    println!("== {name}: {}", model.name());
-    stages(&model, &want);
-    end_to_end(&model, &want);
+    let options = LoadOptions {
+        precision: precision(),
+        ..LoadOptions::default()
+    };
+    let model = Sam3::load(&checkpoint, &options).unwrap();
+    println!("== {name}: {}, {}", model.name(), options.precision);
+    let bounds = Bounds::of(options.precision);
+    stages(&model, &want, &bounds);
+    end_to_end(&model, &want, &bounds);
 }
 
 /// Each stage alone, fed what the reference fed it.
-fn stages(model: &Sam3, want: &Reference) {
+fn stages(model: &Sam3, want: &Reference, bounds: &Bounds) {
+    let stage_bound = bounds.stage;
     let detector = model.detector();
     check(
         "trunk",
         &detector.trunk(&want.tensor("pixel_values")).unwrap(),
         &want.tensor("trunk"),
-        STAGE,
+        stage_bound,
     );
     let fpn = [0, 1, 2].map(|level| want.tensor(&format!("neck.{level}")));
     for (level, got) in detector
@@ -80,7 +130,7 @@ fn stages(model: &Sam3, want: &Reference) {
         .iter()
         .enumerate()
     {
-        check(&format!("neck.{level}"), got, &fpn[level], STAGE);
+        check(&format!("neck.{level}"), got, &fpn[level], stage_bound);
     }
     let image = detector.prepare(fpn).unwrap();
     for p in ["t", "te", "e"] {
@@ -92,40 +142,45 @@ fn stages(model: &Sam3, want: &Reference) {
             &name("text_features"),
             &text.tokens,
             &expected("text_features"),
-            STAGE,
+            stage_bound,
         );
         assert_eq!(values(&text.is_padding), values(&expected("text_mask")));
         let geometry = detector
             .encode_boxes(&image, &exemplar_boxes(want, p))
             .unwrap();
-        check(&name("geometry"), &geometry, &expected("geometry"), STAGE);
+        check(
+            &name("geometry"),
+            &geometry,
+            &expected("geometry"),
+            stage_bound,
+        );
 
         let is_padding = expected("prompt_mask").to_dtype(DType::U8).unwrap();
         let prompt = PromptTokens::new(expected("prompt"), is_padding).unwrap();
         let memory = detector.fuse(&image, &prompt).unwrap();
-        check(&name("encoder"), &memory, &expected("encoder"), STAGE);
+        check(&name("encoder"), &memory, &expected("encoder"), stage_bound);
         let found = detector
             .decode(&image, &expected("encoder"), &prompt)
             .unwrap();
-        check(&name("hs"), &found.hs, &expected("hs"), STAGE);
+        check(&name("hs"), &found.hs, &expected("hs"), stage_bound);
         check(
             &name("pred_boxes"),
             &found.boxes,
             &expected("pred_boxes"),
-            STAGE,
+            stage_bound,
         );
         check(
             &name("presence_logit"),
             &found.presence_logit,
             &expected("presence_logit"),
-            STAGE,
+            stage_bound,
         );
         let logits = detector.score(&expected("hs"), &prompt).unwrap();
         check(
             &name("pred_logits"),
             &logits,
             &expected("pred_logits"),
-            STAGE,
+            stage_bound,
         );
         let pixels = detector
             .embed_pixels(&image, &expected("encoder"), &prompt)
@@ -134,24 +189,29 @@ fn stages(model: &Sam3, want: &Reference) {
             &name("pixel_embed"),
             &pixels,
             &expected("pixel_embed"),
-            STAGE,
+            stage_bound,
         );
         let masks = detector
             .masks(&expected("pixel_embed"), &expected("hs"))
             .unwrap();
-        check(&name("pred_masks"), &masks, &expected("pred_masks"), STAGE);
+        check(
+            &name("pred_masks"),
+            &masks,
+            &expected("pred_masks"),
+            stage_bound,
+        );
         let semantic = detector.semantic(&expected("pixel_embed")).unwrap();
         check(
             &name("semantic_seg"),
             &semantic,
             &expected("semantic_seg"),
-            STAGE,
+            stage_bound,
         );
     }
 }
 
 /// From the image file and the words to scores, boxes and masks.
-fn end_to_end(model: &Sam3, want: &Reference) {
+fn end_to_end(model: &Sam3, want: &Reference, bounds: &Bounds) {
     let image = Image::open(folder().join("truck.png")).unwrap();
     check(
         "pixel_values",
@@ -191,7 +251,10 @@ fn end_to_end(model: &Sam3, want: &Reference) {
             ious.len(),
         );
         assert!(
-            presence_error <= 1e-3 && score_error <= 1e-3 && box_error <= 0.5 && worst >= 0.999
+            presence_error <= bounds.score
+                && score_error <= bounds.score
+                && box_error <= bounds.corner
+                && worst >= bounds.iou
         );
         for threshold in [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7] {
             let kept = |scores: &[f32]| -> Vec<usize> {
@@ -199,7 +262,8 @@ fn end_to_end(model: &Sam3, want: &Reference) {
                     .filter(|i| scores[*i] > threshold)
                     .collect()
             };
-            assert_eq!(kept(&scores), kept(&want_scores), "kept at {threshold}");
+            let same = kept(&scores) == kept(&want_scores);
+            assert!(same || !bounds.same_kept, "kept at {threshold}");
         }
     }
 }

@@ -29,11 +29,12 @@ pub fn load_for_clicks(args: &ModelArgs) -> Result<ClickModel> {
         && weights::detect(&checkpoint)?.family != Family::Sam3;
     Ok(match is_sam1 {
         true => {
-            let LoadOptions { device, dtype, .. } = options;
-            ClickModel::Sam(Box::new(Sam::load(
-                &checkpoint,
-                &sam::LoadOptions { device, dtype },
-            )?))
+            let options = sam::LoadOptions {
+                device: options.device,
+                dtype: options.dtype,
+                precision: options.precision,
+            };
+            ClickModel::Sam(Box::new(Sam::load(&checkpoint, &options)?))
         }
         false => ClickModel::Sam3(Box::new(Sam3::load(&checkpoint, &options)?)),
     })
@@ -54,6 +55,7 @@ fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
             Dtype::F16 => candle_sam3::DType::F16,
             Dtype::Bf16 => candle_sam3::DType::BF16,
         },
+        precision: args.precision,
         context_length: args.context_length,
         clicks: false,
     })

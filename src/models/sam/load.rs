@@ -6,6 +6,7 @@ use candle_nn::VarBuilder;
 use super::image_encoder::{BackboneConfig, ImageEncoder};
 use super::{Config, Heads, Sam};
 use crate::backbones::{tiny_vit, vit::sam1};
+use crate::nn::Precision;
 use crate::weights::{Checkpoint, Family, ImageEncoderKind, TinyVitSize, detect};
 use crate::{Error, Result};
 
@@ -16,6 +17,8 @@ pub struct LoadOptions {
     pub device: Device,
     /// What it computes in: f32, f16 or bf16.
     pub dtype: DType,
+    /// How exactly it computes, on the CPU in f32; the only choice elsewhere is the default.
+    pub precision: Precision,
 }
 
 impl Default for LoadOptions {
@@ -23,6 +26,7 @@ impl Default for LoadOptions {
         Self {
             device: Device::Cpu,
             dtype: DType::F32,
+            precision: Precision::default(),
         }
     }
 }
@@ -35,8 +39,10 @@ impl Sam {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] listing the tensors that are missing, misshaped or left over;
-    /// [`Error::Unsupported`] for another family or size.
+    /// [`Error::Unsupported`] for another family or size, and for a precision that the device or the
+    /// dtype does not have.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
+        options.precision.check(&options.device, options.dtype)?;
         let (backbone, name) = backbone(checkpoint)?;
         let cfg = Config::sam1();
         let build = |vb: VarBuilder| {
@@ -44,8 +50,9 @@ impl Sam {
             let heads = Heads::new(&cfg, vb.pp("prompt_encoder"), vb.pp("mask_decoder"))?;
             Ok((image_encoder, heads))
         };
-        let built: candle::Result<_> =
-            build(checkpoint.var_builder(options.dtype, &options.device));
+        let built: candle::Result<_> = options
+            .precision
+            .scope(|| build(checkpoint.var_builder(options.dtype, &options.device)));
         let (image_encoder, heads) = match built {
             Ok(parts) => parts,
             Err(error) => {
