@@ -62,6 +62,7 @@ pub mod predict;
 pub mod output;
 
 pub use error::{Error, Result};
+pub use nn::Precision;
 pub use trace::Trace;
 
 /// Number formats that a model can compute in.

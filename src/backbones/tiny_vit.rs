@@ -15,7 +15,7 @@ use candle::{Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d_bn, pointwise_bn};
-use crate::nn::{LayerNorm, Linear, gelu, layer_norm, linear, sdpa};
+use crate::nn::{LayerNorm, Linear, Precision, gelu, layer_norm, linear, sdpa};
 
 const LAYER_NORM_EPS: f64 = 1e-5;
 /// The kernel of every spatial convolution.
@@ -303,6 +303,7 @@ struct Attention {
     /// (1, heads, n, n)
     biases: Tensor,
     num_heads: usize,
+    precision: Precision,
 }
 
 impl Attention {
@@ -320,6 +321,7 @@ impl Attention {
             proj: linear(dim, dim, vb.pp("proj"))?,
             biases,
             num_heads,
+            precision: Precision::current(),
         })
     }
 }
@@ -330,10 +332,10 @@ impl Module for Attention {
         let (b, n, c) = xs.dims3()?;
         let (h, d) = (self.num_heads, c / self.num_heads);
         let qkv = xs.apply(&self.norm)?.apply(&self.qkv)?;
-        let qkv = qkv.reshape((b, n, h, 3, d))?.permute((3, 0, 2, 1, 4))?;
-        let qkv = qkv.contiguous()?; // (3, b, h, n, d)
+        let qkv = qkv.reshape((b, n, h, 3, d))?.permute((3, 0, 2, 1, 4))?; // (3, b, h, n, d)
         let (q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?);
-        let ys = sdpa(&q, &k, &v, (d as f64).powf(-0.5), Some(&self.biases))?;
+        let scale = (d as f64).powf(-0.5);
+        let ys = sdpa(&q, &k, &v, scale, Some(&self.biases), self.precision)?;
         ys.transpose(1, 2)?.reshape((b, n, c))?.apply(&self.proj)
     }
 }

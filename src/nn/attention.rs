@@ -1,12 +1,13 @@
 //! Attention: one entry point, [`sdpa`], and PyTorch's multi-head module on top of it.
 
-use candle::{D, DType, Device, Module, Result, Tensor};
+use candle::{D, DType, Device, Layout, Module, Result, Storage, Tensor};
 use candle_nn::{VarBuilder, ops::softmax_last_dim};
-use rayon::prelude::*;
 
-use super::kernels::attention::{Bias, head};
+use super::kernels::attention::{Bias, Head, attend};
+use super::kernels::pack::Rows;
 use super::kernels::{cpu_slice, on_cpu_in_f32};
 use super::linear::{Linear, linear};
+use super::precision::Precision;
 
 /// At most this many scores exist at a time (64 MiB in f32); longer query lists go in chunks.
 const MAX_SCORES: usize = 1 << 24;
@@ -14,16 +15,19 @@ const MAX_SCORES: usize = 1 << 24;
 /// Scaled dot-product attention: `softmax(q k^T * scale + bias) v`.
 ///
 /// `q` (b, h, n, c), `k` (b, h, m, c), `v` (b, h, m, d), `bias` broadcastable to (b, h, n, m) with
-/// negative infinity where a key must not be seen -> (b, h, n, d). The softmax runs in f32.
+/// negative infinity where a key must not be seen -> (b, h, n, d). The softmax runs in f32. On the
+/// CPU in f32, `precision` is that of the two products, and only the last axes must be without gaps
+/// to be read as they are.
 pub fn sdpa(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
     scale: f64,
     bias: Option<&Tensor>,
+    precision: Precision,
 ) -> Result<Tensor> {
     if [q, k, v].into_iter().all(on_cpu_in_f32) {
-        return sdpa_on_cpu(q, k, v, scale, bias);
+        return sdpa_on_cpu(q, k, v, scale, bias, precision);
     }
     let (b, h, n, _) = q.dims4()?;
     let m = k.dim(2)?;
@@ -52,12 +56,78 @@ pub fn sdpa(
     Tensor::cat(&chunks, 2)
 }
 
+/// [`sdpa`] with a bias that is the sum of one for the key's row and one for its column: keys form
+/// a grid. On the CPU in f32.
+///
+/// `rows` (b, h, n, grid rows), `columns` (b, h, n, grid columns) -> (b, h, n, d)
+pub(crate) fn sdpa_on_grid(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    scale: f64,
+    [rows, columns]: [&Tensor; 2],
+    precision: Precision,
+) -> Result<Tensor> {
+    let (rows, columns) = (rows.contiguous()?, columns.contiguous()?);
+    let ((rs, rl), (cs, cl)) = (rows.storage_and_layout(), columns.storage_and_layout());
+    let (rows, columns) = (Heads::new(&rs, rl)?, Heads::new(&cs, cl)?);
+    let ([b, h, n, grid_rows], [.., grid_columns]) = (rows.dims, columns.dims);
+    let m = k.dim(2)?;
+    if columns.dims[..3] != [b, h, n] || grid_rows * grid_columns != m || q.dims()[..3] != [b, h, n]
+    {
+        candle::bail!(
+            "biases of {:?} and {:?} for {:?} queries and {m} keys",
+            rows.dims,
+            columns.dims,
+            q.dims()
+        );
+    }
+    attend_on_cpu(q, k, v, scale, precision, |b, h| Bias::Grid {
+        rows: rows.of(b, h),
+        columns: columns.of(b, h),
+    })
+}
+
 fn sdpa_on_cpu(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
     scale: f64,
     bias: Option<&Tensor>,
+    precision: Precision,
+) -> Result<Tensor> {
+    let Some(bias) = bias else {
+        return attend_on_cpu(q, k, v, scale, precision, |_, _| Bias::None);
+    };
+    let (b, h, n, _) = q.dims4()?;
+    let m = k.dim(2)?;
+    let fits = |(have, want): (&usize, usize)| *have == 1 || *have == want;
+    if bias.rank() != 4 || bias.dim(3)? != m || !bias.dims().iter().zip([b, h, n]).all(fits) {
+        candle::bail!(
+            "a bias of {:?} for scores of {:?}",
+            bias.dims(),
+            (b, h, n, m)
+        );
+    }
+    let bias = bias.to_dtype(DType::F32)?;
+    let rows = bias.dim(2)?;
+    let bias = bias.broadcast_as((b, h, rows, m))?;
+    let bias = in_rows(&bias)?;
+    let (storage, layout) = bias.storage_and_layout();
+    let bias = Heads::new(&storage, layout)?;
+    attend_on_cpu(q, k, v, scale, precision, |b, h| match rows {
+        1 => Bias::Keys(bias.of(b, h).row(0)),
+        _ => Bias::Each(bias.of(b, h)),
+    })
+}
+
+fn attend_on_cpu<'a>(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    scale: f64,
+    precision: Precision,
+    bias: impl Fn(usize, usize) -> Bias<'a> + Sync,
 ) -> Result<Tensor> {
     let (b, h, n, c) = q.dims4()?;
     let (m, d) = (k.dim(2)?, v.dim(3)?);
@@ -69,67 +139,60 @@ fn sdpa_on_cpu(
             v.dims()
         );
     }
-    let bias = bias
-        .map(|bias| BroadcastBias::new(bias, (b, h, n, m)))
-        .transpose()?;
-    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+    let (q, k, v) = (in_rows(q)?, in_rows(k)?, in_rows(v)?);
     let ((qs, ql), (ks, kl), (vs, vl)) = (
         q.storage_and_layout(),
         k.storage_and_layout(),
         v.storage_and_layout(),
     );
     let (q, k, v) = (
-        cpu_slice(&qs, ql)?,
-        cpu_slice(&ks, kl)?,
-        cpu_slice(&vs, vl)?,
+        Heads::new(&qs, ql)?,
+        Heads::new(&ks, kl)?,
+        Heads::new(&vs, vl)?,
     );
-    let mut out = vec![0f32; b * h * n * d];
-    out.par_chunks_mut((n * d).max(1))
-        .enumerate()
-        .for_each(|(i, out)| {
-            let (q, k, v) = (
-                &q[i * n * c..][..n * c],
-                &k[i * m * c..][..m * c],
-                &v[i * m * d..][..m * d],
-            );
-            head(
-                q,
-                k,
-                v,
-                (c, d),
-                scale as f32,
-                bias.as_ref().map(|bias| bias.of_head(i / h, i % h)),
-                out,
-            );
-        });
-    Tensor::from_vec(out, (b, h, n, d), &Device::Cpu)
+    let head = |b, h| Head {
+        q: q.of(b, h),
+        k: k.of(b, h),
+        v: v.of(b, h),
+        bias: bias(b, h),
+    };
+    let out = attend((b, h), head, scale as f32, precision.format());
+    Tensor::from_vec(out, (b, n, h, d), &Device::Cpu)?.transpose(1, 2)
 }
 
-/// A bias of shape (b or 1, h or 1, n or 1, m).
-struct BroadcastBias {
-    values: Vec<f32>,
+/// The tensor, copied if its last axis has gaps.
+pub(crate) fn in_rows(xs: &Tensor) -> Result<Tensor> {
+    match xs.layout().stride().last() {
+        Some(1) => Ok(xs.clone()),
+        _ => xs.contiguous(),
+    }
+}
+
+/// A tensor (b, h, n, c) on the CPU in f32, whose last axis has no gaps.
+pub(crate) struct Heads<'a> {
+    xs: &'a [f32],
+    pub dims: [usize; 4],
     strides: [usize; 3],
 }
 
-impl BroadcastBias {
-    fn new(bias: &Tensor, (b, h, n, m): (usize, usize, usize, usize)) -> Result<Self> {
-        let dims = bias.dims();
-        let fits = |(have, want): (&usize, usize)| *have == 1 || *have == want;
-        if dims.len() != 4 || dims[3] != m || !dims.iter().zip([b, h, n]).all(fits) {
-            candle::bail!("a bias of {dims:?} for scores of {:?}", (b, h, n, m));
+impl<'a> Heads<'a> {
+    pub fn new(storage: &'a Storage, layout: &Layout) -> Result<Self> {
+        let (b, h, n, c) = layout.shape().dims4()?;
+        match layout.stride() {
+            [batch, head, row, 1] => Ok(Self {
+                xs: cpu_slice(storage, layout)?,
+                dims: [b, h, n, c],
+                strides: [*batch, *head, *row],
+            }),
+            strides => candle::bail!("attention over strides of {strides:?}"),
         }
-        let whole = [dims[1] * dims[2] * m, dims[2] * m, m];
-        let strides = std::array::from_fn(|i| if dims[i] == 1 { 0 } else { whole[i] });
-        let values = bias.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-        Ok(Self { values, strides })
     }
 
-    fn of_head(&self, batch: usize, head: usize) -> Bias<'_> {
+    /// The rows (n, c) of a head.
+    pub fn of(&self, batch: usize, head: usize) -> Rows<'a> {
         let start = batch * self.strides[0] + head * self.strides[1];
-        Bias {
-            rows: &self.values[start..],
-            stride: self.strides[2],
-        }
+        let [.., n, c] = self.dims;
+        Rows::new(&self.xs[start.min(self.xs.len())..], self.strides[2], n, c)
     }
 }
 
@@ -154,6 +217,7 @@ pub struct MultiHeadAttention {
     v_proj: Linear,
     out_proj: Linear,
     num_heads: usize,
+    precision: Precision,
 }
 
 impl MultiHeadAttention {
@@ -172,6 +236,7 @@ impl MultiHeadAttention {
             v_proj: part(2)?,
             out_proj: linear(dim, dim, vb.pp("out_proj"))?,
             num_heads,
+            precision: Precision::current(),
         })
     }
 
@@ -188,15 +253,14 @@ impl MultiHeadAttention {
         let k = self.split_heads(&self.k_proj.forward(k)?)?; // (b, h, m, c)
         let v = self.split_heads(&self.v_proj.forward(v)?)?;
         let scale = (q.dim(D::Minus1)? as f64).powf(-0.5);
-        merge_heads(&sdpa(&q, &k, &v, scale, bias)?)?.apply(&self.out_proj)
+        merge_heads(&sdpa(&q, &k, &v, scale, bias, self.precision)?)?.apply(&self.out_proj)
     }
 
     /// (b, n, h * c) -> (b, h, n, c)
     fn split_heads(&self, xs: &Tensor) -> Result<Tensor> {
         let (b, n, dim) = xs.dims3()?;
         xs.reshape((b, n, self.num_heads, dim / self.num_heads))?
-            .transpose(1, 2)?
-            .contiguous()
+            .transpose(1, 2)
     }
 }
 
@@ -217,9 +281,16 @@ mod tests {
         let q = Tensor::randn(0f64, 1., (1, 1, n, 4), dev)?;
         let k = Tensor::randn(0f64, 1., (1, 1, 4096, 4), dev)?;
         let bias = Tensor::randn(0f64, 1., (1, 1, n, 4096), dev)?;
-        let got = sdpa(&q, &k, &k, 0.5, Some(&bias))?;
+        let got = sdpa(&q, &k, &k, 0.5, Some(&bias), Precision::Exact)?;
         let tail = |t: &Tensor| t.narrow(2, n - 5, 5);
-        let want = sdpa(&tail(&q)?, &k, &k, 0.5, Some(&tail(&bias)?))?;
+        let want = sdpa(
+            &tail(&q)?,
+            &k,
+            &k,
+            0.5,
+            Some(&tail(&bias)?),
+            Precision::Exact,
+        )?;
         let diff = (tail(&got)? - want)?.abs()?.max_all()?.to_scalar::<f64>()?;
         assert!(diff < 1e-6, "{diff}");
         Ok(())
@@ -231,9 +302,16 @@ mod tests {
         let q = Tensor::randn(0f32, 1., (1, 2, 3, 4), dev)?;
         let k = Tensor::randn(0f32, 1., (1, 2, 5, 4), dev)?;
         let mask = Tensor::new(&[[0u8, 0, 0, 0, 1]], dev)?;
-        let got = sdpa(&q, &k, &k, 1., Some(&padding_bias(&mask, DType::F32)?))?;
+        let got = sdpa(
+            &q,
+            &k,
+            &k,
+            1.,
+            Some(&padding_bias(&mask, DType::F32)?),
+            Precision::Exact,
+        )?;
         let k = k.narrow(2, 0, 4)?.contiguous()?;
-        let want = sdpa(&q, &k, &k, 1., None)?;
+        let want = sdpa(&q, &k, &k, 1., None, Precision::Exact)?;
         let diff = (got - want)?.abs()?.max_all()?.to_scalar::<f32>()?;
         assert!(diff < 1e-6, "{diff}");
         Ok(())

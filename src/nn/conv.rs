@@ -13,6 +13,7 @@ use candle_nn::VarBuilder;
 use super::kernels::convolution::{self, PackedKernel};
 use super::kernels::{Window, cpu_slice, depthwise, on_cpu_in_f32};
 use super::linear::Linear;
+use super::precision::Precision;
 
 /// Added to the running variance; PyTorch's default, which every model here keeps.
 const BATCH_NORM_EPS: f64 = 1e-5;
@@ -203,7 +204,8 @@ fn pack(weight: &Tensor) -> Result<PackedKernel> {
         candle::bail!("a kernel of {side} x {width} is not square");
     }
     let values = weight.flatten_all()?.to_vec1::<f32>()?;
-    Ok(PackedKernel::new(&values, out, channels, side))
+    let format = Precision::current().format();
+    Ok(PackedKernel::new(&values, out, channels, side, format))
 }
 
 /// A dense convolution on the CPU in f32.

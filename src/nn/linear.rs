@@ -7,11 +7,14 @@ use candle::{Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::kernels::matmul::{self, Activation, PackedWeight};
+use super::kernels::pack::Rows;
 use super::kernels::{cpu_slice, on_cpu_in_f32};
+use super::precision::Precision;
 
 /// `x weight^T + bias`: (…, in) -> (…, out)
 ///
-/// On the CPU in f32 the weight is packed when the layer is built, and only kept that way.
+/// On the CPU in f32 the weight is packed when the layer is built, for the current [`Precision`],
+/// and only kept that way.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Weight,
@@ -54,30 +57,45 @@ impl Linear {
         let weight = weight.contiguous()?;
         let (storage, layout) = weight.storage_and_layout();
         let slice = &cpu_slice(&storage, layout)?[..out * input];
-        let weight = Weight::Packed(Arc::new(PackedWeight::new(slice, out, input)));
+        let format = Precision::current().format();
+        let weight = Weight::Packed(Arc::new(PackedWeight::new(slice, out, input, format)));
         let bias = bias.map(|bias| bias.contiguous()).transpose()?;
         Ok(Self { weight, bias })
     }
 
     /// The layer, then the larger of its result and 0.
     pub fn forward_relu(&self, xs: &Tensor) -> Result<Tensor> {
-        self.run(xs, Activation::Relu)
+        self.run(xs, Activation::Relu, None)
     }
 
     /// The layer, then GELU with the error function.
     pub fn forward_gelu(&self, xs: &Tensor) -> Result<Tensor> {
-        self.run(xs, Activation::Gelu)
+        self.run(xs, Activation::Gelu, None)
     }
 
-    fn run(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
+    /// The layer, added to `residual` (…, out).
+    pub fn forward_onto(&self, residual: &Tensor, xs: &Tensor) -> Result<Tensor> {
+        self.run(xs, Activation::Identity, Some(residual))
+    }
+
+    fn run(
+        &self,
+        xs: &Tensor,
+        activation: Activation,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
         match &self.weight {
-            Weight::Packed(weight) => self.run_packed(weight, xs, activation),
+            Weight::Packed(weight) => self.run_packed(weight, xs, activation, residual),
             Weight::Plain(weight) => {
                 let ys = candle_nn::Linear::new(weight.clone(), self.bias.clone()).forward(xs)?;
-                match activation {
-                    Activation::Identity => Ok(ys),
-                    Activation::Relu => ys.relu(),
-                    Activation::Gelu => ys.gelu_erf(),
+                let ys = match activation {
+                    Activation::Identity => ys,
+                    Activation::Relu => ys.relu()?,
+                    Activation::Gelu => ys.gelu_erf()?,
+                };
+                match residual {
+                    None => Ok(ys),
+                    Some(residual) => residual + ys,
                 }
             }
         }
@@ -88,6 +106,7 @@ impl Linear {
         weight: &PackedWeight,
         xs: &Tensor,
         activation: Activation,
+        residual: Option<&Tensor>,
     ) -> Result<Tensor> {
         let (out, input) = weight.dims();
         let mut dims = xs.dims().to_vec();
@@ -103,12 +122,25 @@ impl Linear {
         }
         let xs = xs.contiguous()?;
         let (storage, layout) = xs.storage_and_layout();
-        let xs = &cpu_slice(&storage, layout)?[..layout.shape().elem_count()];
+        let rows = layout.shape().elem_count() / input.max(1);
+        let xs = Rows::new(cpu_slice(&storage, layout)?, input, rows, input);
         let bias = match &self.bias {
             None => None,
             Some(bias) => Some(bias.to_vec1::<f32>()?),
         };
-        let ys = matmul::matmul(xs, weight, bias.as_deref(), activation);
+        let residual = match residual {
+            None => None,
+            Some(residual) if residual.dims() == dims && on_cpu_in_f32(residual) => {
+                Some(residual.contiguous()?)
+            }
+            Some(other) => candle::bail!("{:?} cannot be added to {dims:?}", other.dims()),
+        };
+        let residual = residual.as_ref().map(|r| r.storage_and_layout());
+        let residual = match &residual {
+            None => None,
+            Some((storage, layout)) => Some(Rows::new(cpu_slice(storage, layout)?, out, rows, out)),
+        };
+        let ys = matmul::matmul(xs, weight, bias.as_deref(), activation, residual);
         Tensor::from_vec(ys, dims, &Device::Cpu)
     }
 }
@@ -116,7 +148,7 @@ impl Linear {
 impl Module for Linear {
     /// (…, in) -> (…, out)
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        self.run(xs, Activation::Identity)
+        self.run(xs, Activation::Identity, None)
     }
 }
 
@@ -146,6 +178,7 @@ mod tests {
             close(layer.forward(&xs)?, ys.clone())?;
             close(layer.forward_relu(&xs)?, ys.relu()?)?;
             close(layer.forward_gelu(&xs)?, ys.gelu_erf()?)?;
+            close(layer.forward_onto(&ys, &xs)?, (&ys + &ys)?)?;
         }
         Ok(())
     }

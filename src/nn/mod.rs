@@ -10,6 +10,7 @@ pub mod linear;
 pub mod mlp;
 pub mod norm;
 pub mod posenc;
+pub mod precision;
 pub mod rope;
 pub mod sample;
 pub mod window;
@@ -21,6 +22,7 @@ pub use attention::{MultiHeadAttention, sdpa};
 pub use linear::{Linear, linear};
 pub use mlp::Mlp;
 pub use norm::{GroupNorm, LayerNorm, group_norm, layer_norm};
+pub use precision::Precision;
 
 use candle::{DType, Result, Tensor};
 

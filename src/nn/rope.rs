@@ -4,6 +4,11 @@
 //! pairs turns with x, the second with y; positions start at 0.
 
 use candle::{DType, Device, Result, Tensor};
+use rayon::prelude::*;
+
+use super::attention::{Heads, in_rows};
+use super::kernels::{cpu_slice, on_cpu_in_f32};
+use super::window;
 
 /// Cosines and sines of one grid, applied to queries and keys.
 #[derive(Debug, Clone)]
@@ -44,11 +49,57 @@ impl AxialRope {
         })
     }
 
+    /// For tokens in the order of windows of `size`, instead of row by row.
+    pub fn in_windows(&self, size: usize) -> Result<Self> {
+        let (n, pairs) = self.cos.dims2()?;
+        let side = n.isqrt();
+        let reorder = |table: &Tensor| {
+            let table = table.reshape((1, side, side, pairs))?;
+            window::partition(&table, size)?.reshape((n, pairs))
+        };
+        Ok(Self {
+            cos: reorder(&self.cos)?,
+            sin: reorder(&self.sin)?,
+        })
+    }
+
     /// Rotates `xs` (b, h, n, c), in f32 -> (b, h, n, c)
     pub fn apply(&self, xs: &Tensor) -> Result<Tensor> {
+        if on_cpu_in_f32(xs) {
+            return self.apply_on_cpu(&in_rows(xs)?);
+        }
         let dtype = xs.dtype();
         let xs = xs.to_dtype(DType::F32)?.contiguous()?;
         candle_nn::rotary_emb::rope_i(&xs, &self.cos, &self.sin)?.to_dtype(dtype)
+    }
+
+    /// Reads queries and keys where a linear layer left them, in parallel.
+    fn apply_on_cpu(&self, xs: &Tensor) -> Result<Tensor> {
+        let (storage, layout) = xs.storage_and_layout();
+        let heads = Heads::new(&storage, layout)?;
+        let [_, h, n, c] = heads.dims;
+        if self.cos.dims() != [n, c / 2] || c % 2 != 0 {
+            candle::bail!("rotation of {:?} by {:?}", xs.dims(), self.cos.dims());
+        }
+        let ((cos, cos_layout), (sin, sin_layout)) =
+            (self.cos.storage_and_layout(), self.sin.storage_and_layout());
+        let (cos, sin) = (cpu_slice(&cos, cos_layout)?, cpu_slice(&sin, sin_layout)?);
+        let mut out = vec![0f32; layout.shape().elem_count()];
+        let rotated = out.par_chunks_mut((n * c).max(1)).enumerate();
+        rotated.for_each(|(i, out)| {
+            let rows = heads.of(i / h, i % h);
+            for (token, out) in out.chunks_exact_mut(c).enumerate() {
+                let angles = token * c / 2..(token + 1) * c / 2;
+                let pairs = out.as_chunks_mut::<2>().0.iter_mut();
+                let angles = cos[angles.clone()].iter().zip(&sin[angles]);
+                for ((to, [x, y]), (cos, sin)) in
+                    pairs.zip(rows.row(token).as_chunks::<2>().0).zip(angles)
+                {
+                    *to = [x * cos - y * sin, x * sin + y * cos];
+                }
+            }
+        });
+        Tensor::from_vec(out, xs.dims(), &Device::Cpu)
     }
 }
 

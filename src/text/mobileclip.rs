@@ -11,7 +11,7 @@ use candle_nn::{Embedding, Module, VarBuilder, embedding};
 
 use super::rep_mixer::RepMixerBlock;
 use crate::nn::attention::merge_heads;
-use crate::nn::{LayerNorm, Linear, layer_norm, linear, sdpa};
+use crate::nn::{LayerNorm, Linear, Precision, layer_norm, linear, sdpa};
 
 const EPS: f64 = 1e-5;
 
@@ -166,6 +166,7 @@ struct TransformerLayer {
     fc1: Linear,
     fc2: Linear,
     num_heads: usize,
+    precision: Precision,
 }
 
 impl TransformerLayer {
@@ -180,6 +181,7 @@ impl TransformerLayer {
             fc1: linear(width, hidden, ffn.pp(1))?,
             fc2: linear(hidden, width, ffn.pp(4))?,
             num_heads: cfg.num_heads,
+            precision: Precision::current(),
         })
     }
 
@@ -190,11 +192,10 @@ impl TransformerLayer {
             .apply(&self.attn_norm)?
             .apply(&self.qkv_proj)?
             .reshape((b, s, 3, self.num_heads, width / self.num_heads))?
-            .permute((2, 0, 3, 1, 4))? // (3, b, heads, s, c)
-            .contiguous()?;
+            .permute((2, 0, 3, 1, 4))?; // (3, b, heads, s, c)
         let (q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?);
         let scale = (q.dim(D::Minus1)? as f64).powf(-0.5);
-        let attended = merge_heads(&sdpa(&q, &k, &v, scale, None)?)?;
+        let attended = merge_heads(&sdpa(&q, &k, &v, scale, None, self.precision)?)?;
         let xs = (xs + attended.apply(&self.out_proj)?)?;
         let hidden = self.fc1.forward_gelu(&xs.apply(&self.ffn_norm)?)?;
         xs + hidden.apply(&self.fc2)?

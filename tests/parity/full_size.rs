@@ -3,13 +3,14 @@
 //! Not run by default: the files are large. `SAM3_REFERENCE` names a folder that holds, for each
 //! model, `NAME.pt` (a checkpoint in the official layout; random weights will do) and
 //! `NAME.dump.safetensors`, which `tools/reference/dump_reference.py` made of it. `sam3 verify` does
-//! the same from the command line.
+//! the same from the command line. `SAM3_PRECISION` is strict, exact (if it is not set) or fast.
 //!
 //!     SAM3_REFERENCE=folder cargo test --release --test parity full_size -- --ignored --nocapture
 
 use std::path::PathBuf;
 
 use candle::DType;
+use candle_sam3::Precision;
 use candle_sam3::models::sam3::{LoadOptions, Sam3};
 use candle_sam3::predict::verify::{Reference, Tolerances, verify_sam3};
 use candle_sam3::weights::Checkpoint;
@@ -52,12 +53,15 @@ fn compare(name: &str) {
     let reference = folder().join(format!("{name}.dump.safetensors"));
     let reference = Reference::open(reference).unwrap();
     let checkpoint = Checkpoint::open(folder().join(format!("{name}.pt"))).unwrap();
+    let precision = std::env::var("SAM3_PRECISION");
+    let precision = precision.map_or(Precision::Exact, |name| name.parse().unwrap());
     let options = LoadOptions {
+        precision,
         clicks: reference.has_clicks(),
         ..LoadOptions::default()
     };
     let model = Sam3::load(&checkpoint, &options).unwrap();
-    println!("== {name}: {}", model.name());
+    println!("== {name}: {}, {precision}", model.name());
     let mut failed = vec![];
     let mut report = |check: candle_sam3::predict::verify::Check| {
         println!("{:32} {:?}", check.stage, check.figures);
@@ -65,7 +69,7 @@ fn compare(name: &str) {
             failed.push(check.stage);
         }
     };
-    let tolerances = Tolerances::of(DType::F32);
+    let tolerances = Tolerances::of(precision, DType::F32);
     verify_sam3(&model, &reference, &tolerances, &mut report).unwrap();
     assert!(failed.is_empty(), "{failed:?}");
 }

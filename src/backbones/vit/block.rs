@@ -6,7 +6,7 @@ use candle_nn::{Module, VarBuilder};
 use super::relative::RelativePositions;
 use crate::nn::attention::merge_heads;
 use crate::nn::rope::AxialRope;
-use crate::nn::{LayerNorm, Linear, layer_norm, linear, sdpa, window};
+use crate::nn::{LayerNorm, Linear, Precision, layer_norm, linear, sdpa, window};
 
 /// Sizes of a block, and how its parts are called.
 #[derive(Debug, Clone)]
@@ -44,8 +44,8 @@ pub struct Block {
 }
 
 impl Block {
-    /// Reads `norm1`, `attn`, `norm2` and `mlp`. Attention sees `window` tokens a side, or the
-    /// whole grid.
+    /// Reads `norm1`, `attn`, `norm2` and `mlp`. Attention sees `window` tokens a side, or all that
+    /// the block is given.
     pub fn new(
         cfg: &BlockConfig,
         window: Option<usize>,
@@ -66,13 +66,12 @@ impl Block {
     /// (b, g, g, dim) -> (b, g, g, dim)
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let normed = self.norm1.forward(xs)?;
-        let attended = match self.window {
-            None => self.attn.forward(&normed)?,
-            Some(size) => self.attend_in_windows(&normed, size)?,
+        let xs = match self.window {
+            None => self.attn.forward_onto(xs, &normed)?,
+            Some(size) => (xs + self.attend_in_windows(&normed, size)?)?,
         };
-        let xs = (xs + attended)?;
         let hidden = self.lin1.forward_gelu(&xs.apply(&self.norm2)?)?;
-        xs + hidden.apply(&self.lin2)?
+        self.lin2.forward_onto(&xs, &hidden)
     }
 
     /// The zeros that complete the last windows are seen by the tokens there, as in the reference.
@@ -82,7 +81,8 @@ impl Block {
         let padded = xs
             .pad_with_zeros(1, 0, padded_h - h)?
             .pad_with_zeros(2, 0, padded_w - w)?;
-        let windows = self.attn.forward(&window::partition(&padded, size)?)?;
+        let windows = window::partition(&padded, size)?;
+        let windows = self.attn.attend(&windows)?.apply(&self.attn.proj)?;
         window::merge(&windows, padded_h, padded_w)?
             .narrow(1, 0, h)?
             .narrow(2, 0, w)
@@ -95,6 +95,7 @@ struct Attention {
     proj: Linear,
     num_heads: usize,
     positions: Positions,
+    precision: Precision,
 }
 
 impl Attention {
@@ -104,28 +105,32 @@ impl Attention {
             proj: linear(cfg.dim, cfg.dim, vb.pp("proj"))?,
             num_heads: cfg.num_heads,
             positions,
+            precision: Precision::current(),
         })
     }
 
-    /// (b, h, w, dim) -> (b, h, w, dim)
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+    /// `residual`, `xs` (b, h, w, dim) -> (b, h, w, dim)
+    fn forward_onto(&self, residual: &Tensor, xs: &Tensor) -> Result<Tensor> {
+        self.proj.forward_onto(residual, &self.attend(xs)?)
+    }
+
+    /// All but the projection: (b, h, w, dim) -> (b, h, w, dim)
+    fn attend(&self, xs: &Tensor) -> Result<Tensor> {
         let (b, h, w, dim) = xs.dims4()?;
         let head_dim = dim / self.num_heads;
         let qkv = xs
             .apply(&self.qkv)?
             .reshape((b, h * w, 3, self.num_heads, head_dim))?
             .permute((2, 0, 3, 1, 4))?; // (3, b, heads, n, c)
-        let (q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?.contiguous()?);
+        let (q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?);
         let scale = (head_dim as f64).powf(-0.5);
         let attended = match &self.positions {
-            Positions::Rotary(rope) => sdpa(&rope.apply(&q)?, &rope.apply(&k)?, &v, scale, None)?,
-            Positions::Relative(relative) => {
-                let (q, k) = relative.extend(&q.contiguous()?, &k.contiguous()?, scale)?;
-                sdpa(&q, &k, &v, 1., None)?
+            Positions::Rotary(rope) => {
+                let (q, k) = (rope.apply(&q)?, rope.apply(&k)?);
+                sdpa(&q, &k, &v, scale, None, self.precision)?
             }
+            Positions::Relative(relative) => relative.attend(&q, &k, &v, scale)?,
         };
-        merge_heads(&attended)?
-            .reshape((b, h, w, dim))?
-            .apply(&self.proj)
+        merge_heads(&attended)?.reshape((b, h, w, dim))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use candle_sam3::Precision;
 use candle_sam3::device::DeviceKind;
 use candle_sam3::mask::BoxXyxy;
 use candle_sam3::output::Format;
@@ -359,6 +360,11 @@ pub struct ModelArgs {
     /// Number format of the computation
     #[arg(long, default_value = "f32")]
     pub dtype: Dtype,
+
+    /// strict: f32 throughout; exact: the fastest within 5e-4 per stage; fast: products of bf16.
+    /// On the CPU in f32
+    #[arg(long, default_value_t, value_name = "PRECISION")]
+    pub precision: Precision,
 
     /// CPU threads; all cores by default
     #[arg(long, value_name = "N")]

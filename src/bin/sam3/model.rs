@@ -33,11 +33,12 @@ pub fn load_for_clicks(args: &ModelArgs) -> Result<ClickModel> {
     let checkpoint = open_complete(args, PromptKind::Clicks)?;
     Ok(match is_sam1(&checkpoint)? {
         true => {
-            let LoadOptions { device, dtype, .. } = options;
-            ClickModel::Sam(Box::new(Sam::load(
-                &checkpoint,
-                &sam::LoadOptions { device, dtype },
-            )?))
+            let options = sam::LoadOptions {
+                device: options.device,
+                dtype: options.dtype,
+                precision: options.precision,
+            };
+            ClickModel::Sam(Box::new(Sam::load(&checkpoint, &options)?))
         }
         false => ClickModel::Sam3(Box::new(Sam3::load(&checkpoint, &options)?)),
     })
@@ -60,6 +61,7 @@ pub fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
     Ok(LoadOptions {
         device: args.device.open()?,
         dtype: args.dtype.into(),
+        precision: args.precision,
         context_length: args.context_length,
         clicks: false,
     })

@@ -28,7 +28,7 @@ pub struct Args {
 
 pub fn run(args: Args, quiet: bool) -> Result<()> {
     let reference = Reference::open(&args.reference)?;
-    let tolerances = Tolerances::of(args.model.dtype.into());
+    let tolerances = Tolerances::of(args.model.precision, args.model.dtype.into());
     let mut stdout = std::io::stdout();
     let mut printed = match args.json {
         true => Ok(()),

@@ -7,6 +7,7 @@ use super::image_encoder::{BackboneConfig, ImageEncoder};
 use super::{Config, Heads, Sam};
 use crate::backbones::{tiny_vit, vit::sam1};
 use crate::models::inspect::Reading;
+use crate::nn::Precision;
 use crate::weights::{Checkpoint, Detected, Family, ImageEncoderKind, TinyVitSize, detect, random};
 use crate::{Error, Result};
 
@@ -17,6 +18,8 @@ pub struct LoadOptions {
     pub device: Device,
     /// What it computes in: f32, f16 or bf16.
     pub dtype: DType,
+    /// How exactly it computes, on the CPU in f32; the only choice elsewhere is the default.
+    pub precision: Precision,
 }
 
 impl Default for LoadOptions {
@@ -24,6 +27,7 @@ impl Default for LoadOptions {
         Self {
             device: Device::Cpu,
             dtype: DType::F32,
+            precision: Precision::default(),
         }
     }
 }
@@ -39,11 +43,15 @@ impl Sam {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] listing the tensors that are missing, misshaped or left over;
-    /// [`Error::Unsupported`] for another family or size.
+    /// [`Error::Unsupported`] for another family or size, and for a precision that the device or the
+    /// dtype does not have.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
+        options.precision.check(&options.device, options.dtype)?;
         let (backbone, name) = backbone(&detect(checkpoint)?)?;
         let build = |vb: VarBuilder| build(&backbone, vb);
-        let built = build(checkpoint.var_builder(options.dtype, &options.device));
+        let built = options
+            .precision
+            .scope(|| build(checkpoint.var_builder(options.dtype, &options.device)));
         let (image_encoder, heads) = match built {
             Ok(parts) => parts,
             Err(error) => {
@@ -62,8 +70,11 @@ impl Sam {
     /// # Errors
     /// [`Error::Unsupported`] for another family or size.
     pub fn with_random_weights(variant: &Detected, options: &LoadOptions) -> Result<Self> {
+        options.precision.check(&options.device, options.dtype)?;
         let (backbone, name) = backbone(variant)?;
-        let parts = build(&backbone, random(options.dtype, &options.device))?;
+        let parts = options
+            .precision
+            .scope(|| build(&backbone, random(options.dtype, &options.device)))?;
         Ok(Self::new(name, parts, options))
     }
 

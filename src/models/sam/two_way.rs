@@ -13,7 +13,7 @@ use candle_nn::VarBuilder;
 
 use super::Config;
 use crate::nn::attention::merge_heads;
-use crate::nn::{LayerNorm, Linear, layer_norm, linear, sdpa};
+use crate::nn::{LayerNorm, Linear, Precision, layer_norm, linear, sdpa};
 
 const DEPTH: usize = 2;
 const EPS: f64 = 1e-5;
@@ -139,6 +139,7 @@ struct Attention {
     v_proj: Linear,
     out_proj: Linear,
     num_heads: usize,
+    precision: Precision,
 }
 
 impl Attention {
@@ -150,6 +151,7 @@ impl Attention {
             v_proj: linear(cfg.dim, inner, vb.pp("v_proj"))?,
             out_proj: linear(inner, cfg.dim, vb.pp("out_proj"))?,
             num_heads: cfg.num_heads,
+            precision: Precision::current(),
         })
     }
 
@@ -167,7 +169,7 @@ impl Attention {
         let (_, h, n, c) = q.dims4()?;
         let q = q.broadcast_as((prompts, h, n, c))?;
         let scale = (q.dim(D::Minus1)? as f64).powf(-0.5);
-        let attended = sdpa(&q, &k.contiguous()?, &v, scale, None)?;
+        let attended = sdpa(&q, &k, &v, scale, None, self.precision)?;
         merge_heads(&attended)?.apply(&self.out_proj)
     }
 

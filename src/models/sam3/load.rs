@@ -8,6 +8,7 @@ use super::{Config, Detector, Sam3};
 use crate::backbones::student::BackboneConfig;
 use crate::backbones::{efficientvit, repvit, student, tiny_vit, vit};
 use crate::models::inspect::Reading;
+use crate::nn::Precision;
 use crate::text::{clip, mobileclip};
 use crate::weights::{
     Checkpoint, Detected, EfficientVitSize, Family, ImageEncoderKind, MobileClipSize, RepVitSize,
@@ -22,6 +23,8 @@ pub struct LoadOptions {
     pub device: Device,
     /// What it computes in: f32, f16 or bf16.
     pub dtype: DType,
+    /// How exactly it computes, on the CPU in f32; the only choice elsewhere is the default.
+    pub precision: Precision,
     /// Tokens per text, where the default for the file is not wanted. A student's positional
     /// table of 77 rows is resampled to 32 tokens by default, as it was trained; 77 uses it as is.
     pub context_length: Option<usize>,
@@ -35,6 +38,7 @@ impl Default for LoadOptions {
         Self {
             device: Device::Cpu,
             dtype: DType::F32,
+            precision: Precision::default(),
             context_length: None,
             clicks: false,
         }
@@ -97,9 +101,11 @@ impl Sam3 {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] listing the tensors that are missing, misshaped or left over;
-    /// [`Error::Unsupported`] for another family, and if clicks are asked for of a file without
+    /// [`Error::Unsupported`] for another family, for a precision that the device or the dtype does
+    /// not have, and if clicks are asked for of a file without
     /// their part.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
+        options.precision.check(&options.device, options.dtype)?;
         let Kind {
             config,
             name,
@@ -117,7 +123,9 @@ impl Sam3 {
             return Err(no_click_head(&name));
         }
         let build = |vb: VarBuilder| build(&config, options.clicks, vb);
-        let built = build(checkpoint.var_builder(options.dtype, &options.device));
+        let built = options
+            .precision
+            .scope(|| build(checkpoint.var_builder(options.dtype, &options.device)));
         let (detector, clicks) = match built {
             Ok(parts) => parts,
             Err(error) => {
@@ -147,8 +155,11 @@ impl Sam3 {
         if options.clicks && !variant.interactive {
             return Err(no_click_head(&name));
         }
+        options.precision.check(&options.device, options.dtype)?;
         let vb = weights::random(options.dtype, &options.device);
-        let parts = build(&config, options.clicks, vb)?;
+        let parts = options
+            .precision
+            .scope(|| build(&config, options.clicks, vb))?;
         Ok(Self::new(config, name, parts, options))
     }
 

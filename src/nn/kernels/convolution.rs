@@ -7,41 +7,42 @@ use candle::Result;
 use rayon::prelude::*;
 
 use super::Window;
-use super::tile::{MAX_COLS, Shared, TILE, Tile};
+use super::pack::{Format, Rows, stack, transpose};
+use super::tile::{Block, MAX_COLS, Shared, Tile};
 
-/// Steps of the summation that one pass covers.
-const DEPTH: usize = 256;
-/// Panels of pixels that share a pass over the weights.
-const PANELS: usize = 8;
+/// Elements of the summation that one pass covers.
+const DEPTH: usize = 1024;
+/// Panels of pixels that share a pass over the weights: about half of the second cache.
+const PANELS: usize = 5;
 
 /// A weight (out, in, kernel, kernel) packed for multiplying from the left.
 pub struct PackedKernel {
-    strips: Vec<f32>, // [out / rows][k][rows], the last strip filled up with zeros
+    strips: Vec<f32>, // [out / rows][elements of k][rows], the last strip filled up with zeros
     out: usize,
     channels: usize,
     side: usize,
+    tile: Tile,
 }
 
 impl PackedKernel {
-    /// From a row-major `weight` (out, channels, side, side).
-    pub fn new(weight: &[f32], out: usize, channels: usize, side: usize) -> Self {
-        let (rows, k) = (TILE.rows, channels * side * side);
-        let mut strips = vec![0f32; out.div_ceil(rows) * k * rows];
-        for (strip, weight) in strips
-            .chunks_exact_mut(k * rows)
-            .zip(weight.chunks(rows * k))
-        {
-            for (i, row) in weight.chunks_exact(k).enumerate() {
-                for (t, x) in row.iter().enumerate() {
-                    strip[t * rows + i] = *x;
-                }
-            }
+    /// From a row-major `weight` (out, channels, side, side), for products in `format` if this
+    /// processor has them.
+    pub fn new(weight: &[f32], out: usize, channels: usize, side: usize, format: Format) -> Self {
+        let (tile, k) = (Tile::of(format).fitting(out), channels * side * side);
+        let depth = tile.format.elements(k);
+        let mut strips = vec![0f32; out.div_ceil(tile.rows) * depth * tile.rows];
+        let rows = Rows::new(weight, k, out, k);
+        let chunks = strips.chunks_exact_mut((depth * tile.rows).max(1));
+        for (first, strip) in (0..).step_by(tile.rows).zip(chunks) {
+            let rows = rows.rows(first, tile.rows);
+            transpose(rows, 1., tile.format, Block::new(strip, tile.rows));
         }
         Self {
             strips,
             out,
             channels,
             side,
+            tile,
         }
     }
 
@@ -51,7 +52,7 @@ impl PackedKernel {
     }
 
     /// Products for one output pixel and channel.
-    fn depth(&self) -> usize {
+    fn products(&self) -> usize {
         self.channels * self.side * self.side
     }
 }
@@ -67,10 +68,10 @@ pub fn conv2d(
     bias: Option<&[f32]>,
     window: Window,
 ) -> Result<(Vec<f32>, (usize, usize))> {
-    let tile = *TILE;
+    let tile = kernel.tile;
     let (oh, ow) = window.output_size((h, w), (kernel.side, kernel.side))?;
     let pixels = oh * ow;
-    let mut out = vec![0f32; kernel.out * pixels];
+    let mut out = Vec::with_capacity(kernel.out * pixels);
     let shared = Shared::new(&mut out);
     let image = Image {
         xs,
@@ -84,41 +85,50 @@ pub fn conv2d(
     let group = PANELS
         .min(panels.div_ceil(2 * rayon::current_num_threads()))
         .max(1);
+    let depth = tile.format.elements(kernel.products());
+    let step = DEPTH.min(depth).max(1);
+    let values = match tile.format {
+        Format::Single => 0,
+        Format::Pairs => 2 * step * tile.cols,
+    };
     (0..panels.div_ceil(group)).into_par_iter().for_each_init(
-        || vec![0f32; group * DEPTH.min(kernel.depth()) * tile.cols],
-        |packed, g| {
+        || (vec![0f32; group * step * tile.cols], vec![0f32; values]),
+        |(packed, values), g| {
             let first = g * group * tile.cols;
             let columns = (group * tile.cols).min(pixels - first);
+            // SAFETY: these columns lie inside `out` and belong to this task.
+            let mut out = unsafe { shared.block(first, pixels, kernel.out, columns) };
             let starts = || (0..columns).step_by(tile.cols);
-            for start in (0..kernel.depth()).step_by(DEPTH) {
-                let depth = DEPTH.min(kernel.depth() - start);
-                for (panel, at) in packed.chunks_exact_mut(depth * tile.cols).zip(starts()) {
-                    let end = columns.min(at + tile.cols);
-                    image.pack(first + at..first + end, start, panel, &tile);
+            let mut start = 0;
+            loop {
+                let len = step.min(depth - start);
+                let panels = packed.chunks_exact_mut((len * tile.cols).max(1));
+                for (panel, at) in panels.zip(starts()) {
+                    let pixels = first + at..first + columns.min(at + tile.cols);
+                    image.pack_elements(pixels, start..start + len, kernel, values, panel);
                 }
-                let strips = kernel.strips.chunks_exact(kernel.depth() * tile.rows);
+                let strips = kernel.strips.chunks_exact((depth * tile.rows).max(1));
                 for (row, strip) in (0..).step_by(tile.rows).zip(strips) {
                     let strip = &strip[start * tile.rows..];
-                    for (panel, at) in packed.chunks_exact(depth * tile.cols).zip(starts()) {
-                        let size = (tile.rows.min(kernel.out - row), tile.cols.min(columns - at));
-                        // SAFETY: these rows and columns lie inside `out`, and the columns belong
-                        // to this task.
-                        unsafe {
-                            let to = shared.at(row * pixels + first + at);
-                            tile.multiply_at(depth, strip, panel, to, pixels, size, start > 0);
-                        }
+                    let mut out = out.rows(row, tile.rows);
+                    let panels = packed.chunks_exact((len * tile.cols).max(1));
+                    for (panel, at) in panels.zip(starts()) {
+                        let to = out.columns(at, tile.cols);
+                        tile.multiply_into(len, strip, panel, to, start > 0);
                     }
+                }
+                start += len;
+                if start == depth {
+                    break;
                 }
             }
             for (o, b) in bias.iter().flat_map(|bias| bias.iter().enumerate()) {
-                // SAFETY: as above.
-                let row = unsafe {
-                    std::slice::from_raw_parts_mut(shared.at(o * pixels + first), columns)
-                };
-                row.iter_mut().for_each(|x| *x += b);
+                out.row(o).iter_mut().for_each(|x| *x += b);
             }
         },
     );
+    // SAFETY: the tasks wrote all channels of all pixels.
+    unsafe { out.set_len(kernel.out * pixels) };
     Ok((out, (oh, ow)))
 }
 
@@ -142,6 +152,30 @@ struct Run {
 }
 
 impl Image<'_> {
+    /// Some elements of the windows of some output pixels -> a panel [elements][cols]
+    ///
+    /// `values` is room for twice the panel where elements hold two values.
+    fn pack_elements(
+        &self,
+        pixels: Range<usize>,
+        elements: Range<usize>,
+        kernel: &PackedKernel,
+        values: &mut [f32],
+        panel: &mut [f32],
+    ) {
+        let Tile { cols, format, .. } = kernel.tile;
+        match format {
+            Format::Single => self.pack(pixels, elements.start, panel, &kernel.tile),
+            Format::Pairs => {
+                let steps = 2 * elements.start..kernel.products().min(2 * elements.end);
+                let values = &mut values[..steps.len() * cols];
+                self.pack(pixels, steps.start, values, &kernel.tile);
+                let values = Rows::new(values, cols, steps.len(), cols);
+                stack(values, format, Block::new(panel, cols));
+            }
+        }
+    }
+
     /// Steps `start..` of the windows of some output pixels -> a panel [depth][cols]
     fn pack(&self, pixels: Range<usize>, start: usize, panel: &mut [f32], tile: &Tile) {
         let (mut runs, mut count) = ([Run::default(); MAX_COLS], 0);
@@ -223,25 +257,31 @@ mod tests {
                 stride: (s, s),
                 padding: (p, p),
             };
-            let packed = PackedKernel::new(&weight, o, c, k);
-            let (got, (oh, ow)) = conv2d(&xs, (h, w), &packed, Some(&bias), window).unwrap();
             let at = |ci: usize, y: usize, x: usize| -> f64 {
                 match (p..p + h).contains(&y) && (p..p + w).contains(&x) {
                     true => xs[(ci * h + y - p) * w + x - p] as f64,
                     false => 0.,
                 }
             };
-            for (i, got) in got.iter().enumerate() {
-                let (oc, y, x) = (i / (oh * ow), i / ow % oh, i % ow);
-                let mut want = bias[oc] as f64;
-                for t in 0..c * k * k {
-                    let (ci, ky, kx) = (t / (k * k), t / k % k, t % k);
-                    want += at(ci, y * s + ky, x * s + kx) * weight[oc * c * k * k + t] as f64;
+            for format in [Format::Single, Format::Pairs] {
+                let packed = PackedKernel::new(&weight, o, c, k, format);
+                let tolerance = match packed.tile.format {
+                    Format::Single => 1e-5,
+                    Format::Pairs => 2e-2,
+                };
+                let (got, (oh, ow)) = conv2d(&xs, (h, w), &packed, Some(&bias), window).unwrap();
+                for (i, got) in got.iter().enumerate() {
+                    let (oc, y, x) = (i / (oh * ow), i / ow % oh, i % ow);
+                    let mut want = bias[oc] as f64;
+                    for t in 0..c * k * k {
+                        let (ci, ky, kx) = (t / (k * k), t / k % k, t % k);
+                        want += at(ci, y * s + ky, x * s + kx) * weight[oc * c * k * k + t] as f64;
+                    }
+                    assert!(
+                        (*got as f64 - want).abs() < tolerance,
+                        "{c}->{o} k{k} s{s} p{p} {format:?} at {oc},{y},{x}"
+                    );
                 }
-                assert!(
-                    (*got as f64 - want).abs() < 1e-5,
-                    "{c}->{o} k{k} s{s} p{p} at {oc},{y},{x}"
-                );
             }
         }
     }

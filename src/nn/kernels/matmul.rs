@@ -3,37 +3,36 @@
 use rayon::prelude::*;
 
 use super::math;
-use super::tile::{Shared, TILE, Tile};
+use super::pack::{Format, Rows, transpose};
+use super::tile::{Block, Shared, Tile, dispatch};
 
-/// Steps of the summation that one pass covers: its piece of a panel stays in the first cache.
-const DEPTH: usize = 256;
-/// Strips that share a pass over the weights.
-const STRIPS: usize = 24;
+/// Elements of the summation that one pass covers. Long passes spare the result a visit each;
+/// panels of this length stream from the second cache.
+const DEPTH: usize = 1024;
+/// Strips that share a pass over the weights: most of the second cache.
+const STRIPS: usize = 12;
 
 /// A weight (n, k) packed for multiplying from the right, transposed.
 pub struct PackedWeight {
-    panels: Vec<f32>, // [n / cols][k][cols], the last panel filled up with zeros
+    panels: Vec<f32>, // [n / cols][elements of k][cols], the last panel filled up with zeros
     n: usize,
     k: usize,
+    tile: Tile,
 }
 
 impl PackedWeight {
-    /// From a row-major `weight` (n, k).
-    pub fn new(weight: &[f32], n: usize, k: usize) -> Self {
-        let cols = TILE.cols;
-        let mut panels = vec![0f32; n.div_ceil(cols) * k * cols];
-        let rows = weight.par_chunks(cols * k);
-        panels
-            .par_chunks_mut(k * cols)
-            .zip(rows)
-            .for_each(|(panel, rows)| {
-                for (j, row) in rows.chunks_exact(k).enumerate() {
-                    for (t, x) in row.iter().enumerate() {
-                        panel[t * cols + j] = *x;
-                    }
-                }
-            });
-        Self { panels, n, k }
+    /// From a row-major `weight` (n, k), for products in `format` if this processor has them.
+    pub fn new(weight: &[f32], n: usize, k: usize, format: Format) -> Self {
+        let tile = Tile::of(format);
+        let (cols, depth) = (tile.cols, tile.format.elements(k));
+        let mut panels = vec![0f32; n.div_ceil(cols) * depth * cols];
+        let rows = Rows::new(weight, k, n, k);
+        let chunks = panels.par_chunks_exact_mut((depth * cols).max(1));
+        chunks.enumerate().for_each(|(p, panel)| {
+            let rows = rows.rows(p * cols, cols);
+            transpose(rows, 1., tile.format, Block::new(panel, cols));
+        });
+        Self { panels, n, k, tile }
     }
 
     /// (n, k)
@@ -53,67 +52,65 @@ pub enum Activation {
     Gelu,
 }
 
-impl Activation {
-    pub(super) fn apply(self, xs: &mut [f32]) {
-        match self {
-            Self::Identity => {}
-            Self::Relu => math::relu(xs),
-            Self::Gelu => math::gelu(xs),
-        }
-    }
-}
-
-/// `activation(xs weight^T + bias)`: `xs` (m, k) -> (m, n)
+/// `activation(xs weight^T + bias) + residual`: `xs` (m, k), `residual` (m, n) -> (m, n)
+///
+/// # Panics
+/// When the sizes disagree.
 pub fn matmul(
-    xs: &[f32],
+    xs: Rows,
     weight: &PackedWeight,
     bias: Option<&[f32]>,
     activation: Activation,
+    residual: Option<Rows>,
 ) -> Vec<f32> {
-    let (n, k, tile) = (weight.n, weight.k, *TILE);
-    let m = xs.len() / k.max(1);
-    let mut out = vec![0f32; m * n];
+    let (m, n) = (xs.count, weight.n);
+    assert!(xs.len == weight.k && bias.is_none_or(|bias| bias.len() == n));
+    assert!(residual.is_none_or(|rows| (rows.count, rows.len) == (m, n)));
+    let mut out = Vec::with_capacity(m * n);
+    let tile = weight.tile.fitting(m);
+    let depth = tile.format.elements(weight.k);
+    let step = DEPTH.min(depth).max(1);
     let shared = Shared::new(&mut out);
     let (blocks, groups) = split(m, n, &tile);
     (0..blocks.count * groups.count)
         .into_par_iter()
         .for_each_init(
-            || vec![0f32; blocks.size.min(m.next_multiple_of(tile.rows)) * DEPTH.min(k)],
-            |packed, task| {
+            || vec![0f32; blocks.size.next_multiple_of(tile.rows) * step],
+            |strips, task| {
                 let (row, height) = blocks.piece(task / groups.count);
                 let (col, width) = groups.piece(task % groups.count);
-                let rows = &xs[row * k..(row + height) * k];
-                for start in (0..k).step_by(DEPTH) {
-                    let depth = DEPTH.min(k - start);
-                    pack_strips(rows, k, start, depth, tile.rows, packed);
-                    for at in (col..col + width).step_by(tile.cols) {
-                        let panel =
-                            &weight.panels[at / tile.cols * k * tile.cols..][start * tile.cols..];
-                        for (s, strip) in packed.chunks_exact(depth * tile.rows).enumerate() {
-                            let first = s * tile.rows;
-                            if first >= height {
-                                break;
-                            }
-                            let size = (tile.rows.min(height - first), tile.cols.min(n - at));
-                            // SAFETY: these rows and columns lie inside `out` and belong to this task.
-                            unsafe {
-                                let to = shared.at((row + first) * n + at);
-                                tile.multiply_at(depth, strip, panel, to, n, size, start > 0);
-                            }
+                let xs = xs.rows(row, height);
+                // SAFETY: these rows and columns lie inside `out` and belong to this task.
+                let mut out = unsafe { shared.block(row * n + col, n, height, width) };
+                let mut start = 0;
+                loop {
+                    let len = step.min(depth - start);
+                    pack_strips(xs, start, len, &tile, strips);
+                    for at in (0..width).step_by(tile.cols) {
+                        let panel = (col + at) * depth + start * tile.cols;
+                        let panel = &weight.panels[panel..];
+                        let mut out = out.columns(at, tile.cols);
+                        for (i, strip) in strips.chunks_exact((len * tile.rows).max(1)).enumerate()
+                        {
+                            let to = out.rows(i * tile.rows, tile.rows);
+                            tile.multiply_into(len, strip, panel, to, start > 0);
+                        }
+                        if start + len == depth {
+                            let bias = bias.map(|bias| &bias[col + at..]);
+                            let residual = residual
+                                .map(|rows| rows.rows(row, height).columns(col + at, tile.cols));
+                            finish(out, bias, activation, residual);
                         }
                     }
-                }
-                for i in row..row + height {
-                    // SAFETY: as above.
-                    let out =
-                        unsafe { std::slice::from_raw_parts_mut(shared.at(i * n + col), width) };
-                    if let Some(bias) = bias {
-                        out.iter_mut().zip(&bias[col..]).for_each(|(x, b)| *x += b);
+                    start += len;
+                    if start == depth {
+                        break;
                     }
-                    activation.apply(out);
                 }
             },
         );
+    // SAFETY: the tasks wrote all rows and columns.
+    unsafe { out.set_len(m * n) };
     out
 }
 
@@ -140,28 +137,48 @@ impl Pieces {
     }
 }
 
-/// Rows first; columns too where there are fewer strips of rows than tasks wanted.
+/// Rows first; columns too where there are few strips of rows.
 fn split(m: usize, n: usize, tile: &Tile) -> (Pieces, Pieces) {
-    let tasks = 4 * rayon::current_num_threads();
-    let strips = m.div_ceil(tile.rows).max(1);
-    let rows = strips.div_ceil(tasks).min(STRIPS) * tile.rows;
-    let panels = n.div_ceil(tile.cols).max(1);
-    let groups = (tasks / strips).clamp(1, panels);
+    let threads = rayon::current_num_threads();
+    let (strips, panels) = (m.div_ceil(tile.rows).max(1), n.div_ceil(tile.cols).max(1));
+    let blocks = strips
+        .div_ceil(STRIPS)
+        .next_multiple_of(threads)
+        .min(strips);
+    let groups = (2 * threads).div_ceil(blocks).min(panels);
     (
-        Pieces::new(m, rows),
+        Pieces::new(m, strips.div_ceil(blocks) * tile.rows),
         Pieces::new(n, panels.div_ceil(groups) * tile.cols),
     )
 }
 
-/// Columns `start..start + depth` of `xs` (m, k) -> strips [m / rows][depth][rows]
-fn pack_strips(xs: &[f32], k: usize, start: usize, depth: usize, rows: usize, packed: &mut [f32]) {
-    for (strip, xs) in packed
-        .chunks_exact_mut(depth * rows)
-        .zip(xs.chunks(rows * k))
-    {
-        for (i, row) in xs.chunks_exact(k).enumerate() {
-            for (t, x) in row[start..start + depth].iter().enumerate() {
-                strip[t * rows + i] = *x;
+/// Elements `start..start + len` of `xs` -> `strips` [rows / tile.rows][len][tile.rows]
+fn pack_strips(xs: Rows, start: usize, len: usize, tile: &Tile, strips: &mut [f32]) {
+    let values = tile.format.values();
+    let xs = xs.columns(start * values, len * values);
+    let chunks = strips.chunks_exact_mut((len * tile.rows).max(1));
+    for (first, strip) in (0..xs.count).step_by(tile.rows).zip(chunks) {
+        let rows = xs.rows(first, tile.rows);
+        transpose(rows, 1., tile.format, Block::new(strip, tile.rows));
+    }
+}
+
+dispatch! {
+    /// Adds the bias of the first columns, applies the activation, and adds the residual.
+    fn finish(out: Block, bias: Option<&[f32]>, activation: Activation, residual: Option<Rows>) {
+        let mut out = out;
+        for i in 0..out.count() {
+            let row = out.row(i);
+            if let Some(bias) = bias {
+                row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
+            }
+            match activation {
+                Activation::Identity => {}
+                Activation::Relu => row.iter_mut().for_each(|x| *x = math::relu(*x)),
+                Activation::Gelu => row.iter_mut().for_each(|x| *x = math::gelu(*x)),
+            }
+            if let Some(residual) = residual {
+                row.iter_mut().zip(residual.row(i)).for_each(|(x, r)| *x += r);
             }
         }
     }
@@ -177,22 +194,91 @@ mod tests {
         for (m, k, n) in [
             (1, 1, 1),
             (37, 50, 70),
-            (3, 600, 5),
+            (3, 2600, 5),
             (130, 257, 33),
             (500, 16, 300),
         ] {
             let (xs, weight, bias) = (random(m * k, 1), random(n * k, 2), random(n, 3));
-            let packed = PackedWeight::new(&weight, n, k);
-            for activation in [Activation::Identity, Activation::Relu, Activation::Gelu] {
-                let got = matmul(&xs, &packed, Some(&bias), activation);
-                for i in 0..m {
-                    for j in 0..n {
+            for format in [Format::Single, Format::Pairs] {
+                let packed = PackedWeight::new(&weight, n, k, format);
+                let tolerance = match packed.tile.format {
+                    Format::Single => 1e-5,
+                    Format::Pairs => 4e-3 * (k as f64).sqrt() / 4.,
+                };
+                for activation in [Activation::Identity, Activation::Relu, Activation::Gelu] {
+                    let got = matmul(
+                        Rows::new(&xs, k, m, k),
+                        &packed,
+                        Some(&bias),
+                        activation,
+                        None,
+                    );
+                    for (at, got) in got.iter().enumerate() {
+                        let (i, j) = (at / n, at % n);
                         let products = (0..k).map(|t| (xs[i * k + t] * weight[j * k + t]) as f64);
-                        let mut want = [(products.sum::<f64>() + bias[j] as f64) as f32];
-                        activation.apply(&mut want);
-                        let diff = (got[i * n + j] - want[0]).abs();
-                        assert!(diff < 1e-5, "{m}x{k}x{n} at {i}, {j}: {diff:.1e}");
+                        let sum = (products.sum::<f64>() + bias[j] as f64) as f32;
+                        let want = match activation {
+                            Activation::Identity => sum,
+                            Activation::Relu => sum.max(0.),
+                            Activation::Gelu => math::gelu(sum),
+                        };
+                        let diff = (got - want).abs() as f64;
+                        assert!(diff < tolerance, "{m}x{k}x{n} at {i}, {j}: {diff:.1e}");
                     }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rows_may_lie_apart() {
+        let (xs, weight) = (random(20 * 9, 1), random(3 * 4, 2));
+        let packed = PackedWeight::new(&weight, 3, 4, Format::Single);
+        let apart = matmul(
+            Rows::new(&xs[2..], 9, 19, 4),
+            &packed,
+            None,
+            Activation::Identity,
+            None,
+        );
+        let together: Vec<f32> = (0..19)
+            .flat_map(|i| &xs[2 + i * 9..][..4])
+            .copied()
+            .collect();
+        let dense = Rows::new(&together, 4, 19, 4);
+        assert_eq!(
+            apart,
+            matmul(dense, &packed, None, Activation::Identity, None)
+        );
+    }
+
+    #[test]
+    fn empty_sides_give_empty_results_or_the_bias() {
+        for (m, k, n) in [(0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0)] {
+            let packed = PackedWeight::new(&vec![1.; n * k], n, k, Format::Single);
+            let (xs, bias, residual) = (vec![1.; m * k], vec![2.; n], vec![3.; m * n]);
+            let (xs, residual) = (Rows::new(&xs, k, m, k), Rows::new(&residual, n, m, n));
+            let got = matmul(xs, &packed, Some(&bias), Activation::Relu, Some(residual));
+            assert_eq!(got, vec![5.; m * n], "{m}x{k}x{n}");
+        }
+    }
+
+    #[test]
+    fn infinity_and_what_is_not_a_number_reach_their_row_only() {
+        let (m, k, n) = (20, 30, 40);
+        let mut xs = random(m * k, 1);
+        (xs[4 * k + 7], xs[9 * k + 2]) = (f32::NAN, f32::INFINITY);
+        for format in [Format::Single, Format::Pairs] {
+            let packed = PackedWeight::new(&vec![1.; n * k], n, k, format);
+            for activation in [Activation::Identity, Activation::Relu, Activation::Gelu] {
+                let got = matmul(Rows::new(&xs, k, m, k), &packed, None, activation, None);
+                for (i, row) in got.chunks_exact(n).enumerate() {
+                    let fits = |x: &f32| match i {
+                        4 => x.is_nan(),
+                        9 => *x == f32::INFINITY,
+                        _ => x.is_finite(),
+                    };
+                    assert!(row.iter().all(fits), "row {i}, {activation:?}: {row:?}");
                 }
             }
         }

@@ -3,8 +3,10 @@
 pub mod attention;
 pub mod convolution;
 pub mod depthwise;
+mod lanes;
 mod math;
 pub mod matmul;
+pub mod pack;
 pub mod tile;
 
 use candle::{DType, Device, Layout, Result, Storage, Tensor};
@@ -70,8 +72,8 @@ impl Elementwise {
     pub fn apply(self, xs: &Tensor) -> Result<Tensor> {
         let mut out = xs.flatten_all()?.to_vec1::<f32>()?;
         out.par_chunks_mut(1 << 14).for_each(|chunk| match self {
-            Self::Gelu => math::gelu(chunk),
-            Self::HardSwish => math::hard_swish(chunk),
+            Self::Gelu => math::gelu_all(chunk),
+            Self::HardSwish => math::hard_swish_all(chunk),
         });
         Tensor::from_vec(out, xs.shape(), &Device::Cpu)
     }
@@ -88,4 +90,36 @@ pub(crate) fn random(len: usize, seed: u32) -> Vec<f32> {
         state as f32 / u32::MAX as f32 - 0.5
     };
     (0..len).map(|_| next()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::tile::{LEVEL_VARIABLE, Level, level};
+
+    #[test]
+    fn lesser_instruction_sets_pass_the_tests_of_layers_and_backbones() {
+        if std::env::var_os(LEVEL_VARIABLE).is_some() {
+            return; // this is such a run
+        }
+        for (name, lesser) in [("avx2", Level::Avx2), ("portable", Level::Portable)] {
+            if lesser >= level() {
+                continue;
+            }
+            let tests = std::env::current_exe().unwrap();
+            let run = Command::new(tests)
+                .args(["nn::", "backbones::"])
+                .env(LEVEL_VARIABLE, name)
+                .output()
+                .unwrap();
+            let report = String::from_utf8_lossy(&run.stdout);
+            assert!(run.status.success(), "{name}: {report}");
+            let passed = report
+                .lines()
+                .filter(|line| line.ends_with("... ok"))
+                .count();
+            assert!(passed > 50, "{name}: only {passed} tests ran");
+        }
+    }
 }

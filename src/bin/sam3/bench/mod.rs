@@ -17,7 +17,7 @@ use anyhow::{Result, bail};
 use candle_sam3::models::sam::{self, Sam};
 use candle_sam3::models::sam3::{LoadOptions, Sam3};
 use candle_sam3::weights::{Detected, Family};
-use candle_sam3::{device, output};
+use candle_sam3::{Precision, device, output};
 use indicatif::ProgressBar;
 
 use crate::args::ModelArgs;
@@ -131,6 +131,7 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
             let on_cpu = LoadOptions {
                 device: candle::Device::Cpu,
                 dtype: candle_sam3::DType::F32,
+                precision: Precision::Exact,
                 ..options.clone()
             };
             let reference = load(&args, variant, &on_cpu)?;
@@ -235,6 +236,7 @@ fn load(args: &Args, variant: Option<&Detected>, options: &LoadOptions) -> Resul
     let of_sam1 = || sam::LoadOptions {
         device: options.device.clone(),
         dtype: options.dtype,
+        precision: options.precision,
     };
     let with_clicks = |clicks| LoadOptions {
         clicks,

@@ -25,6 +25,7 @@ pub struct Report {
     machine: Machine,
     versions: Versions,
     dtype: String,
+    precision: String,
     image: ImageSize,
     prompts: usize,
     batch: usize,
@@ -87,6 +88,7 @@ impl Report {
             machine: Machine::new(&options.device),
             versions: Versions::new(),
             dtype: options.dtype.as_str().into(),
+            precision: options.precision.to_string(),
             image: ImageSize {
                 name: picture.name.clone(),
                 width: picture.width,
@@ -128,11 +130,12 @@ impl Report {
             height,
         } = &self.image;
         let mut text = format!(
-            "{} ({} weights), {}, {device}; image {name} {width} x {height}, {} found, {} runs\n\n\
+            "{} ({} weights), {} {}, {device}; image {name} {width} x {height}, {} found, {} runs\n\n\
              | stage | median ms | p95 ms | min ms |\n|---|---:|---:|---:|\n",
             self.model,
             self.weights,
             self.dtype,
+            self.precision,
             plural(self.objects, "mask"),
             self.iters
         );
