@@ -8,15 +8,12 @@ use candle::{DType, Device, Tensor};
 /// Named tensors of one run of the reference.
 pub struct Reference {
     tensors: HashMap<String, Tensor>,
-    metadata: HashMap<String, String>,
 }
 
 impl Reference {
     pub fn open(path: &Path) -> Self {
         let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
         Self {
-            metadata: header.metadata().clone().unwrap_or_default(),
             tensors: candle::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap(),
         }
     }
@@ -26,10 +23,6 @@ impl Reference {
             .get(name)
             .unwrap_or_else(|| panic!("the reference lacks {name}"))
             .clone()
-    }
-
-    pub fn metadata(&self, key: &str) -> serde_json::Value {
-        serde_json::from_str(&self.metadata[key]).unwrap()
     }
 }
 
