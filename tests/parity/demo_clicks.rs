@@ -1,6 +1,7 @@
 //! The click head of the trained demo model: its goldens, and the objects that it finds.
 
 use std::path::{Path, PathBuf};
+use std::slice::from_ref;
 
 use candle::{DType, Device, Tensor};
 use candle_sam3::Error;
@@ -84,9 +85,7 @@ fn a_click_finds_its_object_and_can_be_refined() {
                 logits[y * image.width() + x] > 0.
             })
         };
-        let first = model
-            .decode(&embedding, std::slice::from_ref(&click), false)
-            .unwrap();
+        let first = model.decode(&embedding, from_ref(&click), false).unwrap();
         assert_eq!(first[0].low_res_logits.len(), 1);
         let found = mask_of(&first[0]);
         let box_iou = found.bbox().unwrap().iou(around.bbox.unwrap());
@@ -111,9 +110,7 @@ fn a_batch_of_prompts_equals_single_prompts() {
         points: vec![([5., 5.], 0), click.points[0]],
         ..around.clone()
     };
-    let earlier = model
-        .decode(&embedding, std::slice::from_ref(&click), true)
-        .unwrap();
+    let earlier = model.decode(&embedding, from_ref(&click), true).unwrap();
     let with_mask = |logits: &Vec<f32>| ClickPrompt {
         mask_logits: Some(logits.clone()),
         ..click.clone()
@@ -133,9 +130,7 @@ fn a_batch_of_prompts_equals_single_prompts() {
     let together = model.decode(&embedding, &prompts, true).unwrap();
     assert_eq!(together.len(), prompts.len());
     for (i, (prompt, got)) in prompts.iter().zip(&together).enumerate() {
-        let alone = model
-            .decode(&embedding, std::slice::from_ref(prompt), true)
-            .unwrap();
+        let alone = model.decode(&embedding, from_ref(prompt), true).unwrap();
         let want = tensor(&alone[0].low_res_logits);
         check(
             &format!("prompt {i}"),
@@ -184,7 +179,7 @@ fn unwanted_masks_are_left_out_and_the_others_stay() {
             assert_eq!(some.iou_scores, all.iou_scores);
             assert_eq!(some.object_score, all.object_score);
             for (some, all) in some.low_res_logits.iter().zip(&all.low_res_logits) {
-                let (some, all) = (tensor(&[some.clone()]), tensor(&[all.clone()]));
+                let (some, all) = (tensor(from_ref(some)), tensor(from_ref(all)));
                 check("kept", &some, &all, 1e-6);
             }
             assert_eq!(some.low_res_logits.len(), all.low_res_logits.len());
