@@ -12,8 +12,8 @@ use rayon::prelude::*;
 
 use crate::nn::attention::{Heads, in_rows, sdpa_on_grid};
 use crate::nn::kernels::matmul::{Activation, PackedWeight, matmul};
-use crate::nn::kernels::pack::Format;
 use crate::nn::kernels::on_cpu_in_f32;
+use crate::nn::kernels::pack::Format;
 use crate::nn::{Precision, sdpa};
 
 /// The tables of one block: a bias is a product of the query and an entry of each.
