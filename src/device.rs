@@ -1,6 +1,7 @@
 //! Where a model runs.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use candle::Device;
@@ -32,7 +33,11 @@ impl DeviceKind {
             Self::Auto => Ok(auto()),
             Self::Cpu => Ok(Device::Cpu),
             Self::Cuda(_) if !cfg!(feature = "cuda") => Err(not_built("cuda")),
-            Self::Cuda(ordinal) => Ok(Device::new_cuda(ordinal)?),
+            Self::Cuda(_) if !has_cuda_driver() => Err(Error::Unsupported {
+                what: "device cuda on a machine without an NVIDIA driver".into(),
+                instead: "install the driver, or use the CPU".into(),
+            }),
+            Self::Cuda(ordinal) => open_cuda(ordinal),
             Self::Metal if !cfg!(feature = "metal") => Err(not_built("metal")),
             Self::Metal => Ok(Device::new_metal(0)?),
         }
@@ -41,7 +46,8 @@ impl DeviceKind {
 
 fn auto() -> Device {
     if cfg!(feature = "cuda")
-        && let Ok(device) = Device::new_cuda(0)
+        && has_cuda_driver()
+        && let Ok(device) = open_cuda(0)
     {
         return device;
     }
@@ -51,6 +57,61 @@ fn auto() -> Device {
         return device;
     }
     Device::Cpu
+}
+
+/// With a stream of its own: on CUDA's stream per thread, which `Device::new_cuda` takes, what one
+/// thread computed may not be there yet when another one reads it.
+///
+/// Where candle loads the CUDA libraries at run time, a missing one is a panic and not an error.
+fn open_cuda(ordinal: usize) -> Result<Device> {
+    match std::panic::catch_unwind(|| Device::new_cuda_with_stream(ordinal)) {
+        Ok(opened) => Ok(opened?),
+        Err(_) => Err(Error::Unsupported {
+            what: "device cuda without the CUDA libraries".into(),
+            instead: "put libcublas and libcurand on LD_LIBRARY_PATH, or use the CPU".into(),
+        }),
+    }
+}
+
+/// Whether trying CUDA makes sense; where it is not known how to tell, it does.
+fn has_cuda_driver() -> bool {
+    !cfg!(target_os = "linux")
+        || ["/dev/nvidiactl", "/dev/dxg"] // the latter under Windows
+            .iter()
+            .any(|path| Path::new(path).exists())
+}
+
+/// What an open device is called: "CPU", "NVIDIA H200", "Metal applegpu_g14d".
+pub fn name(device: &Device) -> String {
+    match device {
+        Device::Cpu => "CPU".into(),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => {
+            let name = cuda.cuda_stream().context().name();
+            name.unwrap_or_else(|_| "CUDA".into())
+        }
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda(_) => "CUDA".into(),
+        #[cfg(feature = "metal")]
+        Device::Metal(metal) => format!("Metal {}", metal.metal_device().architecture_name()),
+        #[cfg(not(feature = "metal"))]
+        Device::Metal(_) => "Metal".into(),
+    }
+}
+
+/// Bytes in use on a GPU: by all its users with CUDA, by this process with Metal. `None` for the
+/// CPU, and where the driver does not say.
+pub fn memory_in_use(device: &Device) -> Option<u64> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => {
+            let (free, total) = cuda.cuda_stream().context().mem_get_info().ok()?;
+            Some(total.saturating_sub(free) as u64)
+        }
+        #[cfg(feature = "metal")]
+        Device::Metal(metal) => Some(metal.metal_device().current_allocated_size() as u64),
+        _ => None,
+    }
 }
 
 fn not_built(feature: &str) -> Error {

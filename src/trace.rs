@@ -1,4 +1,5 @@
-//! Every stage's tensors of one run, for finding the first stage that differs from a reference.
+//! Every stage's tensors of one run, for finding the first stage that differs from a reference, or
+//! the time at which each stage was done.
 //!
 //! ```no_run
 //! use candle_sam3::{Trace, image::Image, models::sam3::Sam3};
@@ -12,15 +13,17 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Instant;
 
-use candle::Tensor;
+use candle::{DType, Tensor};
 
 use crate::{Error, Result};
 
-/// Collects named tensors when it is on; costs one branch per stage when it is off.
+/// Collects named tensors or times when it is on; costs one branch per stage when it is off.
 #[derive(Debug, Default, Clone)]
 pub struct Trace {
     tensors: Option<BTreeMap<String, Tensor>>,
+    times: Option<Vec<(String, Instant)>>,
     prefix: String,
 }
 
@@ -34,7 +37,15 @@ impl Trace {
     pub fn on() -> Self {
         Self {
             tensors: Some(BTreeMap::new()),
-            prefix: String::new(),
+            ..Self::default()
+        }
+    }
+
+    /// Records when every stage was done, after waiting for its device; keeps no tensor.
+    pub fn timed() -> Self {
+        Self {
+            times: Some(vec![]),
+            ..Self::default()
         }
     }
 
@@ -47,6 +58,41 @@ impl Trace {
         if let Some(tensors) = &mut self.tensors {
             tensors.insert(format!("{}{name}", self.prefix), tensor.clone());
         }
+        if let Some(times) = &mut self.times {
+            // A device that fails here fails at the next operation, too, which says so.
+            let _ = tensor.device().synchronize();
+            times.push((format!("{}{name}", self.prefix), Instant::now()));
+        }
+    }
+
+    /// How far each stage recorded here is from the same stage of a `reference`, in the order of
+    /// names; padding masks, which are no numbers, are left out.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if a stage has another shape.
+    pub fn differences(&self, reference: &Self) -> Result<Vec<Difference>> {
+        let values = |t: &Tensor| -> candle::Result<Vec<f32>> {
+            t.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
+        };
+        let mut differences = vec![];
+        for (name, want) in reference.tensors().filter(|(_, t)| t.dtype().is_float()) {
+            let Some(got) = self.tensors.as_ref().and_then(|all| all.get(name)) else {
+                continue;
+            };
+            if got.dims() != want.dims() {
+                let (got, want) = (got.dims(), want.dims());
+                let message = format!("`{name}` has shape {got:?} instead of {want:?}");
+                return Err(candle::Error::msg(message).into());
+            }
+            differences.push(Difference::new(name, &values(got)?, &values(want)?));
+        }
+        Ok(differences)
+    }
+
+    /// When each stage was done, in that order, for [`Trace::timed`].
+    pub fn times(&self) -> impl Iterator<Item = (&str, Instant)> {
+        let times = self.times.iter().flatten();
+        times.map(|(name, time)| (name.as_str(), *time))
     }
 
     /// The tensors recorded so far, by name.
@@ -75,5 +121,77 @@ impl Trace {
             let _ = std::fs::remove_file(&temporary); // the first error is the one to report
         }
         written
+    }
+}
+
+/// How far a stage is from a reference.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Difference {
+    /// The stage.
+    pub stage: String,
+    /// Length of the difference over the length of the reference.
+    pub relative: f64,
+    /// Cosine of the angle between both.
+    pub cosine: f64,
+}
+
+impl Difference {
+    /// Between two lists of the same length.
+    pub fn new(stage: &str, got: &[f32], want: &[f32]) -> Self {
+        let (mut error, mut product, mut gots, mut wants) = (0., 0., 0., 0.);
+        for (got, want) in got.iter().zip(want) {
+            let (got, want) = (f64::from(*got), f64::from(*want));
+            error += (got - want) * (got - want);
+            product += got * want;
+            gots += got * got;
+            wants += want * want;
+        }
+        let same = gots == 0. && wants == 0.;
+        Self {
+            stage: stage.to_string(),
+            relative: if same { 0. } else { (error / wants).sqrt() },
+            cosine: if same {
+                1.
+            } else {
+                product / (gots * wants).sqrt()
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle::Device;
+
+    #[test]
+    fn a_timed_trace_has_times_in_order_and_keeps_no_tensor() {
+        let tensor = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
+        let mut trace = Trace::timed();
+        trace.record("b", &tensor);
+        trace.set_prefix("prompts.0.");
+        trace.record("a", &tensor);
+        let (names, times): (Vec<_>, Vec<_>) = trace.times().unzip();
+        assert_eq!(names, ["b", "prompts.0.a"]);
+        assert!(times[0] <= times[1]);
+        assert_eq!(trace.tensors().count(), 0);
+    }
+
+    #[test]
+    fn differences_are_relative_and_have_an_angle() {
+        let [mut got, mut want] = [Trace::on(), Trace::on()];
+        let tensor = |values: [f32; 2]| Tensor::new(&values, &Device::Cpu).unwrap();
+        want.record("a", &tensor([3., 4.]));
+        got.record("a", &tensor([4., 3.]));
+        want.record("missing here", &tensor([3., 4.]));
+        want.record("b", &tensor([0., 0.]));
+        got.record("b", &tensor([0., 0.]));
+        let found = got.differences(&want).unwrap();
+        assert_eq!(found.len(), 2);
+        assert!((found[0].relative - 2f64.sqrt() / 5.).abs() < 1e-9);
+        assert!((found[0].cosine - 24. / 25.).abs() < 1e-9);
+        assert_eq!((found[1].relative, found[1].cosine), (0., 1.));
+        got.record("a", &Tensor::new(&[1f32], &Device::Cpu).unwrap());
+        assert!(got.differences(&want).is_err());
     }
 }

@@ -8,3 +8,10 @@ cargo clippy --all-targets -- -D warnings
 cargo clippy --lib --no-default-features -- -D warnings
 cargo test
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --lib
+
+# Ten minutes more on two cores, so only when asked.
+if [[ -n ${CHECK_TARGETS:-} ]]; then
+    tools/check_targets.sh
+else
+    echo "not checked: the CUDA, Metal and WebAssembly builds (CHECK_TARGETS=1 does)"
+fi

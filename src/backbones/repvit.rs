@@ -9,7 +9,7 @@ use candle::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::nn::conv::{Conv2d, ConvConfig, batch_norm, conv2d, conv2d_bn, get_f64};
-use crate::nn::gelu;
+use crate::nn::{gelu, in_f32};
 
 /// The kernel of every spatial convolution.
 const KERNEL: usize = 3;
@@ -205,7 +205,8 @@ impl SqueezeExcite {
 impl Module for SqueezeExcite {
     /// (b, c, h, w) -> (b, c, h, w)
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let means = xs.mean_keepdim((2, 3))?; // (b, c, 1, 1)
+        // Sums over up to 252² pixels overflow f16.
+        let means = in_f32(xs, |xs| xs.mean_keepdim((2, 3)))?; // (b, c, 1, 1)
         let gate = means.apply(&self.fc1)?.relu()?.apply(&self.fc2)?;
         xs.broadcast_mul(&candle_nn::ops::sigmoid(&gate)?)
     }

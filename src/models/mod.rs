@@ -1,11 +1,12 @@
 //! Floor 2: whole models.
 
+pub mod inspect;
 pub mod sam;
 pub mod sam3;
 
 use crate::Result;
 use crate::image::Image;
-use crate::mask::BoxXyxy;
+use crate::mask::{BoxXyxy, Mask};
 
 /// A model that turns points, boxes and rough masks into masks.
 pub trait InteractiveModel {
@@ -29,9 +30,29 @@ pub trait InteractiveModel {
         multimask_output: bool,
     ) -> Result<Vec<ClickMasks>>;
 
+    /// Like [`InteractiveModel::decode`] with `multimask_output`, without the masks whose predicted
+    /// quality is not `wanted`; models that know it first save the work.
+    fn decode_wanted(
+        &self,
+        image: &Self::Embedding,
+        prompts: &[ClickPrompt],
+        wanted: &dyn Fn(f32) -> bool,
+    ) -> Result<Vec<ClickMasks>> {
+        let mut answers = self.decode(image, prompts, true)?;
+        answers.iter_mut().for_each(|answer| answer.retain(wanted));
+        Ok(answers)
+    }
+
     /// Low-resolution logits (h, w) of one mask -> logits at the size of the original image, by
     /// rows.
     fn upscale(&self, image: &Self::Embedding, low_res_logits: &[f32]) -> Result<Vec<f32>>;
+
+    /// The logits of an answer as the original hands them back, to be the next mask prompt; what
+    /// is to be upscaled is upscaled before.
+    fn feed_back(&self, low_res_logits: Vec<f32>) -> Vec<f32>;
+
+    /// A drawn mask of an image's size as logits (h, w) for a mask prompt, by rows.
+    fn drawn_logits(&self, mask: &Mask) -> Result<Vec<f32>>;
 }
 
 /// One prompt for one object.
@@ -41,7 +62,7 @@ pub struct ClickPrompt {
     pub points: Vec<([f32; 2], u8)>,
     /// A box in pixels of the original image.
     pub bbox: Option<BoxXyxy>,
-    /// Low-resolution logits (h, w) of an earlier answer, by rows.
+    /// Low-resolution logits (h, w) of an earlier answer, by rows, or of a drawn mask.
     pub mask_logits: Option<Vec<f32>>,
 }
 
@@ -54,4 +75,14 @@ pub struct ClickMasks {
     pub iou_scores: Vec<f32>,
     /// Logit of "there is an object", where the model says so.
     pub object_score: Option<f32>,
+}
+
+impl ClickMasks {
+    /// Keeps the masks whose predicted quality is `wanted`.
+    pub fn retain(&mut self, wanted: &dyn Fn(f32) -> bool) {
+        let kept: Vec<bool> = self.iou_scores.iter().map(|iou| wanted(*iou)).collect();
+        let mut keep = kept.iter();
+        self.low_res_logits.retain(|_| keep.next() == Some(&true));
+        self.iou_scores.retain(|iou| wanted(*iou));
+    }
 }

@@ -31,11 +31,14 @@ pub fn sdpa(
     }
     let (b, h, n, _) = q.dims4()?;
     let m = k.dim(2)?;
+    // Metal's product of matrices does not check the strides of batches.
     let k_t = k.contiguous()?.t()?;
     let v = v.contiguous()?;
     let chunk = (MAX_SCORES / (b * h * m).max(1)).clamp(1, n.max(1));
     let attend = |start: usize, len: usize| -> Result<Tensor> {
-        let scores = (q.narrow(2, start, len)?.contiguous()?.matmul(&k_t)? * scale)?;
+        // Scaled before the product: in f16 unscaled scores may overflow, and q is smaller.
+        let q = (q.narrow(2, start, len)?.contiguous()? * scale)?;
+        let scores = q.matmul(&k_t)?;
         let scores = match bias {
             None => scores,
             Some(bias) if bias.dim(2)? == 1 => scores.broadcast_add(bias)?,

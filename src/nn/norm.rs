@@ -30,10 +30,16 @@ impl Module for LayerNorm {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let xs = xs.contiguous()?;
         if xs.device().is_cpu() && xs.dtype() == DType::F32 {
-            xs.apply_op3_no_bwd(&self.weight, &self.bias, &TwoPassLayerNorm(self.eps))
-        } else {
-            candle_nn::ops::layer_norm(&xs, &self.weight, &self.bias, self.eps)
+            return xs.apply_op3_no_bwd(&self.weight, &self.bias, &TwoPassLayerNorm(self.eps));
         }
+        if xs.device().is_metal() {
+            // candle's kernel there subtracts the mean in half precision
+            let weight = self.weight.to_dtype(DType::F32)?;
+            let bias = self.bias.to_dtype(DType::F32)?;
+            let norm = |xs: &Tensor| candle_nn::ops::layer_norm(xs, &weight, &bias, self.eps);
+            return super::in_f32(&xs, norm);
+        }
+        candle_nn::ops::layer_norm(&xs, &self.weight, &self.bias, self.eps)
     }
 }
 

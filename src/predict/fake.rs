@@ -4,11 +4,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::Result;
 use crate::image::Image;
-use crate::mask::BoxXyxy;
 use crate::mask::upsample::upsample_bilinear;
+use crate::mask::{BoxXyxy, Mask};
 use crate::models::{ClickMasks, ClickPrompt, InteractiveModel};
 
 const SIDE: usize = 32;
+/// Largest logit that is handed back.
+pub(super) const LIMIT: f32 = 15.0;
 
 /// Stretches images to 32 x 32 cells. The object is a disc around the mean of the positive points,
 /// of a third of the image's width, or the disc in the box; negative points push it away, and the
@@ -59,6 +61,22 @@ impl InteractiveModel for Discs {
 
     fn upscale(&self, &(width, height): &(usize, usize), logits: &[f32]) -> Result<Vec<f32>> {
         upsample_bilinear(logits, (SIDE, SIDE), (height, width))
+    }
+
+    fn feed_back(&self, logits: Vec<f32>) -> Vec<f32> {
+        logits.into_iter().map(|v| v.clamp(-LIMIT, LIMIT)).collect()
+    }
+
+    fn drawn_logits(&self, mask: &Mask) -> Result<Vec<f32>> {
+        let scaled = |i: usize, of: usize| (2 * i + 1) * of / (2 * SIDE);
+        let logit = |i: usize| match mask.get(
+            scaled(i % SIDE, mask.width()),
+            scaled(i / SIDE, mask.height()),
+        ) {
+            true => 10.0,
+            false => -10.0,
+        };
+        Ok((0..SIDE * SIDE).map(logit).collect())
     }
 }
 

@@ -2,13 +2,15 @@
 //!
 //! * [`concept`]: texts and exemplar boxes -> every matching object;
 //! * [`interactive`]: points, a box or a rough mask -> that object;
-//! * [`everything`]: no prompt -> every object there seems to be.
+//! * [`everything`]: no prompt -> every object there seems to be;
+//! * [`verify`]: a model against a recorded run of another implementation.
 
 pub mod concept;
 pub mod everything;
 #[cfg(test)]
 mod fake;
 pub mod interactive;
+pub mod verify;
 
 use crate::mask::{BoxXyxy, Mask};
 

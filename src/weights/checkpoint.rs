@@ -30,18 +30,22 @@ pub struct Checkpoint {
 
 struct Contents {
     path: PathBuf,
+    files: Vec<PathBuf>,
     layout: &'static Layout,
+    /// Everything in the file.
+    stored: Vec<StoredTensor>,
+    /// What can be asked for.
     tensors: BTreeMap<String, Entry>,
     metadata: HashMap<String, String>,
 }
 
 /// A tensor as it is asked for.
-struct Entry {
+pub(super) struct Entry {
     /// Joined along the first axis.
-    parts: Vec<StoredTensor>,
-    shape: Vec<usize>,
+    pub(super) parts: Vec<StoredTensor>,
+    pub(super) shape: Vec<usize>,
     /// Elements of zeros before the first part.
-    skip: usize,
+    pub(super) skip: usize,
     read: AtomicBool,
 }
 
@@ -63,7 +67,7 @@ impl Checkpoint {
             return Self::open_shards(&path);
         }
         let source = Arc::new(Source::open(&path)?);
-        Self::read(path, source)
+        Self::read(path.clone(), vec![path], source)
     }
 
     /// Opens weights in memory: safetensors or the bytes of a `.pt` file.
@@ -72,7 +76,7 @@ impl Checkpoint {
     /// [`Error::Checkpoint`], as [`Checkpoint::open`].
     pub fn from_bytes(bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Result<Self> {
         let source = Arc::new(Source::Memory(Box::new(bytes)));
-        Self::read("weights in memory".into(), source)
+        Self::read("weights in memory".into(), vec![], source)
     }
 
     /// Zeros of these names, shapes and dtypes that take no memory: for checking a variant
@@ -89,11 +93,11 @@ impl Checkpoint {
             .map(|(name, shape, dtype)| StoredTensor::zeros(name, dtype, shape));
         let tensors = tensors.collect::<Result<_, _>>();
         let tensors = tensors.map_err(|problem| Error::checkpoint(&path, problem))?;
-        Self::index(path, tensors, HashMap::new())
+        Self::index(path, vec![], tensors, HashMap::new())
     }
 
     fn open_shards(index: &Path) -> Result<Self> {
-        let (mut tensors, mut metadata) = (vec![], HashMap::new());
+        let (mut files, mut tensors, mut metadata) = (vec![], vec![], HashMap::new());
         for (path, expected) in directory::shards(index)? {
             let source = Arc::new(Source::open(&path)?);
             let (shard, about) =
@@ -106,33 +110,37 @@ impl Checkpoint {
                 let problem = format!("{n} tensors of the index are not in this shard:{names}");
                 return Err(Error::checkpoint(&path, problem));
             }
+            files.push(path);
             tensors.extend(shard);
             metadata.extend(about);
         }
-        Self::index(index.to_path_buf(), tensors, metadata)
+        Self::index(index.to_path_buf(), files, tensors, metadata)
     }
 
-    fn read(path: PathBuf, source: Arc<Source>) -> Result<Self> {
+    fn read(path: PathBuf, files: Vec<PathBuf>, source: Arc<Source>) -> Result<Self> {
         let read = match format_of(source.bytes()) {
             Ok(Format::Torch) => torch::read(&source).map(|tensors| (tensors, HashMap::new())),
             Ok(Format::Safetensors) => safetensors::read(&source),
             Err(problem) => Err(problem),
         };
         let (tensors, metadata) = read.map_err(|problem| Error::checkpoint(&path, problem))?;
-        Self::index(path, tensors, metadata)
+        Self::index(path, files, tensors, metadata)
     }
 
     /// Gives stored tensors the names they are asked by.
     fn index(
         path: PathBuf,
+        files: Vec<PathBuf>,
         stored: Vec<StoredTensor>,
         metadata: HashMap<String, String>,
     ) -> Result<Self> {
         let layout = Layout::of(stored.iter().map(|t| t.name.as_str()));
-        let tensors = entries(layout, stored).map_err(|e| Error::checkpoint(&path, e))?;
+        let tensors = entries(layout, &stored).map_err(|e| Error::checkpoint(&path, e))?;
         let file = Contents {
             path,
+            files,
             layout,
+            stored,
             tensors,
             metadata,
         };
@@ -145,6 +153,14 @@ impl Checkpoint {
     /// The file that was opened: in a directory, the one that was found.
     pub fn path(&self) -> &Path {
         &self.file.path
+    }
+
+    /// The files with the tensors: one, or every shard; none for weights in memory. What
+    /// [`Checkpoint::with_part`] supplies is among them.
+    pub fn files(&self) -> Vec<&Path> {
+        let parts = self.parts.iter().flat_map(|(_, other)| other.files());
+        let own = self.file.files.iter().map(PathBuf::as_path);
+        own.chain(parts).collect()
     }
 
     /// How the file names its tensors.
@@ -266,6 +282,24 @@ impl Checkpoint {
         unread.map(|(name, _)| name.as_str()).collect()
     }
 
+    /// Others that supply what is missing under a prefix.
+    pub(super) fn parts(&self) -> &[(String, Checkpoint)] {
+        &self.parts
+    }
+
+    pub(super) fn entry(&self, name: &str) -> Option<&Entry> {
+        self.find(name).map(|(_, entry)| entry)
+    }
+
+    /// Whether the file itself, without parts, has what a module asks for.
+    pub(super) fn holds(&self, name: &str) -> bool {
+        self.file.tensors.contains_key(name)
+    }
+
+    pub(super) fn tensors_as_stored(&self) -> &[StoredTensor] {
+        &self.file.stored
+    }
+
     fn find(&self, name: &str) -> Option<(&Contents, &Entry)> {
         if let Some(entry) = self.file.tensors.get(name) {
             return Some((&self.file, entry));
@@ -359,7 +393,7 @@ impl SimpleBackend for Checkpoint {
 /// Applies a layout to everything in a file.
 fn entries(
     layout: &'static Layout,
-    stored: Vec<StoredTensor>,
+    stored: &[StoredTensor],
 ) -> Result<BTreeMap<String, Entry>, String> {
     let table = Table::new(layout);
     let mut slots = BTreeMap::<String, Vec<Option<StoredTensor>>>::new();

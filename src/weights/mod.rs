@@ -32,13 +32,17 @@ mod detect;
 mod directory;
 mod layout;
 mod layouts;
+pub mod manifest;
 mod names;
 mod pickle;
+mod random;
 mod safetensors;
 mod source;
+mod stored;
+mod survey;
 mod tensor;
 mod torch;
-mod verify;
+mod write;
 
 #[cfg(test)]
 #[path = "../../tests/keys/list.rs"]
@@ -50,11 +54,17 @@ pub use detect::{
     TextEncoderKind, TinyVitSize, detect,
 };
 pub use layout::{Fix, Layout};
+pub(crate) use names::{listing, matches};
+pub use random::random;
+pub use stored::Stored;
+pub use survey::Survey;
+pub use write::Written;
 
 /// A tiny model of SAM 3's architecture that knows coloured shapes, built into the library.
 ///
-/// It finds circles, squares, triangles and stars in red, green, blue, yellow, white and black on
-/// synthetic scenes; `weights/README.md` says how well.
+/// It finds circles, squares, triangles, stars, rings, crosses, hearts and hexagons in red, green,
+/// blue, yellow, orange, purple, white and black on synthetic scenes of 224 x 224 pixels;
+/// `weights/README.md` says how well.
 ///
 /// # Errors
 /// None that a released build can have: the file is part of it.

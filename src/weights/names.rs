@@ -9,7 +9,7 @@ const SHOWN: usize = 10;
 ///
 /// A `*` stands for a segment or part of one, a leading `**` for any number of segments. Returns
 /// what the stars stood for, and the segments after the pattern.
-pub(super) fn matches<'a>(name: &'a str, pattern: &str) -> Option<(Vec<&'a str>, &'a str)> {
+pub(crate) fn matches<'a>(name: &'a str, pattern: &str) -> Option<(Vec<&'a str>, &'a str)> {
     if let Some(pattern) = pattern.strip_prefix("**.") {
         let tails = name.match_indices('.').map(|(dot, _)| &name[dot + 1..]);
         return std::iter::once(name)
@@ -68,7 +68,7 @@ pub(super) fn expand(pattern: &str) -> Vec<String> {
 
 /// A list for an error message: names that differ in numbers only, or in being weight or bias,
 /// are one line; ten lines are shown.
-pub(super) fn listing<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn listing<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let mut groups = BTreeMap::<String, (&str, usize)>::new();
     for name in names {
         let segments = name.split('.').map(|segment| match segment {

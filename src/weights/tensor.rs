@@ -14,6 +14,8 @@ const PARALLEL: usize = 1 << 20;
 const CHUNK: usize = 1 << 18;
 /// Above this many bytes the file's pages are handed back after the copy.
 const RELEASE: usize = 1 << 16;
+/// Elements that are written at a time.
+const PIECE: usize = 1 << 20;
 /// More axes than any weight has; keeps corrupt files from deep recursion.
 const MAX_RANK: usize = 16;
 
@@ -132,13 +134,105 @@ impl StoredTensor {
         if rows % n != 0 || i >= n {
             return None;
         }
+        self.slice(i * (rows / n)..(i + 1) * (rows / n))
+    }
+
+    /// Some rows of the first axis, or `None` if it is shorter.
+    fn slice(&self, rows: Range<usize>) -> Option<Self> {
+        if rows.end > *self.shape.first()? {
+            return None;
+        }
         let mut part = self.clone();
-        part.shape[0] = rows / n;
+        part.shape[0] = rows.len();
         if let Bytes::In { range, .. } = &mut part.bytes {
-            let skipped = i * (rows / n) * self.strides[0] * (self.dtype.bitsize() / 8);
+            let size = self.dtype.bitsize() / 8;
+            let skipped = rows.start * self.strides[0] * size;
             range.start = (range.start + skipped).min(range.end);
+            let last: usize = part
+                .shape
+                .iter()
+                .zip(&part.strides)
+                .map(|(n, s)| n.saturating_sub(1) * s)
+                .sum();
+            range.end = range.end.min(range.start + (last + 1) * size);
         }
         Some(part)
+    }
+
+    /// Hands the elements in row-major order to `write`, as little-endian `dtype` and a piece at a
+    /// time, so that a large tensor takes little memory.
+    ///
+    /// Values that f16 cannot hold are an error, and so are dtypes that candle does not have.
+    pub(super) fn pieces(
+        &self,
+        dtype: Dtype,
+        write: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> candle::Result<()> {
+        let row: usize = self.shape.iter().skip(1).product();
+        let (Some(&rows), true) = (self.shape.first(), row > 0) else {
+            return self.piece(dtype, write);
+        };
+        let step = (PIECE / row).max(1);
+        for start in (0..rows).step_by(step) {
+            if let Some(piece) = self.slice(start..rows.min(start + step)) {
+                piece.piece(dtype, write)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn piece(
+        &self,
+        dtype: Dtype,
+        write: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> candle::Result<()> {
+        let bytes = match dtype {
+            Dtype::F32 => self.to_le::<f32>()?,
+            Dtype::F16 => {
+                let bytes = self.to_le::<f16>()?;
+                self.check_range(&bytes)?;
+                bytes
+            }
+            Dtype::BF16 => self.to_le::<bf16>()?,
+            Dtype::F64 => self.to_le::<f64>()?,
+            Dtype::I64 => self.to_le::<i64>()?,
+            Dtype::I32 => self.to_le::<i32>()?,
+            Dtype::I16 => self.to_le::<i16>()?,
+            Dtype::U32 => self.to_le::<u32>()?,
+            Dtype::U8 | Dtype::BOOL => self.to_le::<u8>()?,
+            other => bail!("`{}` cannot be written as {other:?}", self.name),
+        };
+        write(&bytes).map_err(candle::Error::from)
+    }
+
+    fn to_le<T: Element>(&self) -> candle::Result<Vec<u8>> {
+        let mut elements = vec![T::zero(); self.elements()];
+        self.copy_to(&mut elements)?;
+        let mut bytes = Vec::with_capacity(elements.len() * size_of::<T>());
+        elements.iter().for_each(|x| x.put_le(&mut bytes));
+        Ok(bytes)
+    }
+
+    /// Fails if a finite value became infinite in these bytes of f16.
+    fn check_range(&self, half: &[u8]) -> candle::Result<()> {
+        let half = half
+            .chunks_exact(2)
+            .map(|b| f16::from_le_bytes([b[0], b[1]]));
+        let is_infinite: Vec<bool> = half.map(f16::is_infinite).collect();
+        if !is_infinite.contains(&true) {
+            return Ok(());
+        }
+        let mut exact = vec![0f64; self.elements()];
+        self.copy_to(&mut exact)?;
+        let mut pairs = exact.iter().zip(is_infinite);
+        match pairs.find(|(x, is_infinite)| *is_infinite && x.is_finite()) {
+            Some((x, _)) => bail!(
+                "`{}` holds {x}, and f16 ends at {}; use bf16",
+                self.name,
+                f16::MAX
+            ),
+            None => Ok(()),
+        }
     }
 
     /// The same tensor with its two axes exchanged, or `None` if it has not two.
@@ -262,6 +356,8 @@ fn join_as<T: Element>(
 trait Element: WithDType {
     fn from_le(bytes: &[u8]) -> Self;
 
+    fn put_le(self, bytes: &mut Vec<u8>);
+
     fn to_f32(self) -> f32;
 
     /// Rounds once, to nearest; the same type comes back bit for bit.
@@ -276,6 +372,11 @@ macro_rules! element {
                 let mut le = [0; size_of::<Self>()];
                 le.copy_from_slice(bytes);
                 Self::from_le_bytes(le)
+            }
+
+            #[inline(always)]
+            fn put_le(self, bytes: &mut Vec<u8>) {
+                bytes.extend(self.to_le_bytes());
             }
 
             #[inline(always)]
@@ -413,6 +514,51 @@ mod tests {
         assert_eq!(values(&t.rows(1, 4).unwrap(), DType::F32), [2., 3.]);
         assert_eq!(values(&t.rows(1, 2).unwrap(), DType::F32), [4., 5., 6., 7.]);
         assert!(t.rows(0, 3).is_none());
+    }
+
+    #[test]
+    fn pieces_joined_are_the_whole_tensor() {
+        let collect = |t: &StoredTensor, dtype| {
+            let mut bytes = vec![];
+            let mut write = |piece: &[u8]| {
+                bytes.extend(piece);
+                Ok(())
+            };
+            t.pieces(dtype, &mut write).map(|()| bytes)
+        };
+        let f32s = |bytes: Vec<u8>| -> Vec<f32> {
+            let chunks = bytes.chunks_exact(4);
+            chunks
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+                .collect()
+        };
+        // more than two pieces, and a transposed view of them
+        let (rows, row) = (5, PIECE / 2);
+        let n = rows * row;
+        let t = view(&[rows, row], None, n).unwrap();
+        let got = f32s(collect(&t, Dtype::F32).unwrap());
+        assert!(got.len() == n && got.iter().enumerate().all(|(i, x)| *x == i as f32));
+        let t = view(&[2, 3], Some((&[1, 2], 1)), 7).unwrap();
+        assert_eq!(
+            f32s(collect(&t, Dtype::F32).unwrap()),
+            [1., 3., 5., 2., 4., 6.]
+        );
+        let scalar = view(&[], Some((&[], 4)), 5).unwrap();
+        assert_eq!(f32s(collect(&scalar, Dtype::F32).unwrap()), [4.]);
+        assert!(
+            collect(&view(&[0, 3], None, 0).unwrap(), Dtype::F32)
+                .unwrap()
+                .is_empty()
+        );
+
+        assert!(collect(&view(&[65_505], None, 65_505).unwrap(), Dtype::F16).is_ok());
+        let large = view(&[70_000], None, 70_000).unwrap();
+        let error = collect(&large, Dtype::F16).unwrap_err().to_string();
+        assert!(
+            error.contains("`x` holds 65520") && error.contains("65504"),
+            "{error}"
+        );
+        assert!(collect(&large, Dtype::BF16).is_ok());
     }
 
     #[test]

@@ -1,5 +1,10 @@
 //! The `sam3` command as a user meets it: what it prints, what it writes, how it fails.
 
+mod bench;
+mod convert;
+mod inspect;
+mod verify;
+
 use std::path::{Path, PathBuf};
 
 use assert_cmd::Command;
@@ -11,7 +16,7 @@ fn sam3() -> Command {
 }
 
 fn scene() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenes/scene1.png")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scenes/shapes.png")
 }
 
 fn json(stdout: &[u8]) -> serde_json::Value {
@@ -33,7 +38,7 @@ fn finds_exactly_the_right_objects_in_the_demo_scene() {
         .success()
         .stderr(contains("blue circle: 1 object").and(contains("triangles: 2 objects")));
     let document = json(&output.get_output().stdout);
-    assert_eq!(document["image"]["width"], 112);
+    assert_eq!(document["image"]["width"], 448);
     assert_eq!(document["kind"], "text");
     let prompts = document["prompts"].as_array().unwrap();
     let counts: Vec<usize> = prompts
@@ -46,13 +51,13 @@ fn finds_exactly_the_right_objects_in_the_demo_scene() {
     assert!(circle["score"].as_f64().unwrap() > 0.9);
     assert_eq!(
         circle["segmentation"]["size"],
-        serde_json::json!([112, 112])
+        serde_json::json!([448, 448])
     );
     assert!(circle["segmentation"]["counts"].is_string());
     let bbox: Vec<f64> = serde_json::from_value(circle["box_xyxy"].clone()).unwrap();
-    // drawn around (62, 92.5) with sides of 32 and 31
-    for (got, want) in bbox.iter().zip([46., 77., 78., 108.]) {
-        assert!((got - want).abs() < 3., "{bbox:?}");
+    // drawn around (124, 124) with a radius of 62.6
+    for (got, want) in bbox.iter().zip([61., 61., 187., 187.]) {
+        assert!((got - want).abs() < 6., "{bbox:?}");
     }
     for stage in ["decode", "load", "encode_image", "encode_text", "detect"] {
         assert!(document["timings_ms"][stage].is_number(), "{stage}");
@@ -62,7 +67,7 @@ fn finds_exactly_the_right_objects_in_the_demo_scene() {
 #[test]
 fn an_exemplar_finds_what_looks_like_it() {
     let output = sam3()
-        .args(["segment", "--exemplar", "70,11,96,40", "-o", "-", "-q"])
+        .args(["segment", "--exemplar", "50,262,152,377", "-o", "-", "-q"])
         .arg(scene())
         .assert()
         .success()
@@ -92,11 +97,11 @@ fn writes_every_format_into_the_folder() {
         .success()
         .stdout("");
     let file = |name: &str| folder.path().join("new/results").join(name);
-    let overlay = image::open(file("scene1_overlay.png")).unwrap();
-    assert_eq!((overlay.width(), overlay.height()), (112, 112));
-    assert!(file("scene1_masks/label_map.png").is_file());
-    assert_eq!(std::fs::read_dir(file("scene1_masks")).unwrap().count(), 3);
-    assert!(json(&std::fs::read(file("scene1.json")).unwrap())["prompts"].is_array());
+    let overlay = image::open(file("shapes_overlay.png")).unwrap();
+    assert_eq!((overlay.width(), overlay.height()), (448, 448));
+    assert!(file("shapes_masks/label_map.png").is_file());
+    assert_eq!(std::fs::read_dir(file("shapes_masks")).unwrap().count(), 3);
+    assert!(json(&std::fs::read(file("shapes.json")).unwrap())["prompts"].is_array());
 }
 
 #[test]
@@ -113,10 +118,10 @@ fn the_options_select() {
             .unwrap()
             .len()
     };
-    assert_eq!(count(&[]), 3);
+    assert_eq!(count(&[]), 6);
     assert_eq!(count(&["--max", "1"]), 1);
     assert_eq!(count(&["--threshold", "1"]), 0);
-    assert_eq!(count(&["--nms", "0.7", "--nms-across"]), 3);
+    assert_eq!(count(&["--nms", "0.7", "--nms-across"]), 6);
 }
 
 #[test]
@@ -348,7 +353,7 @@ fn a_long_text_is_cut_with_a_warning() {
 
 #[test]
 fn a_click_or_a_box_cuts_out_the_object_under_it() {
-    for (flag, value) in [("--point", "62,92"), ("--box", "46,77,78,108")] {
+    for (flag, value) in [("--point", "124,124"), ("--box", "61,61,187,187")] {
         let output = sam3()
             .args(["segment", flag, value, "-o", "-", "-q"])
             .arg(scene())
@@ -358,9 +363,9 @@ fn a_click_or_a_box_cuts_out_the_object_under_it() {
         assert_eq!(document["kind"], "interactive");
         let instances = document["prompts"][0]["instances"].as_array().unwrap();
         assert_eq!(instances.len(), 1, "{flag}");
-        // the blue circle has a radius of 16 pixels
+        // the blue circle has a radius of 62.6 pixels
         let area = instances[0]["area"].as_f64().unwrap();
-        assert!((650. ..950.).contains(&area), "{flag}: {area}");
+        assert!((11_000. ..13_600.).contains(&area), "{flag}: {area}");
     }
 }
 
@@ -370,7 +375,7 @@ fn a_click_can_be_refined_with_its_logits() {
     let logits = folder.path().join("click.safetensors");
     let click = |extra: &[&std::ffi::OsStr]| {
         sam3()
-            .args(["segment", "--point", "62,92", "-q", "-o", "-"])
+            .args(["segment", "--point", "124,124", "-q", "-o", "-"])
             .args(extra)
             .arg(scene())
             .assert()
@@ -407,7 +412,7 @@ fn everything_finds_masks_and_writes_the_originals_formats() {
         .unwrap()
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
-    let document = json(&std::fs::read(folder.path().join("scene1.json")).unwrap());
+    let document = json(&std::fs::read(folder.path().join("shapes.json")).unwrap());
     assert_eq!(document["kind"], "everything");
     assert!(
         !document["prompts"][0]["instances"]

@@ -1,7 +1,10 @@
 //! The library against the reference: the same weights, the same inputs, every stage.
 
+mod click_full_size;
+mod clicks;
 mod demo;
 mod demo_clicks;
+mod demo_quality;
 mod full_size;
 #[path = "../keys/list.rs"]
 mod key_lists;

@@ -45,6 +45,43 @@ pub enum Command {
     ///   sam3 everything photo.jpg -m sam3.pt --crop-n-layers 1 --min-mask-region-area 100
     #[command(verbatim_doc_comment)]
     Everything(Box<EverythingArgs>),
+
+    /// List the models that `-m` knows by name, and download them
+    ///
+    /// Examples:
+    ///   sam3 models
+    ///   sam3 models fetch mobile-sam sam3-litetext-s0
+    #[command(verbatim_doc_comment)]
+    Models(crate::models::Args),
+
+    /// Tell what a weight file holds, part by part, and whether it can be used
+    Inspect(crate::inspect::Args),
+
+    /// Write weights as safetensors under official names
+    ///
+    /// Examples:
+    ///   sam3 convert sam3.pt sam3.safetensors --dtype bf16
+    ///   sam3 convert efficient_sam3.pth small.safetensors --prune
+    ///   sam3 convert stage3.pt whole.safetensors --geometry sam3.pt
+    #[command(verbatim_doc_comment)]
+    Convert(crate::convert::Args),
+
+    /// Measure how fast a model runs on this machine, stage by stage
+    ///
+    /// Examples:
+    ///   sam3 bench --random-weights efficientsam3-rv-m
+    ///   sam3 bench --random-weights sam3 --device cuda --dtype bf16 --json before.json
+    ///   sam3 bench -m sam3.pt --image photo.jpg --compare before.json --tolerance 1.1
+    #[command(verbatim_doc_comment)]
+    Bench(Box<crate::bench::Args>),
+
+    /// Compare a model with a recorded run of the official code, stage by stage
+    ///
+    /// Examples:
+    ///   sam3 verify -m sam3.pt --reference sam3.reference.safetensors
+    ///   sam3 verify -m sam3.pt --reference sam3.reference.safetensors --device cuda --dtype bf16
+    #[command(verbatim_doc_comment)]
+    Verify(Box<crate::verify::Args>),
 }
 
 #[derive(Args)]
@@ -164,11 +201,12 @@ pub struct ClickArgs {
     )]
     pub boxes: Vec<BoxXyxy>,
 
-    /// Start from the logits that --logits wrote for the same image and model
+    /// Start from a mask, best together with a point or a box: a picture of the image's size, white
+    /// on the object, or the .safetensors file that --logits wrote for the same image and model
     #[arg(long, value_name = "FILE", conflicts_with_all = OF_TEXTS)]
     pub mask: Option<PathBuf>,
 
-    /// Give all three masks of each prompt; otherwise one, for a lone point the best of three
+    /// Give all three masks of each prompt; otherwise one, for nothing but a point the best of three
     #[arg(long, conflicts_with_all = OF_TEXTS)]
     pub multimask: bool,
 
@@ -302,12 +340,13 @@ pub enum EverythingFormat {
 #[derive(Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
-    /// Checkpoint file, model folder, or `demo` for the built-in model of coloured shapes
-    #[arg(short, long, default_value = "demo", value_name = "FILE|DIR|demo")]
+    /// Name from `sam3 models`, downloaded on first use; checkpoint file; model folder; or `demo`
+    /// for the built-in model of coloured shapes
+    #[arg(short, long, default_value = "demo", value_name = "NAME|FILE|DIR")]
     pub model: PathBuf,
 
-    /// A second file that supplies the geometry encoder, which Stage-3 files lack
-    #[arg(long, value_name = "FILE")]
+    /// A second model that supplies the geometry encoder, which Stage-3 files may lack
+    #[arg(long, value_name = "NAME|FILE")]
     pub geometry: Option<PathBuf>,
 
     /// Tokens per text, for a student whose positional table is longer than its training
@@ -337,6 +376,16 @@ pub enum Dtype {
     F32,
     F16,
     Bf16,
+}
+
+impl From<Dtype> for candle_sam3::DType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::F16 => Self::F16,
+            Dtype::Bf16 => Self::BF16,
+        }
+    }
 }
 
 fn parse_box(text: &str) -> Result<BoxXyxy, String> {

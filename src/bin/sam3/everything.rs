@@ -8,9 +8,9 @@ use candle_sam3::output::{self, Format, LabeledInstance, OverlayOptions, masks, 
 use candle_sam3::predict::everything::{self, MaskRecord, Options};
 
 use crate::args::{EverythingArgs, EverythingFormat, GeneratorArgs};
-use crate::model;
 use crate::results::{self, Target, Writer};
 use crate::stages::Stages;
+use crate::{demo, model};
 
 pub fn run(args: EverythingArgs, quiet: bool) -> Result<()> {
     let mut stages = Stages::new(quiet);
@@ -24,6 +24,7 @@ pub fn run(args: EverythingArgs, quiet: bool) -> Result<()> {
 
     stages.start("load");
     let model = model::load_for_clicks(&args.model)?;
+    demo::hint(model.name(), &image, quiet)?;
     stages.start("generate");
     let mut progress = |done, all| stages.say(format!("{done} of {all} points"));
     let found = everything::generate_with(&model, &image, None, &options, &mut progress)?;

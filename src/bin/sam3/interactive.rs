@@ -4,25 +4,29 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use candle_sam3::image::Image;
-use candle_sam3::mask::BoxXyxy;
+use candle_sam3::mask::{BoxXyxy, Mask};
 use candle_sam3::models::{ClickPrompt, InteractiveModel};
 use candle_sam3::output::json::{InstanceEntry, PointEntry, PromptEntry};
 use candle_sam3::output::{self, LabeledInstance, OverlayOptions};
 use candle_sam3::predict::interactive::{self, ClickMask, ClickPrediction, Options};
 
 use crate::args::{ClickArgs, SegmentArgs};
-use crate::model;
 use crate::results::{self, Target};
 use crate::stages::Stages;
+use crate::{demo, model};
 
 pub fn run(args: SegmentArgs, quiet: bool) -> Result<()> {
     let mut stages = Stages::new(quiet);
-    let prompts = prompts(&args.clicks)?;
+    let (mut prompts, drawn) = prompts(&args.clicks)?;
     let options = options(&args.clicks, &prompts);
 
     stages.start("decode");
     let image = Image::open(&args.image)?;
-    interactive::validate(&prompts, &options, (image.width(), image.height()))?;
+    let size = (image.width(), image.height());
+    interactive::validate(&prompts, &options, size)?;
+    if let Some(mask) = &drawn {
+        interactive::validate_drawn(mask, size)?;
+    }
     let target = Target::new(
         args.output.as_deref(),
         results::is_json_alone(&args.formats),
@@ -30,8 +34,12 @@ pub fn run(args: SegmentArgs, quiet: bool) -> Result<()> {
 
     stages.start("load");
     let model = model::load_for_clicks(&args.model)?;
+    demo::hint(model.name(), &image, quiet)?;
     stages.start("encode_image");
     let embedding = model.encode_for_clicks(&image)?;
+    if let Some(mask) = &drawn {
+        prompts[0].mask_logits = Some(interactive::from_drawn(&model, &embedding, mask)?);
+    }
     stages.start("segment");
     let mut found = interactive::predict(&model, &embedding, &prompts, &options)?;
     let timings = stages.finish();
@@ -66,7 +74,10 @@ pub fn run(args: SegmentArgs, quiet: bool) -> Result<()> {
 }
 
 /// One prompt of all points and the box, or one for each of several boxes.
-fn prompts(args: &ClickArgs) -> Result<Vec<ClickPrompt>> {
+///
+/// A drawn mask is for the one prompt there is. It comes apart, and leaves no logits in the prompt
+/// yet: their number is known when the model is.
+fn prompts(args: &ClickArgs) -> Result<(Vec<ClickPrompt>, Option<Mask>)> {
     if args.boxes.len() > 1 && !args.points.is_empty() {
         bail!(
             "{} boxes and points: it is not clear which box the points belong to; give one --box \
@@ -79,21 +90,33 @@ fn prompts(args: &ClickArgs) -> Result<Vec<ClickPrompt>> {
         _ => interactive::from_boxes(&args.boxes),
     };
     prompts[0].points.clone_from(&args.points);
-    if let Some(path) = &args.mask {
-        let masks = read_logits(path)?;
-        if masks.len() != prompts.len() {
-            bail!(
-                "{}: {} masks for {} prompts; give a mask for each",
-                path.display(),
-                masks.len(),
-                prompts.len()
-            );
-        }
-        for (prompt, mask) in prompts.iter_mut().zip(masks) {
-            prompt.mask_logits = Some(mask);
-        }
+    let Some(path) = &args.mask else {
+        return Ok((prompts, None));
+    };
+    let (masks, drawn) = match path.extension().is_some_and(|e| e == "safetensors") {
+        true => (read_logits(path)?, None),
+        false => (
+            vec![vec![]],
+            Some(interactive::drawn_in(&Image::open(path).context(
+                "--mask takes a picture or the .safetensors file of --logits",
+            )?)),
+        ),
+    };
+    if masks.len() != prompts.len() {
+        bail!(
+            "{}: {} for {} prompts; give a mask for each",
+            path.display(),
+            match masks.len() {
+                1 => "1 mask".to_string(),
+                n => format!("{n} masks"),
+            },
+            prompts.len()
+        );
     }
-    Ok(prompts)
+    for (prompt, mask) in prompts.iter_mut().zip(masks) {
+        prompt.mask_logits = Some(mask);
+    }
+    Ok((prompts, drawn))
 }
 
 fn options(args: &ClickArgs, prompts: &[ClickPrompt]) -> Options {
@@ -206,16 +229,17 @@ mod tests {
 
     #[test]
     fn points_and_a_box_are_one_prompt_and_boxes_are_many() {
-        assert_eq!(prompts(&clicks(2, 0)).unwrap().len(), 1);
-        let both = prompts(&clicks(2, 1)).unwrap();
+        assert_eq!(prompts(&clicks(2, 0)).unwrap().0.len(), 1);
+        let (both, _) = prompts(&clicks(2, 1)).unwrap();
         assert!(both.len() == 1 && both[0].points.len() == 2 && both[0].bbox.is_some());
-        assert_eq!(prompts(&clicks(0, 3)).unwrap().len(), 3);
+        assert_eq!(prompts(&clicks(0, 3)).unwrap().0.len(), 3);
         assert!(prompts(&clicks(1, 2)).is_err());
     }
 
     #[test]
     fn a_lone_point_is_answered_with_the_best_of_three() {
-        let asks = |clicks: &ClickArgs| options(clicks, &prompts(clicks).unwrap()).multimask_output;
+        let asks =
+            |clicks: &ClickArgs| options(clicks, &prompts(clicks).unwrap().0).multimask_output;
         assert!(asks(&clicks(1, 0)));
         assert!(!asks(&clicks(2, 0)) && !asks(&clicks(1, 1)) && !asks(&clicks(0, 2)));
         let mut found = prediction(3.);
@@ -233,7 +257,7 @@ mod tests {
         assert_eq!(read_logits(&path).unwrap(), [vec![3.; 6], vec![4.; 6]]);
         let mut args = clicks(0, 2);
         args.mask = Some(path.clone());
-        assert_eq!(prompts(&args).unwrap()[1].mask_logits, Some(vec![4.; 6]));
+        assert_eq!(prompts(&args).unwrap().0[1].mask_logits, Some(vec![4.; 6]));
         args.boxes.pop();
         let error = prompts(&args).unwrap_err().to_string();
         assert!(error.contains("2 masks for 1 prompts"), "{error}");
@@ -243,5 +267,21 @@ mod tests {
             error.contains("logits.safetensors: invalid prompt: no mask prompt"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_picture_is_a_mask_for_one_prompt() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("mask.png");
+        let mask = Mask::from_fn(4, 3, |x, _| x == 1);
+        std::fs::write(&path, output::masks::mask_png(&mask).unwrap()).unwrap();
+        let mut args = clicks(0, 0);
+        args.mask = Some(path);
+        let (prompt, drawn) = prompts(&args).unwrap();
+        assert_eq!((prompt.len(), drawn), (1, Some(mask)));
+        assert!(!options(&args, &prompt).multimask_output);
+        args.boxes = clicks(0, 2).boxes;
+        let error = prompts(&args).unwrap_err().to_string();
+        assert!(error.contains("1 mask for 2 prompts"), "{error}");
     }
 }

@@ -1,12 +1,21 @@
 //! The `sam3` command.
 
 mod args;
+mod bench;
+mod convert;
+mod demo;
 mod everything;
+mod hub;
+mod inspect;
 mod interactive;
 mod model;
+mod models;
+mod names;
+mod progress;
 mod results;
 mod segment;
 mod stages;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -17,10 +26,18 @@ use args::{Cli, Command};
 fn main() -> ExitCode {
     let cli = Cli::parse(); // exits with 2 on a usage error
     start_log(cli.verbose, cli.quiet);
+    if cli.quiet {
+        progress::silence();
+    }
     let done = match cli.command {
         Command::Segment(args) if args.clicks.is_asked_for() => interactive::run(*args, cli.quiet),
         Command::Segment(args) => segment::run(*args, cli.quiet),
         Command::Everything(args) => everything::run(*args, cli.quiet),
+        Command::Models(args) => models::run(args),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Convert(args) => convert::run(args, cli.quiet),
+        Command::Bench(args) => bench::run(*args, cli.quiet),
+        Command::Verify(args) => verify::run(*args, cli.quiet),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

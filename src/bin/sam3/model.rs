@@ -4,18 +4,24 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use candle_sam3::image::Image;
+use candle_sam3::mask::Mask;
 use candle_sam3::models::sam::{self, Sam};
 use candle_sam3::models::sam3::{ClickEmbedding, LoadOptions, Sam3};
 use candle_sam3::models::{ClickMasks, ClickPrompt, InteractiveModel};
+use candle_sam3::weights::manifest::PromptKind;
 use candle_sam3::weights::{self, Checkpoint, Family};
 use candle_sam3::{Error, Result as ModelResult};
 
-use crate::args::{Dtype, ModelArgs};
+use crate::args::ModelArgs;
+use crate::names::{self, Located};
 
 /// Opens, detects and loads the model; headers are checked before any tensor is read.
 pub fn load(args: &ModelArgs) -> Result<Sam3> {
     let options = prepare(args)?;
-    Ok(Sam3::load(&open_complete(args)?, &options)?)
+    Ok(Sam3::load(
+        &open_complete(args, PromptKind::Text)?,
+        &options,
+    )?)
 }
 
 /// Opens, detects and loads a model that takes clicks.
@@ -24,10 +30,8 @@ pub fn load_for_clicks(args: &ModelArgs) -> Result<ClickModel> {
         clicks: true,
         ..prepare(args)?
     };
-    let checkpoint = open_complete(args)?;
-    let is_sam1 = !checkpoint.metadata().contains_key("config")
-        && weights::detect(&checkpoint)?.family != Family::Sam3;
-    Ok(match is_sam1 {
+    let checkpoint = open_complete(args, PromptKind::Clicks)?;
+    Ok(match is_sam1(&checkpoint)? {
         true => {
             let options = sam::LoadOptions {
                 device: options.device,
@@ -40,8 +44,14 @@ pub fn load_for_clicks(args: &ModelArgs) -> Result<ClickModel> {
     })
 }
 
+/// Whether a file holds SAM 1 or MobileSAM; one with sizes of its own is a SAM 3.
+pub fn is_sam1(checkpoint: &Checkpoint) -> Result<bool> {
+    Ok(!checkpoint.metadata().contains_key("config")
+        && weights::detect(checkpoint)?.family != Family::Sam3)
+}
+
 /// Starts the threads and opens the device.
-fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
+pub fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
     if let Some(threads) = args.threads {
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads.get())
@@ -50,30 +60,38 @@ fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
     }
     Ok(LoadOptions {
         device: args.device.open()?,
-        dtype: match args.dtype {
-            Dtype::F32 => candle_sam3::DType::F32,
-            Dtype::F16 => candle_sam3::DType::F16,
-            Dtype::Bf16 => candle_sam3::DType::BF16,
-        },
+        dtype: args.dtype.into(),
         precision: args.precision,
         context_length: args.context_length,
         clicks: false,
     })
 }
 
+/// The checkpoint that the flags name; `prompts` as for [`open`].
+fn open_complete(args: &ModelArgs, prompts: PromptKind) -> Result<Checkpoint> {
+    open_with(&args.model, args.geometry.as_deref(), Some(prompts))
+}
+
 /// The checkpoint, with the part that a second file supplies.
-fn open_complete(args: &ModelArgs) -> Result<Checkpoint> {
-    let checkpoint = open(&args.model)?;
-    Ok(match &args.geometry {
+pub fn open_with(
+    model: &Path,
+    geometry: Option<&Path>,
+    prompts: Option<PromptKind>,
+) -> Result<Checkpoint> {
+    let checkpoint = open(model, prompts)?;
+    Ok(match geometry {
         None => checkpoint,
-        Some(geometry) => checkpoint.with_part("detector.geometry_encoder", &open(geometry)?)?,
+        Some(geometry) => {
+            checkpoint.with_part("detector.geometry_encoder", &open(geometry, None)?)?
+        }
     })
 }
 
-fn open(model: &Path) -> Result<Checkpoint> {
-    Ok(match model.to_str() {
-        Some("demo") => weights::demo()?,
-        _ => Checkpoint::open(model)?,
+/// Opens what `-m` names; a model that is not here yet is downloaded, if it answers `prompts`.
+fn open(model: &Path, prompts: Option<PromptKind>) -> Result<Checkpoint> {
+    Ok(match names::locate(model, prompts)? {
+        Located::Demo => weights::demo()?,
+        Located::File(path) => Checkpoint::open(path)?,
     })
 }
 
@@ -148,11 +166,41 @@ impl InteractiveModel for ClickModel {
         }
     }
 
+    fn decode_wanted(
+        &self,
+        image: &ClickImage,
+        prompts: &[ClickPrompt],
+        wanted: &dyn Fn(f32) -> bool,
+    ) -> ModelResult<Vec<ClickMasks>> {
+        match (self, image) {
+            (Self::Sam(model), ClickImage::Sam(image)) => {
+                model.decode_wanted(image, prompts, wanted)
+            }
+            (Self::Sam3(model), ClickImage::Sam3(image)) => {
+                model.decode_wanted(image, prompts, wanted)
+            }
+            _ => of_another_model(),
+        }
+    }
+
     fn upscale(&self, image: &ClickImage, low_res_logits: &[f32]) -> ModelResult<Vec<f32>> {
         match (self, image) {
             (Self::Sam(model), ClickImage::Sam(image)) => model.upscale(image, low_res_logits),
             (Self::Sam3(model), ClickImage::Sam3(image)) => model.upscale(image, low_res_logits),
             _ => of_another_model(),
+        }
+    }
+    fn feed_back(&self, low_res_logits: Vec<f32>) -> Vec<f32> {
+        match self {
+            Self::Sam(model) => model.feed_back(low_res_logits),
+            Self::Sam3(model) => model.feed_back(low_res_logits),
+        }
+    }
+
+    fn drawn_logits(&self, mask: &Mask) -> ModelResult<Vec<f32>> {
+        match self {
+            Self::Sam(model) => model.drawn_logits(mask),
+            Self::Sam3(model) => model.drawn_logits(mask),
         }
     }
 }

@@ -8,9 +8,9 @@ use candle_sam3::output::{LabeledInstance, OverlayOptions};
 use candle_sam3::predict::concept::{self, Exemplar, Options, Prediction, Prompt};
 
 use crate::args::SegmentArgs;
-use crate::model;
 use crate::results::{self, Target};
 use crate::stages::Stages;
+use crate::{demo, model};
 
 /// What exemplars without words are called in labels and summaries.
 const EXEMPLARS: &str = "exemplars";
@@ -29,6 +29,7 @@ pub fn run(args: SegmentArgs, quiet: bool) -> Result<()> {
 
     stages.start("load");
     let model = model::load(&args.model)?;
+    demo::hint(model.name(), &image, quiet)?;
     let mut trace = if args.trace.is_some() {
         Trace::on()
     } else {

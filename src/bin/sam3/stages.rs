@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use candle_sam3::output::json::Document;
 use indicatif::ProgressBar;
 
+use crate::progress;
+
 /// A spinner that names the running stage, and how long each stage took.
 pub struct Stages {
     spinner: ProgressBar,
@@ -17,7 +19,7 @@ impl Stages {
         let spinner = if quiet {
             ProgressBar::hidden()
         } else {
-            ProgressBar::new_spinner()
+            progress::add(ProgressBar::new_spinner())
         };
         spinner.enable_steady_tick(Duration::from_millis(100));
         Self {

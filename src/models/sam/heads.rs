@@ -6,7 +6,7 @@ use std::ops::Range;
 use candle::{Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::mask_decoder::{Decoded, ImageTokens, MaskDecoder};
+use super::mask_decoder::{ImageTokens, MaskDecoder};
 use super::prompt_encoder::{Label, PromptEncoder};
 use crate::Error;
 use crate::models::{ClickMasks, ClickPrompt};
@@ -168,7 +168,8 @@ impl Heads {
         Ok(Prompt { points, mask })
     }
 
-    /// Answers `prompts` in their order; `masks` are those of the four that are wanted.
+    /// Answers `prompts` in their order with those of `masks`, of the four, whose predicted quality
+    /// is `wanted`.
     ///
     /// Prompts of one kind (as many points, mask or none) are decoded together.
     pub fn decode(
@@ -176,6 +177,7 @@ impl Heads {
         image: &ImageTokens,
         prompts: &[Prompt],
         masks: Range<usize>,
+        wanted: &dyn Fn(f32) -> bool,
     ) -> Result<Vec<ClickMasks>> {
         let mut kinds = BTreeMap::<(usize, bool), Vec<usize>>::new();
         for (i, prompt) in prompts.iter().enumerate() {
@@ -185,8 +187,8 @@ impl Heads {
         let mut answers = vec![None; prompts.len()];
         for indices in kinds.values().flat_map(|indices| indices.chunks(MAX_BATCH)) {
             let batch: Vec<&Prompt> = indices.iter().map(|i| &prompts[*i]).collect();
-            let decoded = self.decode_batch(image, &batch, masks.clone())?;
-            for (i, answer) in indices.iter().zip(click_masks(&decoded)?) {
+            let decoded = self.decode_batch(image, &batch, masks.clone(), wanted)?;
+            for (i, answer) in indices.iter().zip(decoded) {
                 answers[*i] = Some(answer);
             }
         }
@@ -199,7 +201,8 @@ impl Heads {
         image: &ImageTokens,
         prompts: &[&Prompt],
         masks: Range<usize>,
-    ) -> Result<Decoded> {
+        wanted: &dyn Fn(f32) -> bool,
+    ) -> Result<Vec<ClickMasks>> {
         let points: Vec<&[_]> = prompts.iter().map(|p| &p.points[..]).collect();
         let points = self.prompt_encoder.embed_points(&points)?;
         let logits: Vec<f32> = prompts
@@ -216,31 +219,50 @@ impl Heads {
             let logits = Tensor::from_vec(logits, shape, image.tokens.device())?;
             self.prompt_encoder.embed_masks(&logits)?
         };
-        self.mask_decoder.forward(
+        let attended = self.mask_decoder.attend(
             &image.tokens.broadcast_add(&dense)?,
-            image.details.as_ref(),
             self.prompt_encoder.dense_pe(),
             &points,
-            masks,
-        )
-    }
-}
+        )?;
 
-fn click_masks(decoded: &Decoded) -> Result<Vec<ClickMasks>> {
-    let masks = decoded.masks.flatten_from(2)?.to_vec3::<f32>()?;
-    let scores = decoded.iou.to_vec2::<f32>()?;
-    let objects = match &decoded.object_score {
-        None => vec![None; masks.len()],
-        Some(scores) => scores.to_vec1::<f32>()?.into_iter().map(Some).collect(),
-    };
-    let answers = masks.into_iter().zip(scores).zip(objects);
-    Ok(answers
-        .map(|((low_res_logits, iou_scores), object_score)| ClickMasks {
-            low_res_logits,
-            iou_scores,
-            object_score,
-        })
-        .collect())
+        let iou = attended.iou.narrow(1, masks.start, masks.len())?;
+        let iou = iou.to_vec2::<f32>()?;
+        let mut objects = match &attended.object_score {
+            None => vec![],
+            Some(scores) => scores.to_vec1::<f32>()?,
+        }
+        .into_iter();
+        let mut answers: Vec<ClickMasks> = iou
+            .into_iter()
+            .map(|iou_scores| ClickMasks {
+                low_res_logits: vec![],
+                iou_scores,
+                object_score: objects.next(),
+            })
+            .collect();
+
+        // Most of the work that is left is the image's: it is saved where no mask is wanted.
+        let is_answered = |answer: &ClickMasks| answer.iou_scores.iter().any(|iou| wanted(*iou));
+        let answered: Vec<u32> = (0u32..)
+            .zip(&answers)
+            .filter_map(|(i, answer)| is_answered(answer).then_some(i))
+            .collect();
+        if !answered.is_empty() {
+            let attended = match answered.len() == answers.len() {
+                true => attended,
+                false => attended.select(&answered)?,
+            };
+            let logits = self
+                .mask_decoder
+                .draw(&attended, image.details.as_ref(), masks)?;
+            let logits = logits.flatten_from(2)?.to_vec3::<f32>()?;
+            for (i, logits) in answered.into_iter().zip(logits) {
+                answers[i as usize].low_res_logits = logits;
+            }
+        }
+        answers.iter_mut().for_each(|answer| answer.retain(wanted));
+        Ok(answers)
+    }
 }
 
 #[cfg(test)]

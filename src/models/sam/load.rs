@@ -6,8 +6,9 @@ use candle_nn::VarBuilder;
 use super::image_encoder::{BackboneConfig, ImageEncoder};
 use super::{Config, Heads, Sam};
 use crate::backbones::{tiny_vit, vit::sam1};
+use crate::models::inspect::Reading;
 use crate::nn::Precision;
-use crate::weights::{Checkpoint, Family, ImageEncoderKind, TinyVitSize, detect};
+use crate::weights::{Checkpoint, Detected, Family, ImageEncoderKind, TinyVitSize, detect, random};
 use crate::{Error, Result};
 
 /// How to load a model. The default is the CPU in f32.
@@ -31,8 +32,11 @@ impl Default for LoadOptions {
     }
 }
 
-/// MobileSAM's classifier, which segmentation never runs.
-const LEFT_OUT: &[&str] = &["image_encoder.norm_head", "image_encoder.head"];
+/// What segmentation never runs, and why.
+const LEFT_OUT: [(&str, &str); 2] = [
+    ("image_encoder.norm_head", "of a classifier"),
+    ("image_encoder.head", "of a classifier"),
+];
 
 impl Sam {
     /// Loads a SAM 1 or MobileSAM checkpoint; sizes come from its tensors.
@@ -43,16 +47,10 @@ impl Sam {
     /// dtype does not have.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
         options.precision.check(&options.device, options.dtype)?;
-        let (backbone, name) = backbone(checkpoint)?;
-        let cfg = Config::sam1();
-        let build = |vb: VarBuilder| {
-            let image_encoder = ImageEncoder::new(&backbone, cfg.dim, vb.pp("image_encoder"))?;
-            let heads = Heads::new(&cfg, vb.pp("prompt_encoder"), vb.pp("mask_decoder"))?;
-            Ok((image_encoder, heads))
-        };
-        let built: candle::Result<_> = options
-            .precision
-            .scope(|| build(checkpoint.var_builder(options.dtype, &options.device)));
+        let (backbone, name) = backbone(&detect(checkpoint)?)?;
+        let build = |vb: VarBuilder| build(&backbone, vb);
+        let vb = checkpoint.var_builder(options.dtype, &options.device);
+        let built = options.precision.scope(|| build(vb));
         let (image_encoder, heads) = match built {
             Ok(parts) => parts,
             Err(error) => {
@@ -61,19 +59,68 @@ impl Sam {
                 return Err(Error::checkpoint(checkpoint.path(), error.to_string()));
             }
         };
-        checkpoint.finish(LEFT_OUT)?;
-        Ok(Self {
+        checkpoint.finish(&LEFT_OUT.map(|(part, _)| part))?;
+        Ok(Self::new(name, (image_encoder, heads), options))
+    }
+
+    /// A model of the sizes of `variant` on random weights, the same ones each time: for measuring
+    /// speed and memory without a file. What it finds means nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for another family or size.
+    pub fn with_random_weights(variant: &Detected, options: &LoadOptions) -> Result<Self> {
+        options.precision.check(&options.device, options.dtype)?;
+        let (backbone, name) = backbone(variant)?;
+        let vb = random(options.dtype, &options.device);
+        let parts = options.precision.scope(|| build(&backbone, vb))?;
+        Ok(Self::new(name, parts, options))
+    }
+
+    fn new(
+        name: &str,
+        (image_encoder, heads): (ImageEncoder, Heads),
+        options: &LoadOptions,
+    ) -> Self {
+        Self {
             image_encoder,
             heads,
             name: name.into(),
             device: options.device.clone(),
             dtype: options.dtype,
-        })
+        }
     }
 }
 
-fn backbone(checkpoint: &Checkpoint) -> Result<(BackboneConfig, &'static str)> {
-    let detected = detect(checkpoint)?;
+/// The modules of a model; `vb` is at the root of the file.
+fn build(backbone: &BackboneConfig, vb: VarBuilder) -> candle::Result<(ImageEncoder, Heads)> {
+    let cfg = Config::sam1();
+    let image_encoder = ImageEncoder::new(backbone, cfg.dim, vb.pp("image_encoder"))?;
+    let heads = Heads::new(&cfg, vb.pp("prompt_encoder"), vb.pp("mask_decoder"))?;
+    Ok((image_encoder, heads))
+}
+
+/// (part, why) of what no prompt needs in a checkpoint.
+pub(in crate::models) fn left_out(
+    checkpoint: &Checkpoint,
+) -> Result<Vec<(&'static str, &'static str)>> {
+    backbone(&detect(checkpoint)?)?;
+    Ok(LEFT_OUT.to_vec())
+}
+
+/// What loading would read.
+pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
+    let (backbone, name) = backbone(&detect(checkpoint)?)?;
+    Ok(Reading {
+        name: name.into(),
+        prompts: vec!["clicks", "everything"],
+        survey: checkpoint.survey(|vb: VarBuilder| build(&backbone, vb))?,
+        left_out: LEFT_OUT.to_vec(),
+        only_video: &[],
+        hint: None,
+    })
+}
+
+fn backbone(detected: &Detected) -> Result<(BackboneConfig, &'static str)> {
     let unsupported = |what: String| Error::Unsupported {
         what,
         instead: "use sam_vit_b, sam_vit_l, sam_vit_h or mobile_sam".into(),
@@ -110,61 +157,60 @@ fn backbone(checkpoint: &Checkpoint) -> Result<(BackboneConfig, &'static str)> {
 mod tests {
     use super::*;
     use crate::weights::key_lists::key_list;
+    use crate::weights::manifest;
 
     #[test]
     fn every_release_is_read_completely() {
+        // f16 halves what ViT-H takes; what is read is the same
+        let options = LoadOptions {
+            dtype: DType::F16,
+            ..LoadOptions::default()
+        };
         for (list, name) in [
             ("sam_vit_b", "SAM ViT-B"),
             ("sam_vit_b_hf", "SAM ViT-B"),
+            ("sam_vit_l", "SAM ViT-L"),
+            ("sam_vit_l_hf", "SAM ViT-L"),
+            ("sam_vit_h", "SAM ViT-H"),
+            ("sam_vit_h_hf", "SAM ViT-H"),
             ("mobile_sam", "MobileSAM"),
         ] {
             let checkpoint = Checkpoint::from_shapes(key_list(list)).unwrap();
-            let model = Sam::load(&checkpoint, &LoadOptions::default());
-            assert_eq!(model.unwrap().name(), name);
+            let model = Sam::load(&checkpoint, &options);
+            let model = model.unwrap_or_else(|error| panic!("{list}: {error}"));
+            assert_eq!(model.name(), name);
         }
     }
 
     #[test]
-    fn vit_l_and_vit_h_are_read_completely() {
-        // Those of ViT-B with other sizes: what is below a block does not depend on its number.
-        for (dim, depth, head_dim, globals, name) in [
-            (1024, 24, 64, [5, 11, 17, 23], "SAM ViT-L"),
-            (1280, 32, 80, [7, 15, 23, 31], "SAM ViT-H"),
-        ] {
-            let scale = |n: usize| match n {
-                768 | 2304 | 3072 => n / 768 * dim,
-                other => other,
-            };
-            let mut tensors = vec![];
-            for (tensor, shape, dtype) in key_list("sam_vit_b") {
-                let wider: Vec<usize> = shape.iter().map(|n| scale(*n)).collect();
-                let wider = match tensor.starts_with("image_encoder") {
-                    true => wider,
-                    false => shape,
-                };
-                let Some(part) = tensor.strip_prefix("image_encoder.blocks.0.") else {
-                    if !tensor.starts_with("image_encoder.blocks.") {
-                        tensors.push((tensor, wider, dtype));
-                    }
-                    continue;
-                };
-                for i in 0..depth {
-                    let shape = match (part.contains("rel_pos"), globals.contains(&i)) {
-                        (true, true) => vec![127, head_dim],
-                        (true, false) => vec![27, head_dim],
-                        (false, _) => wider.clone(),
-                    };
-                    tensors.push((format!("image_encoder.blocks.{i}.{part}"), shape, dtype));
-                }
-            }
+    fn a_tensor_too_many_or_too_few_in_a_hugging_face_file_is_named() {
+        let shape = |name: &str| (name.to_string(), vec![3], DType::F32);
+        let list = key_list("sam_vit_b_hf");
+        let load = |tensors| {
             let checkpoint = Checkpoint::from_shapes(tensors).unwrap();
-            // Shapes are checked without reading: ViT-H would take 2.5 GB.
-            let (backbone, found) = backbone(&checkpoint).unwrap();
-            assert_eq!(found, name);
-            let encoder =
-                |vb: VarBuilder| ImageEncoder::new(&backbone, 256, vb.pp("image_encoder"));
-            checkpoint.verify(encoder).unwrap();
-        }
+            let error = Sam::load(&checkpoint, &LoadOptions::default()).unwrap_err();
+            error.to_string()
+        };
+        let surplus = load([&list[..], &[shape("mask_decoder.surprise")]].concat());
+        assert!(surplus.contains("mask_decoder.surprise"), "{surplus}");
+        let mut fewer = list.clone();
+        fewer.retain(|(name, ..)| name != "vision_encoder.layers.7.mlp.lin1.bias");
+        let fewer = load(fewer);
+        assert!(fewer.contains("blocks.7.mlp.lin1.bias"), "{fewer}");
+        // one of two equal tensors, which only some files have
+        let mut untied = list;
+        untied.retain(|(name, ..)| !name.starts_with("prompt_encoder.shared_embedding"));
+        let checkpoint = Checkpoint::from_shapes(untied).unwrap();
+        Sam::load(&checkpoint, &LoadOptions::default()).unwrap();
+    }
+
+    #[test]
+    fn mobile_sam_runs_on_random_weights() {
+        let contents = |name| &manifest::find(name).unwrap().contents;
+        let model =
+            Sam::with_random_weights(contents("mobile-sam"), &LoadOptions::default()).unwrap();
+        assert_eq!(model.name(), "MobileSAM");
+        assert!(Sam::with_random_weights(contents("sam3"), &LoadOptions::default()).is_err());
     }
 
     #[test]

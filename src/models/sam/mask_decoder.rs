@@ -33,15 +33,29 @@ pub struct ImageTokens {
     pub details: Option<[Tensor; 2]>,
 }
 
-/// The answers to `b` prompts.
+/// What is known of the answers to `b` prompts before their masks are drawn.
 #[derive(Debug, Clone)]
-pub struct Decoded {
-    /// Logits (b, masks, 4g, 4g), f32
-    pub masks: Tensor,
-    /// Predicted IoU (b, masks), f32
+pub struct Attended {
+    mask_tokens: Tensor, // (b, NUM_MASKS, d)
+    image: Tensor,       // (b, g * g, d)
+    /// Predicted IoU of all masks (b, [`NUM_MASKS`]), f32
     pub iou: Tensor,
     /// Logit of "there is an object" (b), f32; not in SAM 1.
     pub object_score: Option<Tensor>,
+}
+
+impl Attended {
+    /// What is known of some of the prompts.
+    pub fn select(&self, prompts: &[u32]) -> Result<Self> {
+        let prompts = Tensor::new(prompts, self.image.device())?;
+        let select = |xs: &Tensor| xs.index_select(&prompts, 0);
+        Ok(Self {
+            mask_tokens: select(&self.mask_tokens)?,
+            image: select(&self.image)?,
+            iou: select(&self.iou)?,
+            object_score: self.object_score.as_ref().map(select).transpose()?,
+        })
+    }
 }
 
 /// The mask decoder of SAM 1 and of SAM 3's click head.
@@ -127,15 +141,8 @@ impl MaskDecoder {
     }
 
     /// `image` tokens with the embedded mask (1 or b, g * g, d), `image_pe` (1, g * g, d),
-    /// `prompts` (b, n, d); `masks` are those of the [`NUM_MASKS`] that are wanted.
-    pub fn forward(
-        &self,
-        image: &Tensor,
-        details: Option<&[Tensor; 2]>,
-        image_pe: &Tensor,
-        prompts: &Tensor,
-        masks: Range<usize>,
-    ) -> Result<Decoded> {
+    /// `prompts` (b, n, d) -> all but the masks, which [`MaskDecoder::draw`] makes of it
+    pub fn attend(&self, image: &Tensor, image_pe: &Tensor, prompts: &Tensor) -> Result<Attended> {
         let (b, _, d) = prompts.dims3()?;
         let (first, _) = self.output_tokens.dims2()?;
         let output_tokens = self.output_tokens.unsqueeze(0)?.expand((b, first, d))?;
@@ -144,15 +151,7 @@ impl MaskDecoder {
 
         let iou_at = first - NUM_MASKS - 1;
         let token = |i: usize| hs.narrow(1, i, 1)?.squeeze(1)?.contiguous();
-        let weights = masks
-            .clone()
-            .map(|i| token(iou_at + 1 + i)?.apply(&self.hypernetworks[i]))
-            .collect::<Result<Vec<_>>>()?;
-        let weights = Tensor::stack(&weights, 1)?; // (b, masks, d / 8)
-        let logits = weights.matmul(&self.upscale(&image, details)?.t()?)?;
-
         let iou = token(iou_at)?.apply(&self.iou_head)?.to_dtype(DType::F32)?;
-        let iou = iou.narrow(1, masks.start, masks.len())?;
         let (iou, object_score) = match &self.sam3 {
             None => (iou, None),
             Some(parts) => {
@@ -161,11 +160,30 @@ impl MaskDecoder {
                 (sigmoid(&iou)?, Some(score))
             }
         };
-        Ok(Decoded {
-            masks: self.place(&logits)?.to_dtype(DType::F32)?,
+        Ok(Attended {
+            mask_tokens: hs.narrow(1, iou_at + 1, NUM_MASKS)?.contiguous()?,
+            image,
             iou,
             object_score,
         })
+    }
+
+    /// The logits of `masks`, of the [`NUM_MASKS`]: (b, masks, 4g, 4g), f32
+    pub fn draw(
+        &self,
+        attended: &Attended,
+        details: Option<&[Tensor; 2]>,
+        masks: Range<usize>,
+    ) -> Result<Tensor> {
+        let weights = masks
+            .map(|i| {
+                let token = attended.mask_tokens.narrow(1, i, 1)?.squeeze(1)?;
+                token.contiguous()?.apply(&self.hypernetworks[i])
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let weights = Tensor::stack(&weights, 1)?; // (b, masks, d / 8)
+        let logits = weights.matmul(&self.upscale(&attended.image, details)?.t()?)?;
+        self.place(&logits)?.to_dtype(DType::F32)
     }
 
     /// (b, g * g, d) -> the 4 x 4 pixels of each token (b, g * g * 16, d / 8)
@@ -225,13 +243,19 @@ mod tests {
             ("own", 1..3),
         ] {
             let image = golden.tensor(&format!("in.{case}.image"));
-            let got = decoder.forward(&image, details.as_ref(), &pe, &prompts, masks.clone())?;
+            let got = decoder.attend(&image, &pe, &prompts)?;
+            let drawn = decoder.draw(&got, details.as_ref(), masks.clone())?;
             let want = |part: &str| -> Result<Tensor> {
                 let all = golden.tensor(&format!("out.{case}.{part}"));
                 all.narrow(1, masks.start, masks.len())
             };
-            assert_close(&got.masks, &want("masks")?, 5e-6);
-            assert_close(&got.iou, &want("iou")?, 5e-6);
+            assert_close(&drawn, &want("masks")?, 5e-6);
+            let iou = got.iou.narrow(1, masks.start, masks.len())?;
+            assert_close(&iou, &want("iou")?, 5e-6);
+            let last = prompts.dim(0)? - 1;
+            let alone = got.select(&[last as u32])?;
+            let alone = decoder.draw(&alone, details.as_ref(), masks.clone())?;
+            assert_close(&alone, &want("masks")?.narrow(0, last, 1)?, 5e-6);
             if let Some(score) = got.object_score {
                 let want = golden.tensor(&format!("out.{case}.object_score"));
                 assert_close(&score, &want.squeeze(1)?, 5e-6);

@@ -3,6 +3,7 @@
 //! Follows `SamPredictor`,
 //! <https://github.com/facebookresearch/segment-anything/blob/dca509f/segment_anything/predictor.py#L16>.
 
+pub(crate) mod drawn_mask;
 pub mod heads;
 pub mod image_encoder;
 mod load;
@@ -10,17 +11,20 @@ pub mod mask_decoder;
 pub mod prompt_encoder;
 pub mod two_way;
 
+use std::ops::Range;
+
 use candle::{DType, Device, Tensor};
 
 pub use heads::{Config, Generation, Heads, Prompt};
 pub use image_encoder::ImageEncoder;
 pub use load::LoadOptions;
+pub(super) use load::{left_out, survey};
 pub use mask_decoder::{ImageTokens, NUM_MASKS};
 pub use prompt_encoder::Label;
 
 use crate::Result;
 use crate::image::{Image, transform::LongestSide};
-use crate::mask::upsample::upsample_bilinear;
+use crate::mask::{Mask, upsample::upsample_bilinear};
 use crate::models::{ClickMasks, ClickPrompt, InteractiveModel};
 
 /// A loaded SAM 1 or MobileSAM.
@@ -52,6 +56,16 @@ impl Sam {
         &self.name
     }
 
+    /// Where the model runs.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// What it computes in.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
     /// Prompt encoder and mask decoder, for running single stages.
     pub fn heads(&self) -> &Heads {
         &self.heads
@@ -63,6 +77,23 @@ impl Sam {
         let pixels = self.transform().apply(image)?;
         let pixels = Tensor::from_vec(pixels, (1, 3, side, side), &self.device)?;
         Ok(pixels.to_dtype(self.dtype)?)
+    }
+
+    fn decode_some(
+        &self,
+        image: &ImageEmbedding,
+        prompts: &[ClickPrompt],
+        masks: Range<usize>,
+        wanted: &dyn Fn(f32) -> bool,
+    ) -> Result<Vec<ClickMasks>> {
+        let transform = self.transform();
+        let to_input = |xy| transform.map_point(xy, image.width, image.height);
+        let prompts = prompts
+            .iter()
+            .map(|prompt| self.heads.prompt(prompt, to_input))
+            .collect::<Result<Vec<_>>>()?;
+        let features = &image.features;
+        Ok(self.heads.decode(features, &prompts, masks, wanted)?)
     }
 
     fn transform(&self) -> LongestSide {
@@ -102,14 +133,18 @@ impl InteractiveModel for Sam {
         prompts: &[ClickPrompt],
         multimask_output: bool,
     ) -> Result<Vec<ClickMasks>> {
-        let transform = self.transform();
-        let to_input = |xy| transform.map_point(xy, image.width, image.height);
-        let prompts = prompts
-            .iter()
-            .map(|prompt| self.heads.prompt(prompt, to_input))
-            .collect::<Result<Vec<_>>>()?;
         let masks = if multimask_output { 1..NUM_MASKS } else { 0..1 };
-        Ok(self.heads.decode(&image.features, &prompts, masks)?)
+        self.decode_some(image, prompts, masks, &|_| true)
+    }
+
+    /// The image is not drawn on for prompts without a wanted mask.
+    fn decode_wanted(
+        &self,
+        image: &ImageEmbedding,
+        prompts: &[ClickPrompt],
+        wanted: &dyn Fn(f32) -> bool,
+    ) -> Result<Vec<ClickMasks>> {
+        self.decode_some(image, prompts, 1..NUM_MASKS, wanted)
     }
 
     /// Easy to get wrong: two steps, to the model's input and, without its padding, to the image.
@@ -120,5 +155,14 @@ impl InteractiveModel for Sam {
         let rows = padded.chunks_exact(side).take(height);
         let cropped: Vec<f32> = rows.flat_map(|row| &row[..width]).copied().collect();
         upsample_bilinear(&cropped, (height, width), (image.height, image.width))
+    }
+
+    /// As they are.
+    fn feed_back(&self, low_res_logits: Vec<f32>) -> Vec<f32> {
+        low_res_logits
+    }
+
+    fn drawn_logits(&self, mask: &Mask) -> Result<Vec<f32>> {
+        drawn_mask::padded(mask, self.transform(), self.low_res_size().0)
     }
 }

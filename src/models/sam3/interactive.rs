@@ -8,7 +8,8 @@
 //!   video tracking.
 //! - A single mask is the first one if it is stable, else the best of the three others.
 //! - Small holes are filled before upscaling, not in the logits that go back as a prompt.
-//! - Logits are limited to ±32 on the way back in only, so that masks are upscaled as they are.
+//! - Logits are limited to ±32 when they are handed back, after the mask is upscaled as it is; a
+//!   mask prompt is taken as it is given.
 
 use std::ops::Range;
 
@@ -20,10 +21,10 @@ use super::{Config, ImageEmbedding, Sam3};
 use crate::Error;
 use crate::image::Image;
 use crate::mask::{Mask, regions, upsample::upsample_bilinear};
-use crate::models::sam::{Heads, ImageTokens, NUM_MASKS};
+use crate::models::sam::{Heads, ImageTokens, NUM_MASKS, drawn_mask};
 use crate::models::{ClickMasks, ClickPrompt, InteractiveModel};
 
-/// Largest magnitude of a logit in a mask prompt.
+/// Largest magnitude of a logit that is handed back.
 const MAX_LOGIT: f32 = 32.;
 /// A mask is stable if moving the threshold by this much either way...
 const STABILITY_DELTA: f32 = 0.05;
@@ -106,7 +107,8 @@ impl ClickHead {
         })
     }
 
-    /// Answers `prompts`; `masks` are those of the four in the decoder's order that are wanted.
+    /// Answers `prompts` with those of `masks`, of the four in the decoder's order, whose predicted
+    /// quality is `wanted`.
     ///
     /// # Errors
     /// [`Error::InvalidPrompt`] for an unknown label and a mask of another size.
@@ -115,23 +117,17 @@ impl ClickHead {
         image: &ClickEmbedding,
         prompts: &[ClickPrompt],
         masks: Range<usize>,
+        wanted: &dyn Fn(f32) -> bool,
     ) -> crate::Result<Vec<ClickMasks>> {
         let size = self.heads.config().image_size as f32;
         let (width, height) = (image.width as f32, image.height as f32);
         let to_input = |[x, y]: [f32; 2]| [x / width * size, y / height * size];
-        let mut limited = prompts.to_vec();
-        for logit in limited
-            .iter_mut()
-            .flat_map(|p| &mut p.mask_logits)
-            .flatten()
-        {
-            *logit = logit.clamp(-MAX_LOGIT, MAX_LOGIT);
-        }
-        let prompts = limited
+        let prompts = prompts
             .iter()
             .map(|prompt| self.heads.prompt(prompt, to_input))
             .collect::<crate::Result<Vec<_>>>()?;
-        Ok(self.heads.decode(&image.features, &prompts, masks)?)
+        let features = &image.features;
+        Ok(self.heads.decode(features, &prompts, masks, wanted)?)
     }
 }
 
@@ -199,11 +195,22 @@ impl InteractiveModel for Sam3 {
     ) -> crate::Result<Vec<ClickMasks>> {
         let head = self.click_head()?;
         if multimask_output {
-            return head.decode(image, prompts, 1..NUM_MASKS);
+            return head.decode(image, prompts, 1..NUM_MASKS, &|_| true);
         }
-        let mut answers = head.decode(image, prompts, 0..NUM_MASKS)?;
+        let mut answers = head.decode(image, prompts, 0..NUM_MASKS, &|_| true)?;
         answers.iter_mut().for_each(keep_one);
         Ok(answers)
+    }
+
+    /// The image is not drawn on for prompts without a wanted mask.
+    fn decode_wanted(
+        &self,
+        image: &ClickEmbedding,
+        prompts: &[ClickPrompt],
+        wanted: &dyn Fn(f32) -> bool,
+    ) -> crate::Result<Vec<ClickMasks>> {
+        let head = self.click_head()?;
+        head.decode(image, prompts, 1..NUM_MASKS, wanted)
     }
 
     /// Holes are filled first.
@@ -214,6 +221,18 @@ impl InteractiveModel for Sam3 {
             fill_holes(&mut logits, (height, width));
         }
         upsample_bilinear(&logits, (height, width), (image.height, image.width))
+    }
+
+    /// Limited to ±32.
+    fn feed_back(&self, mut low_res_logits: Vec<f32>) -> Vec<f32> {
+        for logit in &mut low_res_logits {
+            *logit = logit.clamp(-MAX_LOGIT, MAX_LOGIT);
+        }
+        low_res_logits
+    }
+
+    fn drawn_logits(&self, mask: &Mask) -> crate::Result<Vec<f32>> {
+        drawn_mask::stretched(mask, self.low_res_size().0)
     }
 }
 
@@ -276,6 +295,10 @@ mod tests {
             "sam3".to_string(),
             "sam3_hf".into(),
             "litetext_mobileclip-s0_ctx16".into(),
+            "litetext_mobileclip-s0_ctx32".into(),
+            "litetext_mobileclip-s1_ctx16".into(),
+            "litetext_mobileclip-s1_ctx32".into(),
+            "litetext_mobileclip2-l_ctx16".into(),
             "litetext_mobileclip2-l_ctx32".into(),
             student("repvit-m0.9"),
             student("repvit-m1.1"),
@@ -306,19 +329,39 @@ mod tests {
 
     #[test]
     fn a_file_without_the_click_head_says_so() {
-        let [stage3, donor] = ["repvit-m1.1_stage3", "repvit-m1.1_mobileclip-s1"].map(|name| {
-            Checkpoint::from_shapes(key_list(&format!("efficientsam3_{name}"))).unwrap()
-        });
-        let whole = stage3
-            .with_part("detector.geometry_encoder", &donor)
-            .unwrap();
+        let list = |name: &str| Checkpoint::from_shapes(key_list(name)).unwrap();
+        let donor = list("efficientsam3_repvit-m1.1_mobileclip-s1");
         let options = LoadOptions {
             clicks: true,
             ..Default::default()
         };
-        let error = Sam3::load(&whole, &options).unwrap_err();
-        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
-        assert!(error.to_string().contains("no click head"), "{error}");
+        for name in ["repvit-m1.1", "tinyvit-11m", "efficientvit-b1"] {
+            let stage3 = list(&format!("efficientsam3_{name}_stage3"));
+            let whole = stage3.with_part("detector.geometry_encoder", &donor);
+            let error = Sam3::load(&whole.unwrap(), &options).unwrap_err();
+            assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+            assert!(error.to_string().contains("no click head"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_click_head_with_a_tensor_too_many_or_too_few_is_refused() {
+        let list = key_list("efficientsam3_efficientvit-b0_mobileclip-s1");
+        let options = LoadOptions {
+            clicks: true,
+            ..Default::default()
+        };
+        let load = |tensors| {
+            let checkpoint = Checkpoint::from_shapes(tensors).unwrap();
+            Sam3::load(&checkpoint, &options).unwrap_err().to_string()
+        };
+        let name = "tracker.sam_mask_decoder.conv_s0.bias";
+        let mut fewer = list.clone();
+        fewer.retain(|(n, ..)| n != name);
+        assert!(load(fewer).contains(name));
+        let name = "tracker.sam_prompt_encoder.surprise";
+        let surplus = [&list[..], &[(name.into(), vec![3], DType::F32)]].concat();
+        assert!(load(surplus).contains(name));
     }
 
     fn answer(first: Vec<f32>) -> ClickMasks {

@@ -7,13 +7,14 @@ use super::interactive::{self, ClickHead};
 use super::{Config, Detector, Sam3};
 use crate::backbones::student::BackboneConfig;
 use crate::backbones::{efficientvit, repvit, student, tiny_vit, vit};
+use crate::models::inspect::Reading;
 use crate::nn::Precision;
 use crate::text::{clip, mobileclip};
 use crate::weights::{
     Checkpoint, Detected, EfficientVitSize, Family, ImageEncoderKind, MobileClipSize, RepVitSize,
     TextEncoderKind, TinyVitSize, detect,
 };
-use crate::{Error, Result, backbones, text};
+use crate::{Error, Result, backbones, text, weights};
 
 /// How to load a model. The default is the CPU in f32.
 #[derive(Debug, Clone)]
@@ -44,25 +45,55 @@ impl Default for LoadOptions {
     }
 }
 
-/// Parts of the files that text and exemplar prompts do not need.
-const LEFT_OUT: &[&str] = &[
-    "detector.backbone.vision_backbone.convs.3", // a pyramid level that is dropped
-    "detector.backbone.language_backbone.encoder.text_projection", // pooled text is not used
-    "detector.backbone.language_backbone.encoder.projection_layer",
-    "detector.geometry_encoder.points_*", // no public entry point passes points
-    "detector.segmentation_head.pixel_decoder.conv_layers.2", // a stage with nothing to upsample
-    "detector.segmentation_head.pixel_decoder.norms.2",
+/// Parts of the files that no prompt needs, and why.
+const LEFT_OUT: &[(&str, &str)] = &[
+    (
+        "detector.backbone.vision_backbone.convs.3",
+        "a pyramid level that is dropped",
+    ),
+    (
+        "detector.backbone.vision_backbone.sam2_convs.3",
+        "a pyramid level that is dropped",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.text_projection",
+        "for pooled text, which is not used",
+    ),
+    (
+        "detector.backbone.language_backbone.encoder.projection_layer",
+        "for pooled text, which is not used",
+    ),
+    (
+        "detector.geometry_encoder.points_*",
+        "for points, which no entry point passes to the detector",
+    ),
+    (
+        "detector.segmentation_head.pixel_decoder.conv_layers.2",
+        "a stage with nothing to upsample",
+    ),
+    (
+        "detector.segmentation_head.pixel_decoder.norms.2",
+        "a stage with nothing to upsample",
+    ),
 ];
 
 /// What only clicks and video need.
 const TRACKER: &[&str] = &["tracker", "detector.backbone.vision_backbone.sam2_convs"];
 
+const REPLACED: &str = "SAM 3's own trunk, which the student replaced";
+
 /// SAM 3's own trunk, left behind in some files next to the student that replaced it.
-const DEAD_TRUNK: &[&str] = &[
-    "detector.backbone.vision_backbone.trunk.blocks",
-    "detector.backbone.vision_backbone.trunk.patch_embed",
-    "detector.backbone.vision_backbone.trunk.pos_embed",
-    "detector.backbone.vision_backbone.trunk.ln_pre",
+const DEAD_TRUNK: &[(&str, &str)] = &[
+    ("detector.backbone.vision_backbone.trunk.blocks", REPLACED),
+    (
+        "detector.backbone.vision_backbone.trunk.patch_embed",
+        REPLACED,
+    ),
+    (
+        "detector.backbone.vision_backbone.trunk.pos_embed",
+        REPLACED,
+    ),
+    ("detector.backbone.vision_backbone.trunk.ln_pre", REPLACED),
 ];
 
 impl Sam3 {
@@ -79,29 +110,21 @@ impl Sam3 {
             config,
             name,
             dead_trunk,
+            geometry_encoder,
         } = Kind::of(checkpoint, options.context_length)?;
+        if !geometry_encoder {
+            return Err(Error::checkpoint(checkpoint.path(), NO_GEOMETRY_ENCODER));
+        }
         if options.clicks
             && !interactive::PARTS
                 .iter()
                 .all(|p| checkpoint.contains_part(p))
         {
-            return Err(Error::Unsupported {
-                what: format!(
-                    "a point or box prompt on {name} from this file, which has no click head"
-                ),
-                instead: "use sam3.pt, or a LiteText or Stage-1 EfficientSAM3 file".into(),
-            });
+            return Err(no_click_head(&name));
         }
-        let build = |vb: VarBuilder| {
-            let clicks = options.clicks.then(|| ClickHead::new(&config, vb.clone()));
-            Ok((
-                Detector::new(&config, vb.pp("detector"))?,
-                clicks.transpose()?,
-            ))
-        };
-        let built: candle::Result<_> = options
-            .precision
-            .scope(|| build(checkpoint.var_builder(options.dtype, &options.device)));
+        let build = |vb: VarBuilder| build(&config, options.clicks, vb);
+        let vb = checkpoint.var_builder(options.dtype, &options.device);
+        let built = options.precision.scope(|| build(vb));
         let (detector, clicks) = match built {
             Ok(parts) => parts,
             Err(error) => {
@@ -115,18 +138,96 @@ impl Sam3 {
         } else {
             TRACKER
         };
-        let dead_trunk = if dead_trunk { DEAD_TRUNK } else { &[] };
-        checkpoint.finish(&[LEFT_OUT, tracker, dead_trunk].concat())?;
-        let (device, dtype) = (options.device.clone(), options.dtype);
-        Ok(Self {
+        let never = left_out_of(dead_trunk).map(|(part, _)| part);
+        checkpoint.finish(&never.chain(tracker.iter().copied()).collect::<Vec<_>>())?;
+        Ok(Self::new(config, name, (detector, clicks), options))
+    }
+
+    /// A model of the sizes of `variant` on random weights, the same ones each time: for measuring
+    /// speed and memory without a file. What it finds means nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a variant that is no SAM 3, or has no click head when
+    /// [`LoadOptions::clicks`] asks for it.
+    pub fn with_random_weights(variant: &Detected, options: &LoadOptions) -> Result<Self> {
+        options.precision.check(&options.device, options.dtype)?;
+        let Kind { config, name, .. } = Kind::of_variant(variant, options.context_length)?;
+        if options.clicks && !variant.interactive {
+            return Err(no_click_head(&name));
+        }
+        let vb = weights::random(options.dtype, &options.device);
+        let build = || build(&config, options.clicks, vb);
+        let parts = options.precision.scope(build)?;
+        Ok(Self::new(config, name, parts, options))
+    }
+
+    fn new(
+        config: Config,
+        name: String,
+        (detector, clicks): (Detector, Option<ClickHead>),
+        options: &LoadOptions,
+    ) -> Self {
+        Self {
             detector,
             clicks,
             config,
             name,
-            device,
-            dtype,
-        })
+            device: options.device.clone(),
+            dtype: options.dtype,
+        }
     }
+}
+
+fn no_click_head(name: &str) -> Error {
+    Error::Unsupported {
+        what: format!("a point or box prompt on {name} from this file, which has no click head"),
+        instead: "use sam3.pt, or a LiteText or Stage-1 EfficientSAM3 file".into(),
+    }
+}
+
+/// The modules of a model; `vb` is at the root of the file.
+fn build(
+    config: &Config,
+    clicks: bool,
+    vb: VarBuilder,
+) -> candle::Result<(Detector, Option<ClickHead>)> {
+    let clicks = clicks.then(|| ClickHead::new(config, vb.clone()));
+    Ok((
+        Detector::new(config, vb.pp("detector"))?,
+        clicks.transpose()?,
+    ))
+}
+
+/// (part, why) of what no prompt needs in a checkpoint.
+pub(in crate::models) fn left_out(
+    checkpoint: &Checkpoint,
+) -> Result<Vec<(&'static str, &'static str)>> {
+    let kind = Kind::of(checkpoint, None)?;
+    Ok(left_out_of(kind.dead_trunk).collect())
+}
+
+fn left_out_of(dead_trunk: bool) -> impl Iterator<Item = (&'static str, &'static str)> {
+    let dead_trunk = if dead_trunk { DEAD_TRUNK } else { &[] };
+    LEFT_OUT.iter().chain(dead_trunk).copied()
+}
+
+/// What loading for every kind of prompt that the file has parts for would read.
+pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
+    let kind = Kind::of(checkpoint, None)?;
+    let mut parts = interactive::PARTS.iter();
+    let clicks = parts.any(|part| checkpoint.contains_part(part));
+    let mut prompts = vec!["text", "exemplars"];
+    if clicks {
+        prompts.extend(["clicks", "everything"]);
+    }
+    Ok(Reading {
+        prompts,
+        survey: checkpoint.survey(|vb: VarBuilder| build(&kind.config, clicks, vb))?,
+        left_out: left_out_of(kind.dead_trunk).collect(),
+        only_video: interactive::LEFT_OUT,
+        hint: (!kind.geometry_encoder).then_some(NO_GEOMETRY_ENCODER),
+        name: kind.name,
+    })
 }
 
 /// What is to be built from a checkpoint.
@@ -134,6 +235,7 @@ struct Kind {
     config: Config,
     name: String,
     dead_trunk: bool,
+    geometry_encoder: bool,
 }
 
 impl Kind {
@@ -151,14 +253,16 @@ impl Kind {
                 config,
                 name,
                 dead_trunk: false,
+                geometry_encoder: true,
             });
         }
         let detected = detect(checkpoint)?;
-        let (image_encoder, image_name) = image_encoder(&detected)?;
-        let (text_encoder, text_name) = text_encoder(&detected, context_length)?;
-        if !detected.geometry_encoder {
-            return Err(Error::checkpoint(checkpoint.path(), NO_GEOMETRY_ENCODER));
-        }
+        Self::of_variant(&detected, context_length)
+    }
+
+    fn of_variant(detected: &Detected, context_length: Option<usize>) -> Result<Self> {
+        let (image_encoder, image_name) = image_encoder(detected)?;
+        let (text_encoder, text_name) = text_encoder(detected, context_length)?;
         let name = match (image_name, text_name) {
             (None, None) => "SAM 3".into(),
             (None, Some(text)) => format!("SAM3-LiteText ({text})"),
@@ -171,6 +275,7 @@ impl Kind {
             config,
             name,
             dead_trunk: detected.dead_trunk,
+            geometry_encoder: detected.geometry_encoder,
         })
     }
 }

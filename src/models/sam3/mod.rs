@@ -1,5 +1,6 @@
 //! SAM 3, EfficientSAM3 and SAM3-LiteText: one detector, other encoders.
 
+mod batch;
 pub mod config;
 pub mod decoder;
 pub mod detector;
@@ -18,6 +19,7 @@ pub use detector::{Detector, Grounding, ImageFeatures, PromptTokens, TextFeature
 pub use geometry_encoder::ExemplarBox;
 pub use interactive::{ClickEmbedding, ClickHead};
 pub use load::LoadOptions;
+pub(super) use load::{left_out, survey};
 
 use crate::image::{Image, transform::Square};
 use crate::text::Tokenizer;
@@ -68,6 +70,16 @@ impl Sam3 {
     /// The sizes of the model.
     pub fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Where the model runs.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// What it computes in.
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// The network, for running single stages.

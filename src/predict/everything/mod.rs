@@ -7,7 +7,8 @@
 //! better predicted IoU winning within a crop and the smaller crop winning between crops.
 //!
 //! The records equal the original's, their order included. What differs:
-//! * masks of low predicted IoU are dropped before they are enlarged, which changes nothing else;
+//! * masks of low predicted IoU are dropped before they are enlarged, and where a point has no
+//!   other before they are computed, which changes nothing else;
 //! * crops that find nothing, alone or all together, are no error, nor are images too small for
 //!   their crops (the original raises an `IndexError` and fails to resize an image of no pixels);
 //! * options that make no sense are refused, see [`Options::validate`].
@@ -184,7 +185,10 @@ impl<M: InteractiveModel + Sync> CropGenerator<'_, M> {
             ..ClickPrompt::default()
         };
         let prompts: Vec<ClickPrompt> = points.iter().map(prompt).collect();
-        let answers = self.model.decode(&self.embedding, &prompts, true)?;
+        let is_good = |iou| exceeds(iou, self.options.pred_iou_thresh);
+        let answers = self
+            .model
+            .decode_wanted(&self.embedding, &prompts, &is_good)?;
         let masks: Vec<(&[f64; 2], f32, &Vec<f32>)> = points
             .iter()
             .zip(&answers)
@@ -192,7 +196,6 @@ impl<M: InteractiveModel + Sync> CropGenerator<'_, M> {
                 let masks = answer.iou_scores.iter().zip(&answer.low_res_logits);
                 masks.map(move |(iou, logits)| (point, *iou, logits))
             })
-            .filter(|(_, iou, _)| exceeds(*iou, self.options.pred_iou_thresh))
             .collect();
         let candidates: Result<Vec<Option<Candidate>>> = masks
             .into_par_iter()

@@ -114,6 +114,14 @@ impl InteractiveModel for AnalyticSam {
         let cropped: Vec<f32> = rows.flat_map(|row| &row[..width]).copied().collect();
         upsample_bilinear(&cropped, (height, width), (image.size.1, image.size.0))
     }
+
+    fn feed_back(&self, _: Vec<f32>) -> Vec<f32> {
+        unreachable!("nothing is refined")
+    }
+
+    fn drawn_logits(&self, _: &Mask) -> Result<Vec<f32>> {
+        unreachable!("nothing is refined")
+    }
 }
 
 fn picture(width: usize, height: usize) -> Image {

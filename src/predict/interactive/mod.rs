@@ -23,6 +23,7 @@ mod tests;
 use rayon::prelude::*;
 
 use super::Instance;
+use crate::image::Image;
 use crate::mask::stability::StableMask;
 use crate::mask::{BoxXyxy, Mask};
 use crate::models::{ClickMasks, ClickPrompt, InteractiveModel};
@@ -83,7 +84,8 @@ pub struct ClickMask {
     pub iou_score: f32,
     /// IoU of the masks cut higher and lower, in 0..=1; 0 when there is no mask at all.
     pub stability_score: f32,
-    /// Logits at the model's low resolution, by rows: a mask prompt for the next round.
+    /// Logits at the model's low resolution, by rows: a mask prompt for the next round. SAM 3 limits
+    /// them to ±32, after the mask is made.
     pub low_res_logits: Vec<f32>,
 }
 
@@ -114,14 +116,58 @@ pub fn from_boxes(boxes: &[BoxXyxy]) -> Vec<ClickPrompt> {
     boxes.iter().map(prompt).collect()
 }
 
+/// A drawn mask, white on the object, as a mask prompt: what goes into
+/// [`ClickPrompt::mask_logits`].
+///
+/// # Errors
+/// [`Error::InvalidPrompt`] as [`validate_drawn`].
+pub fn from_drawn<M>(model: &M, image: &M::Embedding, mask: &Mask) -> Result<Vec<f32>>
+where
+    M: InteractiveModel,
+{
+    validate_drawn(mask, model.original_size(image))?;
+    model.drawn_logits(mask)
+}
+
+/// The mask that is drawn in an image: where its pixels are nearer to white than to black.
+pub fn drawn_in(image: &Image) -> Mask {
+    let (width, height) = (image.width(), image.height());
+    let pixel = |x: usize, y: usize| &image.pixels()[3 * (y * width + x)..][..3];
+    Mask::from_fn(width, height, |x, y| {
+        let sum: u16 = pixel(x, y).iter().map(|v| u16::from(*v)).sum();
+        sum > 3 * 127
+    })
+}
+
+/// Checks a drawn mask against an image of `width` x `height` pixels, before any work.
+///
+/// # Errors
+/// [`Error::InvalidPrompt`] for a mask of another size, and one that is empty.
+pub fn validate_drawn(mask: &Mask, (width, height): (usize, usize)) -> Result<()> {
+    if (mask.width(), mask.height()) != (width, height) {
+        return Err(Error::prompt(format!(
+            "a mask of {} x {} pixels for an image of {width} x {height}; give one of the image's \
+             size",
+            mask.width(),
+            mask.height()
+        )));
+    }
+    if mask.is_empty() {
+        return Err(Error::prompt(
+            "a mask without a white pixel; white is on the object",
+        ));
+    }
+    Ok(())
+}
+
 /// Whether a prompt is so open that the best of three masks beats a single one: a lone point, which
 /// may mean a part or the whole.
 ///
 /// The rule of the original's ONNX export for points,
 /// <https://github.com/facebookresearch/segment-anything/blob/dca509f/segment_anything/utils/onnx.py#L92>;
-/// a box says enough for a single mask, as in the original's examples.
+/// a box or a mask says enough for a single mask, as in the original's examples.
 pub fn prefers_multimask(prompt: &ClickPrompt) -> bool {
-    prompt.points.len() == 1 && prompt.bbox.is_none()
+    prompt.points.len() == 1 && prompt.bbox.is_none() && prompt.mask_logits.is_none()
 }
 
 /// Answers prompts on one image, up to 64 in one decode.
@@ -209,7 +255,7 @@ fn enlarge<M: InteractiveModel>(
                 mask: cut.mask,
                 iou_score,
                 stability_score,
-                low_res_logits,
+                low_res_logits: model.feed_back(low_res_logits),
             })
         })
         .collect();

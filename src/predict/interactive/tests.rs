@@ -1,7 +1,7 @@
 //! On a model that draws discs.
 
 use super::*;
-use crate::predict::fake::Discs;
+use crate::predict::fake::{Discs, LIMIT};
 
 const IMAGE: (usize, usize) = (120, 90);
 
@@ -159,4 +159,52 @@ fn no_prompts_give_no_answers() {
             .unwrap()
             .is_empty()
     );
+}
+
+#[test]
+fn logits_are_limited_for_the_next_round_and_not_for_the_mask() {
+    let model = Discs::default();
+    let prompt = from_points(&[[60., 45.]], &[1]).unwrap();
+    let decoded = model.decode(&IMAGE, std::slice::from_ref(&prompt), true);
+    let decoded = &decoded.unwrap()[0].low_res_logits[2];
+    let found = predict(&model, &IMAGE, &[prompt], &Options::default()).unwrap();
+    let mask = &found[0].masks[2];
+    let limited: Vec<f32> = decoded.iter().map(|v| v.clamp(-LIMIT, LIMIT)).collect();
+    assert_eq!(mask.low_res_logits, limited);
+    assert_ne!(&limited, decoded);
+    let full = model.upscale(&IMAGE, decoded).unwrap();
+    let area = full.iter().filter(|v| **v > 0.).count();
+    assert_eq!(mask.mask.area(), area);
+}
+
+#[test]
+fn a_drawn_mask_is_a_prompt() {
+    let (width, height) = IMAGE;
+    let white = |x: usize, y: usize| if x < 60 && y > 20 { 200 } else { 40 };
+    let pixels = (0..width * height).flat_map(|i| [white(i % width, i / width); 3]);
+    let drawing = Image::from_rgb8(width, height, pixels.collect()).unwrap();
+    let mask = drawn_in(&drawing);
+    assert_eq!(mask, Mask::from_fn(width, height, |x, y| x < 60 && y > 20));
+    let model = Discs::default();
+    let prompt = ClickPrompt {
+        mask_logits: Some(from_drawn(&model, &IMAGE, &mask).unwrap()),
+        ..from_points(&[[60., 45.]], &[1]).unwrap()
+    };
+    assert!(!prefers_multimask(&prompt));
+    let found = predict(&model, &IMAGE, &[prompt], &one_mask()).unwrap();
+    let found = &found[0].masks[0].mask;
+    assert!(found.get(56, 45) && !found.get(66, 45));
+}
+
+#[test]
+fn a_drawn_mask_of_another_size_and_an_empty_one_are_refused() {
+    let model = Discs::default();
+    let refused = |mask: Mask| from_drawn(&model, &IMAGE, &mask).unwrap_err().to_string();
+    let error = refused(Mask::from_fn(90, 120, |_, _| true));
+    assert!(
+        error.contains("90 x 120") && error.contains("120 x 90"),
+        "{error}"
+    );
+    let error = refused(Mask::new(120, 90));
+    assert!(error.contains("white"), "{error}");
 }

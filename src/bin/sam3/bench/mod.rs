@@ -1,0 +1,271 @@
+//! `sam3 bench`: how fast a model runs here.
+
+mod clicks;
+mod compare;
+mod concepts;
+mod machine;
+mod measure;
+mod parity;
+mod picture;
+mod report;
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use candle_sam3::models::sam::{self, Sam};
+use candle_sam3::models::sam3::{LoadOptions, Sam3};
+use candle_sam3::weights::{Detected, Family};
+use candle_sam3::{device, output};
+use indicatif::ProgressBar;
+
+use crate::args::ModelArgs;
+use crate::model::{self, ClickModel};
+use crate::names;
+use measure::Samples;
+use picture::Picture;
+use report::Report;
+
+#[derive(clap::Args)]
+pub struct Args {
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    /// Measure a released model without its file, on made-up weights: sam3, sam3-litetext-s0,
+    /// efficientsam3-rv-m, mobile-sam, sam-vit-b, … (`sam3 models` lists all)
+    #[arg(long, value_name = "VARIANT", conflicts_with_all = ["model", "geometry"], help_heading = "Model")]
+    pub random_weights: Option<String>,
+
+    /// Image to run on; otherwise a made-up JPEG of 1800 x 1200 pixels
+    #[arg(long, value_name = "FILE", help_heading = "Work")]
+    pub image: Option<PathBuf>,
+
+    /// Texts to look for in each image
+    #[arg(long, value_name = "N", default_value = "1", help_heading = "Work")]
+    pub prompts: NonZeroUsize,
+
+    /// Images encoded at a time
+    #[arg(long, value_name = "N", default_value = "1", help_heading = "Work")]
+    pub batch: NonZeroUsize,
+
+    /// Also measure `everything`, 1024 points
+    #[arg(long, help_heading = "Work")]
+    pub everything: bool,
+
+    /// Also hold every stage against the same model in f32 on the CPU, and fail if one is far off
+    #[arg(long, help_heading = "Work")]
+    pub parity: bool,
+
+    /// Runs before the measured ones
+    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Work")]
+    pub warmup: usize,
+
+    /// Measured runs
+    #[arg(long, value_name = "N", default_value = "5", help_heading = "Work")]
+    pub iters: NonZeroUsize,
+
+    /// Also write the results, every sample included, to this JSON file
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    pub json: Option<PathBuf>,
+
+    /// Set the results beside those of an earlier --json file
+    #[arg(long, value_name = "FILE", help_heading = "Results")]
+    pub compare: Option<PathBuf>,
+
+    /// Fail if a stage takes more than X times as long as in --compare; stages under 1 ms are let off
+    #[arg(long, value_name = "X", requires = "compare", value_parser = parse_positive, allow_hyphen_values = true, help_heading = "Results")]
+    pub tolerance: Option<f64>,
+
+    /// Price of the machine, for the cost of 1,000 images
+    #[arg(long, value_name = "PRICE", value_parser = parse_positive, allow_hyphen_values = true, help_heading = "Results")]
+    pub cost_per_hour: Option<f64>,
+}
+
+pub fn run(args: Args, quiet: bool) -> Result<()> {
+    let release = args.random_weights.as_deref().map(names::find);
+    let variant = release.transpose()?.map(|release| &release.contents);
+    if variant.is_some_and(|variant| variant.family != Family::Sam3) {
+        clicks::check(&args)?;
+    }
+    let earlier = args.compare.as_deref().map(compare::read).transpose()?;
+    if let Some(path) = &args.json {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty());
+        if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+            bail!("{} is not a folder to write --json to", folder.display());
+        }
+    }
+    let picture = Picture::new(args.image.as_deref())?;
+
+    let progress = match quiet {
+        true => ProgressBar::hidden(),
+        false => ProgressBar::new_spinner(),
+    };
+    progress.enable_steady_tick(Duration::from_millis(100));
+    if cfg!(debug_assertions) {
+        progress.suspend(|| eprintln!("warning: this is a debug build; measure a release build"));
+    }
+
+    progress.set_message("load");
+    let options = model::prepare(&args.model)?;
+    let start = Instant::now();
+    let model = load(&args, variant, &options)?;
+    options.device.synchronize()?;
+    let load_ms = measure::ms(start.elapsed());
+
+    let work = Work {
+        picture: &picture,
+        device: &options.device,
+        args: &args,
+        progress: &progress,
+        start,
+    };
+    let measured = match &model {
+        ClickModel::Sam3(model) => concepts::measure(model, &work)?,
+        ClickModel::Sam(model) => clicks::measure(model, &work)?,
+    };
+    let parity = match args.parity {
+        false => None,
+        true => {
+            progress.set_message("parity");
+            let on_cpu = LoadOptions {
+                device: candle::Device::Cpu,
+                dtype: candle_sam3::DType::F32,
+                precision: candle_sam3::Precision::Strict,
+                ..options.clone()
+            };
+            let reference = load(&args, variant, &on_cpu)?;
+            Some(parity::Parity::of(&model, &reference, &picture)?)
+        }
+    };
+
+    progress.finish_and_clear();
+
+    let report = Report::new(
+        &args,
+        &options,
+        &picture,
+        model.name(),
+        load_ms,
+        measured,
+        parity,
+    );
+    if let Some(path) = &args.json {
+        let json = serde_json::to_vec_pretty(&report)?;
+        output::write_file(path, &json)?;
+    }
+    print!("{}", report.table());
+    if let Some(earlier) = earlier {
+        compare::compare(&report, &earlier, args.tolerance)?;
+    }
+    match &report.parity {
+        Some(parity) => parity.check(options.dtype, options.precision),
+        None => Ok(()),
+    }
+}
+
+/// What is run again and again.
+struct Work<'a> {
+    picture: &'a Picture,
+    device: &'a candle::Device,
+    args: &'a Args,
+    progress: &'a ProgressBar,
+    /// When loading began.
+    start: Instant,
+}
+
+/// What one run yields besides times.
+struct Outcome {
+    /// Masks found in the last image, by all prompts.
+    objects: usize,
+    /// When the first of them was there.
+    first_mask: Instant,
+}
+
+/// What came of all runs.
+struct Measured {
+    samples: Samples,
+    /// From the beginning of loading to the first mask.
+    first_mask_ms: f64,
+    objects: usize,
+    peak_host_bytes: Option<u64>,
+    peak_device_bytes: Option<u64>,
+}
+
+impl Work<'_> {
+    /// Calls `run` for each warm-up and each iteration; the samples of the latter are kept.
+    fn repeat(&self, mut run: impl FnMut(&mut Samples) -> Result<Outcome>) -> Result<Measured> {
+        let (warmup, iters) = (self.args.warmup, self.args.iters.get());
+        let mut measured = Measured {
+            samples: Samples::default(),
+            first_mask_ms: 0.,
+            objects: 0,
+            peak_host_bytes: None,
+            peak_device_bytes: None,
+        };
+        for i in 0..warmup + iters {
+            let phase = match i < warmup {
+                true => format!("warm-up {} of {warmup}", i + 1),
+                false => format!("run {} of {iters}", i + 1 - warmup),
+            };
+            self.progress.set_message(phase);
+            if i == warmup {
+                measured.samples = Samples::default();
+            }
+            // Watching the memory takes time, so only the warm-up is watched throughout.
+            let (outcome, bytes) = match i < warmup {
+                true => measure::watching_memory(self.device, || run(&mut measured.samples)),
+                false => {
+                    let outcome = run(&mut measured.samples);
+                    (outcome, device::memory_in_use(self.device))
+                }
+            };
+            let outcome = outcome?;
+            measured.objects = outcome.objects;
+            measured.peak_device_bytes = measured.peak_device_bytes.max(bytes);
+            if i == 0 {
+                measured.first_mask_ms = measure::ms(outcome.first_mask - self.start);
+            }
+        }
+        measured.peak_host_bytes = machine::peak_host_bytes();
+        Ok(measured)
+    }
+}
+
+fn load(args: &Args, variant: Option<&Detected>, options: &LoadOptions) -> Result<ClickModel> {
+    let of_sam1 = || sam::LoadOptions {
+        device: options.device.clone(),
+        dtype: options.dtype,
+        precision: options.precision,
+    };
+    let with_clicks = |clicks| LoadOptions {
+        clicks,
+        ..options.clone()
+    };
+    if let Some(variant) = variant {
+        return Ok(match variant.family {
+            Family::Sam3 => {
+                let options = with_clicks(variant.interactive);
+                ClickModel::Sam3(Box::new(Sam3::with_random_weights(variant, &options)?))
+            }
+            Family::Sam | Family::MobileSam => {
+                ClickModel::Sam(Box::new(Sam::with_random_weights(variant, &of_sam1())?))
+            }
+        });
+    }
+    let checkpoint = model::open_with(&args.model.model, args.model.geometry.as_deref(), None)?;
+    Ok(match model::is_sam1(&checkpoint)? {
+        true => ClickModel::Sam(Box::new(Sam::load(&checkpoint, &of_sam1())?)),
+        false => {
+            let options = with_clicks(checkpoint.contains_part("tracker.sam_mask_decoder"));
+            ClickModel::Sam3(Box::new(Sam3::load(&checkpoint, &options)?))
+        }
+    })
+}
+
+fn parse_positive(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(value) if value > 0. && f64::is_finite(value) => Ok(value),
+        _ => Err("give a number greater than 0".into()),
+    }
+}

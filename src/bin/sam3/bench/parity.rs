@@ -1,0 +1,213 @@
+//! A model held against the same one in f32 on the CPU.
+
+use std::fmt;
+
+use anyhow::{Result, bail};
+use candle_sam3::models::sam3::Sam3;
+use candle_sam3::models::{ClickPrompt, InteractiveModel};
+use candle_sam3::predict::concept::{self, Options, Prompt};
+use candle_sam3::predict::interactive::{self, ClickMask};
+use candle_sam3::trace::{Difference, Trace};
+use candle_sam3::{DType, Precision};
+use serde::Serialize;
+
+use super::picture::Picture;
+use crate::model::ClickModel;
+
+/// In f32 no stage may be further off, relative to its size.
+const MAX_RELATIVE: f64 = 1e-3;
+/// In half precision no stage may point elsewhere.
+const MIN_COSINE: f64 = 0.999;
+/// Objects whose masks are compared: those that the reference is surest of.
+const OBJECTS: usize = 20;
+
+/// How far a model is off, each stage on what the ones before it gave.
+#[derive(Serialize)]
+pub struct Parity {
+    stages: Vec<StageDifference>,
+    /// The least overlap (IoU) of a mask and its counterpart; random weights give masks with
+    /// ragged edges, so nothing is concluded from it.
+    worst_mask_iou: f64,
+}
+
+#[derive(Serialize)]
+struct StageDifference {
+    name: String,
+    relative: f64,
+    cosine: f64,
+}
+
+impl Parity {
+    pub fn of(model: &ClickModel, reference: &ClickModel, picture: &Picture) -> Result<Self> {
+        match (model, reference) {
+            (ClickModel::Sam3(model), ClickModel::Sam3(reference)) => {
+                of_concepts(model, reference, picture)
+            }
+            _ => of_clicks(model, reference, picture),
+        }
+    }
+
+    /// Fails if a stage is further off than the number format explains.
+    pub fn check(&self, dtype: DType, precision: Precision) -> Result<()> {
+        let is_f32 = dtype == DType::F32 && precision != Precision::Fast;
+        // NaN is within no limit.
+        let is_near = |stage: &StageDifference| match is_f32 {
+            true => stage.relative <= MAX_RELATIVE,
+            false => stage.cosine >= MIN_COSINE,
+        };
+        let off: Vec<_> = self.stages.iter().filter(|s| !is_near(s)).collect();
+        if off.is_empty() {
+            return Ok(());
+        }
+        let limit = match is_f32 {
+            true => format!("a relative difference of {MAX_RELATIVE}"),
+            false => format!("a cosine of {MIN_COSINE}"),
+        };
+        let off: Vec<_> = off
+            .iter()
+            .map(|s| format!("{} ({:.1e}, cosine {:.5})", s.name, s.relative, s.cosine))
+            .collect();
+        bail!("beyond {limit} from f32 on the CPU: {}", off.join(", "))
+    }
+
+    fn new(differences: Vec<Difference>, worst_mask_iou: f64) -> Self {
+        let stage = |difference: Difference| StageDifference {
+            name: difference.stage,
+            relative: difference.relative,
+            cosine: difference.cosine,
+        };
+        Self {
+            stages: differences.into_iter().map(stage).collect(),
+            worst_mask_iou,
+        }
+    }
+}
+
+/// The worst stage.
+impl fmt::Display for Parity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let furthest = |a: &&StageDifference, b: &&StageDifference| {
+            let key = |s: &StageDifference| s.relative;
+            key(a).total_cmp(&key(b))
+        };
+        if let Some(worst) = self.stages.iter().max_by(furthest) {
+            let StageDifference {
+                name,
+                relative,
+                cosine,
+            } = worst;
+            write!(
+                f,
+                "worst stage {name}, relative {relative:.1e}, cosine {cosine:.6}; "
+            )?;
+        }
+        write!(f, "worst mask IoU {:.4}", self.worst_mask_iou)
+    }
+}
+
+fn of_concepts(model: &Sam3, reference: &Sam3, picture: &Picture) -> Result<Parity> {
+    let image = picture.decode()?;
+    let prompt = Prompt::text("wheel");
+    let every_query = Options {
+        threshold: 0.,
+        ..Options::default()
+    };
+    let run = |model: &Sam3| -> Result<_> {
+        let mut trace = Trace::on();
+        let embedding = model.encode_image_traced(&image, &mut trace)?;
+        let text = model.encode_text("wheel")?;
+        let found = concept::detect(model, &embedding, &text, &prompt, &every_query, &mut trace)?;
+        Ok((trace, found.instances))
+    };
+    let (want, wanted) = run(reference)?;
+    let (got, found) = run(model)?;
+    let mut surest: Vec<_> = wanted.iter().zip(&found).collect();
+    surest.sort_by(|(a, _), (b, _)| b.score.total_cmp(&a.score));
+    let ious = surest
+        .iter()
+        .take(OBJECTS)
+        .map(|(a, b)| a.mask.iou(&b.mask));
+    Ok(Parity::new(
+        got.differences(&want)?,
+        ious.fold(1., f32::min).into(),
+    ))
+}
+
+/// Encoder and decoder together: the logits of one point's masks.
+fn of_clicks(model: &ClickModel, reference: &ClickModel, picture: &Picture) -> Result<Parity> {
+    let image = picture.decode()?;
+    let prompt = [ClickPrompt {
+        points: vec![(picture.point(), 1)],
+        ..ClickPrompt::default()
+    }];
+    let run = |model: &ClickModel| -> Result<_> {
+        let embedding = model.encode_for_clicks(&image)?;
+        Ok(interactive::predict(
+            model,
+            &embedding,
+            &prompt,
+            &Default::default(),
+        )?)
+    };
+    let (want, got) = (run(reference)?, run(model)?);
+    let masks = || {
+        want.iter()
+            .zip(&got)
+            .flat_map(|(a, b)| a.masks.iter().zip(&b.masks))
+    };
+    let logits = |(i, (want, got)): (usize, (&ClickMask, &ClickMask))| {
+        let name = format!("low_res_logits.{i}");
+        Difference::new(&name, &got.low_res_logits, &want.low_res_logits)
+    };
+    let differences = masks().enumerate().map(logits).collect();
+    let ious = masks().map(|(want, got)| want.mask.iou(&got.mask));
+    Ok(Parity::new(differences, ious.fold(1., f32::min).into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parity(relative: f64, cosine: f64) -> Parity {
+        let stage = "trunk".to_string();
+        let difference = Difference {
+            stage,
+            relative,
+            cosine,
+        };
+        Parity::new(vec![difference], 1.)
+    }
+
+    #[test]
+    fn a_stage_far_off_fails_by_the_measure_of_its_number_format() {
+        assert!(
+            parity(1e-4, 0.9)
+                .check(DType::F32, Precision::Exact)
+                .is_ok()
+        );
+        assert!(
+            parity(0.03, 0.9995)
+                .check(DType::BF16, Precision::Exact)
+                .is_ok()
+        );
+        assert!(
+            parity(0.03, 0.9995)
+                .check(DType::F32, Precision::Fast)
+                .is_ok()
+        );
+        let error = parity(0.03, 0.9995)
+            .check(DType::F32, Precision::Exact)
+            .unwrap_err();
+        assert!(error.to_string().contains("trunk (3.0e-2"), "{error}");
+        assert!(
+            parity(1e-4, 0.99)
+                .check(DType::F16, Precision::Exact)
+                .is_err()
+        );
+        assert!(
+            parity(f64::NAN, f64::NAN)
+                .check(DType::F32, Precision::Exact)
+                .is_err()
+        );
+    }
+}

@@ -1,0 +1,81 @@
+//! `sam3 convert`: any weights this program reads -> safetensors under official names.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use candle_sam3::models::inspect::DeadParts;
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::args::Dtype;
+use crate::inspect::megabytes;
+use crate::model;
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Weight file or model folder
+    #[arg(value_name = "IN")]
+    input: PathBuf,
+
+    /// The safetensors file to write
+    #[arg(value_name = "OUT.safetensors")]
+    output: PathBuf,
+
+    /// Number format of the new file; by default every tensor keeps its own
+    #[arg(long)]
+    dtype: Option<Dtype>,
+
+    /// Leave out what no prompt will ever read; what video needs stays
+    #[arg(long)]
+    prune: bool,
+
+    /// A second file that supplies the geometry encoder, which Stage-3 files lack
+    #[arg(long, value_name = "FILE")]
+    geometry: Option<PathBuf>,
+
+    /// Replace OUT.safetensors if it is there
+    #[arg(long)]
+    force: bool,
+}
+
+pub fn run(args: Args, quiet: bool) -> Result<()> {
+    let output = args.output.as_path();
+    let shown = output.display();
+    if output
+        .extension()
+        .is_none_or(|ending| ending != "safetensors")
+    {
+        bail!("{shown}: the new file is safetensors, so its name must end in .safetensors");
+    }
+    let checkpoint = model::open_with(&args.input, args.geometry.as_deref(), None)?;
+    let dead = DeadParts::of(&checkpoint)?;
+    if output.exists() && !args.force {
+        bail!("{shown} is there already; --force replaces it");
+    }
+
+    let bar = progress_bar(quiet);
+    let keep = |name: &str| !args.prune || !dead.contains(name);
+    let written = checkpoint.write(output, args.dtype.map(Dtype::into), keep, |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    });
+    bar.finish_and_clear();
+    let written = written?;
+    if !quiet {
+        let (tensors, size) = (written.tensors, megabytes(written.bytes));
+        eprintln!("wrote {shown}: {tensors} tensors, {size}");
+    }
+    Ok(())
+}
+
+fn progress_bar(quiet: bool) -> ProgressBar {
+    if quiet {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::no_length();
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {eta}") {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}

@@ -1,0 +1,100 @@
+//! What to tell a user whom the hub refuses.
+
+use candle_sam3::weights::manifest::Release;
+
+use super::request::{Failure, Response};
+use super::settings::Settings;
+
+/// The longest text of a server that is repeated.
+const LONGEST: usize = 300;
+
+/// A refusal, with what would help.
+pub fn explain(settings: &Settings, release: &Release, response: &Response) -> Failure {
+    let status = response.status;
+    let said = response.header("x-error-message").map(printable);
+    let said = said.map_or(String::new(), |said| format!(": {said}"));
+    let code = response.header("x-error-code").unwrap_or_default();
+    let Release {
+        repository, file, ..
+    } = release;
+    match status {
+        401 | 403 if code == "GatedRepo" || release.gated => {
+            Failure::Refused(gated(settings, release, status, &said))
+        }
+        401 | 403 => {
+            let token = match &settings.token {
+                Some(token) => format!("the token from {} does not open it", token.source),
+                None => format!("no token was sent; {}", where_to_put_a_token(settings)),
+            };
+            let local = "a local file works too: -m FILE";
+            Failure::Refused(format!(
+                "{repository} refuses access (HTTP {status}{said}); {token}; {local}"
+            ))
+        }
+        404 => {
+            let revision = release.revision.as_deref().unwrap_or("main");
+            Failure::Refused(format!(
+                "{} has no {file} in {repository} at {revision} (HTTP 404{said}); if it moved, \
+                 download it by hand and pass -m FILE",
+                settings.endpoint
+            ))
+        }
+        408 | 429 | 500..=599 => Failure::Busy(format!(
+            "{} cannot serve {repository} now (HTTP {status}{said}); try again later",
+            settings.endpoint
+        )),
+        _ => Failure::Refused(format!(
+            "{} answers HTTP {status}{said} for {file} of {repository}",
+            settings.endpoint
+        )),
+    }
+}
+
+fn gated(settings: &Settings, release: &Release, status: u16, said: &str) -> String {
+    let Release {
+        name,
+        repository,
+        licence_page: page,
+        ..
+    } = release;
+    let token = match &settings.token {
+        Some(token) => format!(
+            "the token from {} was sent, but its account has no access yet, or the token may not \
+             read gated repositories",
+            token.source
+        ),
+        None => where_to_put_a_token(settings),
+    };
+    format!(
+        "{name} is gated: the owners of {repository} ask everybody to accept their licence first \
+         (HTTP {status}{said})\n  \
+         1. accept it at {page}\n  \
+         2. {token}\n  \
+         or pass a file that you have: -m FILE"
+    )
+}
+
+fn where_to_put_a_token(settings: &Settings) -> String {
+    format!(
+        "make a token at https://huggingface.co/settings/tokens and set HF_TOKEN to it, or write \
+         it to {}",
+        settings.token_file.display()
+    )
+}
+
+/// Text from the network without what could steer a terminal.
+pub fn printable(text: &str) -> String {
+    let text = text.chars().filter(|c| !c.is_control());
+    text.take(LONGEST).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::printable;
+
+    #[test]
+    fn text_from_the_network_cannot_steer_the_terminal() {
+        assert_eq!(printable("no\u{1b}[31m access\n"), "no[31m access");
+        assert_eq!(printable(&"a".repeat(1000)).len(), 300);
+    }
+}

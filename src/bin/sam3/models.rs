@@ -1,0 +1,124 @@
+//! `sam3 models`: which models there are, what they can do, and which are here.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use candle_sam3::weights::manifest::{self, Release};
+use clap::Subcommand;
+use serde::Serialize;
+
+use crate::hub::{self, Settings};
+use crate::names;
+
+#[derive(clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Option<Action>,
+
+    /// Print everything known of each model as one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Download models into the Hugging Face cache, and print where they are
+    Fetch {
+        /// Names from `sam3 models`
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+}
+
+/// A line of the JSON document.
+#[derive(Serialize)]
+struct Entry<'a> {
+    #[serde(flatten)]
+    release: &'a Release,
+    /// Where the file is, if it is in the cache.
+    cached: Option<PathBuf>,
+}
+
+pub fn run(args: Args) -> Result<()> {
+    let settings = Settings::from_env()?;
+    match args.action {
+        Some(Action::Fetch { names }) => fetch(&settings, &names),
+        None => {
+            let releases = manifest::releases().iter();
+            let entries = releases.map(|release| Entry {
+                release,
+                cached: hub::cached(&settings, release),
+            });
+            let entries: Vec<Entry> = entries.collect();
+            let text = match args.json {
+                true => serde_json::to_string_pretty(&entries)?,
+                false => table(&entries),
+            };
+            print(&text)
+        }
+    }
+}
+
+fn fetch(settings: &Settings, names: &[String]) -> Result<()> {
+    // all names are checked before the first download
+    let releases: Result<Vec<&Release>> = names.iter().map(|name| names::find(name)).collect();
+    for release in releases? {
+        let path = hub::fetch(settings, release)?;
+        print(&path.display().to_string())?;
+    }
+    Ok(())
+}
+
+fn print(text: &str) -> Result<()> {
+    writeln!(std::io::stdout(), "{text}").context("cannot write to stdout")
+}
+
+/// One line for each model, columns as wide as their longest cell.
+fn table(entries: &[Entry]) -> String {
+    let header = ["MODEL", "HERE", "SIZE", "TAKES", "ENCODERS", "LICENCE"].map(String::from);
+    let demo = [
+        names::DEMO,
+        "built in",
+        "8 MB",
+        "text exemplars clicks everything",
+        "of coloured shapes",
+        "MIT or Apache-2.0",
+    ]
+    .map(String::from);
+    let mut rows = vec![header, demo];
+    rows.extend(entries.iter().map(row));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: Vec<usize> = (0..6).filter_map(width).collect();
+    let line = |row: &[String; 6]| {
+        let cells = row.iter().zip(&widths);
+        let line: String = cells
+            .map(|(cell, width)| format!("{cell:width$}  "))
+            .collect();
+        line.trim_end().to_string()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+fn row(entry: &Entry) -> [String; 6] {
+    let Entry { release, cached } = entry;
+    let takes: Vec<&str> = release.prompts.iter().map(|kind| kind.name()).collect();
+    let encoders = match &release.text_encoder {
+        Some(text) => format!("{} + {text}", release.image_encoder),
+        None => release.image_encoder.clone(),
+    };
+    let here = match cached {
+        Some(_) => "cached",
+        None if release.gated => "gated",
+        None => "",
+    };
+    [
+        release.name.clone(),
+        here.into(),
+        release.size_in_words(),
+        takes.join(" "),
+        encoders,
+        release.licence.clone(),
+    ]
+}

@@ -1,0 +1,38 @@
+//! Bars and messages on stderr that do not write over each other.
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// From now on neither bars nor messages.
+pub fn silence() {
+    QUIET.store(true, Ordering::Relaxed);
+    BARS.set_draw_target(ProgressDrawTarget::hidden());
+}
+
+/// Shows the bar below those that are there; nothing if stderr is no terminal.
+pub fn add(bar: ProgressBar) -> ProgressBar {
+    BARS.add(bar)
+}
+
+/// A bar of bytes.
+pub fn bytes(name: &str, size: u64) -> ProgressBar {
+    let bar = add(ProgressBar::new(size));
+    let style = ProgressStyle::with_template(
+        "{msg} [{wide_bar}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}",
+    );
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_message(name.to_string());
+    bar
+}
+
+/// A line on stderr, above the bars.
+pub fn say(line: &str) {
+    if !QUIET.load(Ordering::Relaxed) {
+        BARS.suspend(|| eprintln!("{line}"));
+    }
+}

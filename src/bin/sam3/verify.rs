@@ -1,0 +1,141 @@
+//! `sam3 verify`: a model against a recorded run of the official code.
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use candle_sam3::predict::verify::{
+    Check, Figures, Limit, Reference, Tolerances, verify_sam, verify_sam3,
+};
+use serde_json::{Value, json};
+
+use crate::args::ModelArgs;
+use crate::model::{self, ClickModel};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Recorded run of the official code, see tools/reference
+    #[arg(long, value_name = "FILE")]
+    reference: PathBuf,
+
+    #[command(flatten)]
+    model: ModelArgs,
+
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: Args, quiet: bool) -> Result<()> {
+    let reference = Reference::open(&args.reference)?;
+    let tolerances = Tolerances::of(args.model.dtype.into(), args.model.precision);
+    let mut stdout = std::io::stdout();
+    let mut printed = match args.json {
+        true => Ok(()),
+        false => writeln!(stdout, "{HEADER}"),
+    };
+    let mut checks: Vec<Check> = vec![];
+    let name = {
+        let mut report = |check: Check| {
+            match args.json {
+                false if printed.is_ok() => printed = writeln!(stdout, "{}", line(&check)),
+                true if !quiet => eprintln!("{}", check.stage),
+                _ => {}
+            }
+            checks.push(check);
+        };
+        match reference.has_clicks() {
+            false => {
+                let model = model::load(&args.model)?;
+                verify_sam3(&model, &reference, &tolerances, &mut report)?;
+                model.name().to_string()
+            }
+            true => {
+                let model = model::load_for_clicks(&args.model)?;
+                match &model {
+                    ClickModel::Sam(m) => verify_sam(m, &reference, &tolerances, &mut report)?,
+                    ClickModel::Sam3(m) => verify_sam3(m, &reference, &tolerances, &mut report)?,
+                }
+                model.name().to_string()
+            }
+        }
+    };
+    let failed = checks.iter().filter(|check| !check.passes()).count();
+    let summary = match args.json {
+        true => writeln!(stdout, "{}", document(&args, &name, &checks)),
+        false => writeln!(
+            stdout,
+            "{name}: {} of {} pass",
+            checks.len() - failed,
+            checks.len()
+        ),
+    };
+    printed.and(summary).context("cannot write to stdout")?;
+    match failed {
+        0 => Ok(()),
+        _ => bail!(
+            "{failed} of {} comparisons are beyond their limits",
+            checks.len()
+        ),
+    }
+}
+
+const HEADER: &str =
+    "stage                                  max  relative    cosine  limit                result";
+
+fn line(check: &Check) -> String {
+    let Figures {
+        max_error,
+        relative_error,
+        cosine,
+        mask_iou,
+    } = check.figures;
+    let figures = match mask_iou {
+        None => format!("{max_error:>9.1e} {relative_error:>9.1e} {cosine:>9.6}"),
+        Some(iou) => format!("{:>29}", format!("worst IoU {iou:.6}")),
+    };
+    format!(
+        "{:<32} {figures}  {:<20} {}",
+        check.stage,
+        limit(check.limit),
+        if check.passes() { "pass" } else { "FAIL" }
+    )
+}
+
+fn limit(limit: Limit) -> String {
+    match limit {
+        Limit::Relative(x) => format!("relative <= {x:.0e}"),
+        Limit::Cosine(x) => format!("cosine >= {x}"),
+        Limit::Difference(x) => format!("max <= {x:.2e}"),
+        Limit::MaskIou(x) => format!("IoU >= {x}"),
+    }
+}
+
+fn document(args: &Args, model: &str, checks: &[Check]) -> Value {
+    let entry = |check: &Check| {
+        let figures = check.figures;
+        let mut entry = json!({
+            "stage": check.stage,
+            "limit": limit(check.limit),
+            "passes": check.passes(),
+        });
+        match figures.mask_iou {
+            Some(iou) => entry["worst_mask_iou"] = json!(iou),
+            None => {
+                entry["max_error"] = json!(figures.max_error);
+                entry["relative_error"] = json!(figures.relative_error);
+                entry["cosine"] = json!(figures.cosine);
+            }
+        }
+        entry
+    };
+    json!({
+        "model": model,
+        "reference": args.reference.display().to_string(),
+        "device": args.model.device.to_string(),
+        "dtype": format!("{:?}", candle_sam3::DType::from(args.model.dtype)).to_lowercase(),
+        "precision": args.model.precision.to_string(),
+        "passes": checks.iter().all(Check::passes),
+        "checks": checks.iter().map(entry).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,374 @@
+//! A model against a recorded run of another implementation: stage by stage, and end to end.
+//!
+//! Each stage is fed what the reference fed it, so that a difference shows where it arises. Masks
+//! of padding tokens and the like are compared where somebody reads them only.
+
+mod figures;
+mod reference;
+
+use candle::{DType, Device, Tensor};
+
+pub use figures::{Check, Figures, Limit, Tolerances};
+pub use reference::Reference;
+
+use super::{concept, interactive};
+use crate::mask::{BoxXyxy, Mask};
+use crate::models::InteractiveModel;
+use crate::models::sam::Sam;
+use crate::models::sam3::{
+    ClickEmbedding, ExemplarBox, ImageEmbedding, ImageFeatures, PromptTokens, Sam3,
+};
+use crate::{Error, Result};
+use figures::{compare, compare_masks, values};
+use reference::{ClickEntry, ConceptPrompt};
+
+/// Compares SAM 3, EfficientSAM3 or SAM3-LiteText with a reference; `report` is told each
+/// comparison as it is made.
+///
+/// # Errors
+/// [`Error::Checkpoint`] for tensors that the reference lacks, before anything is computed;
+/// [`Error::Unsupported`] for clicks on a model that was loaded without its click head.
+pub fn verify_sam3(
+    model: &Sam3,
+    reference: &Reference,
+    tolerances: &Tolerances,
+    report: &mut dyn FnMut(Check),
+) -> Result<()> {
+    let (concepts, clicks) = (reference.concepts(), reference.clicks());
+    let mut names = stage_names(&["pixel_values", "trunk"], &[]);
+    if !concepts.is_empty() {
+        names.extend(stage_names(&["neck.0", "neck.1", "neck.2"], &[]));
+    }
+    for prompt in &concepts {
+        names.extend(stage_names(CONCEPT, &[&prompt.name]));
+        if prompt.end_to_end {
+            names.extend(stage_names(ANSWER, &[&prompt.name]));
+        }
+    }
+    for click in &clicks {
+        names.extend(stage_names(CLICK, &[&click.name]));
+    }
+    reference.require(&names)?;
+    let mut run = Run {
+        reference,
+        tolerances,
+        report,
+        device: model.device().clone(),
+        dtype: model.dtype(),
+    };
+    run.pixels(&model.preprocess(reference.image())?)?;
+    let trunk = model.detector().trunk(&run.input("pixel_values")?)?;
+    run.stage("trunk", &trunk)?;
+    drop(trunk);
+    if !concepts.is_empty() {
+        let image = run.pyramid(model)?;
+        for prompt in &concepts {
+            run.concept(model, &image, prompt)?;
+        }
+    }
+    if !clicks.is_empty() {
+        let fed = ClickEmbedding {
+            features: model.click_head()?.embed(&run.input("trunk")?)?,
+            width: reference.image().width(),
+            height: reference.image().height(),
+        };
+        for click in &clicks {
+            run.click(model, &fed, click, "")?;
+        }
+    }
+    let embedding = model.encode_image(reference.image())?;
+    for prompt in concepts.iter().filter(|prompt| prompt.end_to_end) {
+        run.answer(model, &embedding, prompt)?;
+    }
+    if !clicks.is_empty() {
+        let embedding = model.embed_for_clicks(&embedding)?;
+        for click in &clicks {
+            run.click(model, &embedding, click, END_TO_END)?;
+        }
+    }
+    Ok(())
+}
+
+/// Like [`verify_sam3`], for SAM 1 and MobileSAM.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a reference with texts or exemplars; otherwise as [`verify_sam3`].
+pub fn verify_sam(
+    model: &Sam,
+    reference: &Reference,
+    tolerances: &Tolerances,
+    report: &mut dyn FnMut(Check),
+) -> Result<()> {
+    if !reference.concepts().is_empty() {
+        return Err(Error::Unsupported {
+            what: format!("a reference with texts or exemplars for {}", model.name()),
+            instead: "record one with points and boxes only".into(),
+        });
+    }
+    let clicks = reference.clicks();
+    let mut names = stage_names(&["pixel_values", "image_embedding"], &[]);
+    for click in &clicks {
+        names.extend(stage_names(CLICK, &[&click.name]));
+    }
+    reference.require(&names)?;
+    let mut run = Run {
+        reference,
+        tolerances,
+        report,
+        device: model.device().clone(),
+        dtype: model.dtype(),
+    };
+    run.pixels(&model.preprocess(reference.image())?)?;
+    let embedding = model.encode_for_clicks(reference.image())?;
+    run.stage("image_embedding", &embedding.features.tokens)?;
+    let mut fed = embedding.clone();
+    fed.features.tokens = run.input("image_embedding")?;
+    for click in &clicks {
+        run.click(model, &fed, click, "")?;
+    }
+    for click in &clicks {
+        run.click(model, &embedding, click, END_TO_END)?;
+    }
+    Ok(())
+}
+
+const END_TO_END: &str = "end to end ";
+
+/// Largest magnitude of the low-resolution logits that are compared.
+const MAX_LOGIT: f32 = 32.;
+
+/// What a reference must have of a text or exemplar prompt.
+const CONCEPT: &[&str] = &[
+    "input_ids",
+    "text_features",
+    "prompt",
+    "prompt_mask",
+    "encoder",
+    "hs",
+    "pred_boxes",
+    "presence_logit",
+    "pred_logits",
+    "pixel_embed",
+    "pred_masks",
+    "semantic_seg",
+];
+
+/// What it must have besides, to be compared from end to end.
+const ANSWER: &[&str] = &["geometry", "scores", "boxes", "masks_packed"];
+
+/// What it must have of points and a box.
+const CLICK: &[&str] = &["low_res_logits", "iou_scores", "masks_packed"];
+
+fn stage_names(stages: &[&str], prompt: &[&String]) -> Vec<String> {
+    let name = |stage: &&str| match prompt {
+        [prompt] => format!("{prompt}.{stage}"),
+        _ => stage.to_string(),
+    };
+    stages.iter().map(name).collect()
+}
+
+/// One comparison of everything.
+struct Run<'a> {
+    reference: &'a Reference,
+    tolerances: &'a Tolerances,
+    report: &'a mut dyn FnMut(Check),
+    device: Device,
+    dtype: DType,
+}
+
+impl Run<'_> {
+    /// A tensor of the reference as the model takes it.
+    fn input(&self, name: &str) -> Result<Tensor> {
+        self.reference.tensor(name, self.dtype, &self.device)
+    }
+
+    fn check(&mut self, stage: &str, figures: Figures, limit: Limit) {
+        let stage = stage.to_string();
+        (self.report)(Check {
+            stage,
+            figures,
+            limit,
+        });
+    }
+
+    fn pixels(&mut self, got: &Tensor) -> Result<()> {
+        let want = self.reference.values("pixel_values")?;
+        let figures = compare(&values(got)?, &want);
+        self.check("pixel_values", figures, self.tolerances.pixels);
+        Ok(())
+    }
+
+    fn stage(&mut self, name: &str, got: &Tensor) -> Result<()> {
+        let figures = compare(&values(got)?, &self.reference.values(name)?);
+        self.check(name, figures, self.tolerances.stage);
+        Ok(())
+    }
+
+    /// Checks the pyramid of the reference's trunk; returns the reference's pyramid.
+    fn pyramid(&mut self, model: &Sam3) -> Result<ImageFeatures> {
+        let levels = model.detector().neck(&self.input("trunk")?)?;
+        for (level, got) in levels.iter().enumerate() {
+            self.stage(&format!("neck.{level}"), got)?;
+        }
+        drop(levels);
+        let fpn = [
+            self.input("neck.0")?,
+            self.input("neck.1")?,
+            self.input("neck.2")?,
+        ];
+        Ok(model.detector().prepare(fpn)?)
+    }
+
+    /// Every stage of one prompt.
+    fn concept(
+        &mut self,
+        model: &Sam3,
+        image: &ImageFeatures,
+        prompt: &ConceptPrompt,
+    ) -> Result<()> {
+        let detector = model.detector();
+        let name = |stage: &str| format!("{}.{stage}", prompt.name);
+        let size = (
+            self.reference.image().width(),
+            self.reference.image().height(),
+        );
+
+        let ids = self
+            .reference
+            .tensor(&name("input_ids"), DType::U32, &self.device)?;
+        let text = detector.encode_text(&ids)?.tokens;
+        self.text(&name("text_features"), &text, &values(&ids)?)?;
+        if self.reference.has(&name("geometry")) {
+            let exemplars = prompt.prompt.exemplars.iter();
+            let boxes: Vec<ExemplarBox> = exemplars.map(|e| e.normalise(size)).collect();
+            self.stage(&name("geometry"), &detector.encode_boxes(image, &boxes)?)?;
+        }
+        let is_padding = self
+            .reference
+            .tensor(&name("prompt_mask"), DType::U8, &self.device)?;
+        let tokens = PromptTokens::new(self.input(&name("prompt"))?, is_padding)?;
+        self.stage(&name("encoder"), &detector.fuse(image, &tokens)?)?;
+
+        let memory = self.input(&name("encoder"))?;
+        let found = detector.decode(image, &memory, &tokens)?;
+        self.stage(&name("hs"), &found.hs)?;
+        self.stage(&name("pred_boxes"), &found.boxes)?;
+        self.stage(&name("presence_logit"), &found.presence_logit)?;
+        let hs = self.input(&name("hs"))?;
+        self.stage(&name("pred_logits"), &detector.score(&hs, &tokens)?)?;
+        let pixels = detector.embed_pixels(image, &memory, &tokens)?;
+        self.stage(&name("pixel_embed"), &pixels)?;
+        drop(pixels);
+        let pixels = self.input(&name("pixel_embed"))?;
+        self.stage(&name("pred_masks"), &detector.masks(&pixels, &hs)?)?;
+        self.stage(&name("semantic_seg"), &detector.semantic(&pixels)?)
+    }
+
+    /// Nobody reads the tokens of padding, and implementations differ there.
+    fn text(&mut self, name: &str, got: &Tensor, ids: &[f32]) -> Result<()> {
+        let words = ids.iter().filter(|id| **id != 0.).count();
+        let (_, tokens, width) = got.dims3()?;
+        let mut want = self.reference.values(name)?;
+        let figures = match want.len() == tokens * width {
+            true => {
+                want.truncate(words * width);
+                let got = values(&got.narrow(1, 0, words)?)?;
+                compare(&got, &want)
+            }
+            false => compare(&[], &want),
+        };
+        self.check(name, figures, self.tolerances.stage);
+        Ok(())
+    }
+
+    /// From the image and the words to scores, boxes and masks.
+    fn answer(
+        &mut self,
+        model: &Sam3,
+        embedding: &ImageEmbedding,
+        prompt: &ConceptPrompt,
+    ) -> Result<()> {
+        let name = |result: &str| format!("{}.{result}", prompt.name);
+        let title = |result: &str| format!("{END_TO_END}{}.{result}", prompt.name);
+        let all = concept::Options {
+            threshold: 0.,
+            ..concept::Options::default()
+        };
+        let prompts = std::slice::from_ref(&prompt.prompt);
+        let Some(found) = concept::predict(model, embedding, prompts, &all)?.pop() else {
+            return Ok(()); // there is one answer for each prompt
+        };
+        let logit = self.reference.values(&name("presence_logit"))?;
+        let presence: Vec<f32> = logit.iter().map(|x| 1. / (1. + (-x).exp())).collect();
+        let figures = compare(&[found.presence], &presence);
+        self.check(&title("presence"), figures, self.tolerances.score);
+
+        let scores: Vec<f32> = found.instances.iter().map(|i| i.score).collect();
+        let figures = compare(&scores, &self.reference.values(&name("scores"))?);
+        self.check(&title("scores"), figures, self.tolerances.score);
+
+        let corners = |b: BoxXyxy| [b.x0, b.y0, b.x1, b.y1];
+        let boxes = found.instances.iter().flat_map(|i| corners(i.bbox));
+        let boxes: Vec<f32> = boxes.collect();
+        let figures = compare(&boxes, &self.reference.values(&name("boxes"))?);
+        let side = embedding.width.max(embedding.height) as f64;
+        let limit = Limit::Difference(self.tolerances.box_error * side);
+        self.check(&title("boxes"), figures, limit);
+
+        let masks: Vec<&Mask> = found.instances.iter().map(|i| &i.mask).collect();
+        let figures = compare_masks(&masks, &self.reference.masks(&name("masks_packed"))?);
+        self.check(&title("masks"), figures, self.tolerances.mask);
+        Ok(())
+    }
+
+    /// Points and a box on an image; `title` goes before what is reported.
+    fn click<M: InteractiveModel + Sync>(
+        &mut self,
+        model: &M,
+        embedding: &M::Embedding,
+        click: &ClickEntry,
+        title: &str,
+    ) -> Result<()> {
+        let name = |result: &str| format!("{}.{result}", click.name);
+        let options = interactive::Options {
+            multimask_output: click.multimask,
+            ..interactive::Options::default()
+        };
+        let prompts = std::slice::from_ref(&click.prompt);
+        let Some(found) = interactive::predict(model, embedding, prompts, &options)?.pop() else {
+            return Ok(()); // there is one answer for each prompt
+        };
+        let stage = match title.is_empty() {
+            true => self.tolerances.stage,
+            false => Limit::Cosine(0.99),
+        };
+        let masks = found.masks.iter();
+        // The official code for SAM 3 limits what it hands out.
+        let limited = |logits: Vec<f32>| -> Vec<f32> {
+            logits
+                .iter()
+                .map(|x| x.clamp(-MAX_LOGIT, MAX_LOGIT))
+                .collect()
+        };
+        let logits = masks.clone().flat_map(|m| m.low_res_logits.clone());
+        let want = self.reference.values(&name("low_res_logits"))?;
+        let figures = compare(&limited(logits.collect()), &limited(want));
+        self.check(
+            &format!("{title}{}", name("low_res_logits")),
+            figures,
+            stage,
+        );
+        let scores: Vec<f32> = masks.clone().map(|m| m.iou_score).collect();
+        let figures = compare(&scores, &self.reference.values(&name("iou_scores"))?);
+        let score = self.tolerances.score;
+        self.check(&format!("{title}{}", name("iou_scores")), figures, score);
+        let masks: Vec<&Mask> = masks.map(|m| &m.mask).collect();
+        let figures = compare_masks(&masks, &self.reference.masks(&name("masks_packed"))?);
+        self.check(
+            &format!("{title}{}", name("masks")),
+            figures,
+            self.tolerances.mask,
+        );
+        Ok(())
+    }
+}

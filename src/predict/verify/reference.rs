@@ -1,0 +1,220 @@
+//! A recorded run of another implementation: inputs, and what each stage made of them.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle::{DType, Device, Tensor};
+use serde::Deserialize;
+
+use crate::image::Image;
+use crate::mask::{BoxXyxy, Mask};
+use crate::models::ClickPrompt;
+use crate::predict::concept::{Exemplar, Prompt};
+use crate::weights::Checkpoint;
+use crate::{Error, Result};
+
+/// A recorded run, opened but not read; `tools/reference/README.md` describes the file.
+#[derive(Debug)]
+pub struct Reference {
+    tensors: Checkpoint,
+    prompts: BTreeMap<String, Entry>,
+    image: Image,
+}
+
+/// A prompt as the metadata has it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    Clicks(Clicks),
+    Concept(Concept),
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Clicks {
+    points_xy_px: Vec<[f32; 2]>,
+    point_labels: Vec<u8>,
+    #[serde(default)]
+    box_xyxy_px: Option<[f32; 4]>,
+    #[serde(default)]
+    multimask: bool,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+struct Concept {
+    text: String,
+    #[serde(default)]
+    boxes_xyxy_px: Vec<[f32; 4]>,
+    #[serde(default)]
+    labels: Vec<u8>,
+    /// False where the other implementation assembles prompts in its own way, so that only single
+    /// stages can be compared.
+    #[serde(default = "yes")]
+    end_to_end: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// A text or exemplar prompt of a reference.
+#[derive(Debug, Clone)]
+pub(super) struct ConceptPrompt {
+    pub(super) name: String,
+    pub(super) prompt: Prompt,
+    pub(super) end_to_end: bool,
+}
+
+/// Points and a box for one object.
+#[derive(Debug, Clone)]
+pub(super) struct ClickEntry {
+    pub(super) name: String,
+    pub(super) prompt: ClickPrompt,
+    pub(super) multimask: bool,
+}
+
+/// What stands for "no text" where only exemplars are given.
+const VISUAL: &str = "visual";
+
+impl Reference {
+    /// Opens a reference and checks its metadata and its image.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] if it is no reference, saying how to make one; as
+    /// [`Checkpoint::open`] otherwise.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let tensors = Checkpoint::open(path)?;
+        let problem = |problem: String| {
+            let hint = "tools/reference/dump_reference.py writes a complete one";
+            Error::checkpoint(tensors.path(), format!("{problem}; {hint}"))
+        };
+        let Some(json) = tensors.metadata().get("prompts") else {
+            return Err(problem(
+                "no reference: its metadata has no `prompts`".into(),
+            ));
+        };
+        let prompts: BTreeMap<String, Entry> = serde_json::from_str(json)
+            .map_err(|e| problem(format!("`prompts` in its metadata: {e}")))?;
+        if prompts.is_empty() {
+            return Err(problem("a reference without a prompt".into()));
+        }
+        let &[height, width, 3] = tensors.shape("image").unwrap_or_default() else {
+            return Err(problem("no `image` of shape (height, width, 3)".into()));
+        };
+        let image = read(&tensors, "image", DType::U8, &Device::Cpu)?;
+        let image = Image::from_rgb8(width, height, image.flatten_all()?.to_vec1::<u8>()?)?;
+        Ok(Self {
+            tensors,
+            prompts,
+            image,
+        })
+    }
+
+    /// The image that everything was computed from.
+    pub fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Whether any prompt is of points or a box, so that the model needs its click head.
+    pub fn has_clicks(&self) -> bool {
+        !self.clicks().is_empty()
+    }
+
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.tensors.contains(name)
+    }
+
+    /// Fails if any of these tensors is not there, naming all that are not.
+    pub(super) fn require(&self, names: &[String]) -> Result<()> {
+        let missing = self.tensors.missing(names);
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let problem = format!(
+            "the reference lacks {}; tools/reference/dump_reference.py writes a complete one",
+            missing.join(", ")
+        );
+        Err(Error::checkpoint(self.tensors.path(), problem))
+    }
+
+    pub(super) fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        read(&self.tensors, name, dtype, device)
+    }
+
+    /// The tensor's elements.
+    pub(super) fn values(&self, name: &str) -> Result<Vec<f32>> {
+        let tensor = self.tensor(name, DType::F32, &Device::Cpu)?;
+        Ok(tensor.flatten_all()?.to_vec1()?)
+    }
+
+    /// Masks at the size of the image, which are stored eight pixels to a byte.
+    pub(super) fn masks(&self, name: &str) -> Result<Vec<Mask>> {
+        let packed = self.tensor(name, DType::U8, &Device::Cpu)?;
+        let packed: Vec<u8> = packed.flatten_all()?.to_vec1()?;
+        let (width, height) = (self.image.width(), self.image.height());
+        let pixels = width * height;
+        let bit = |at: usize| packed[at / 8] >> (7 - at % 8) & 1 == 1;
+        let count = packed.len() * 8 / pixels;
+        let mask = |i: usize| Mask::from_fn(width, height, |x, y| bit(i * pixels + y * width + x));
+        Ok((0..count).map(mask).collect())
+    }
+
+    pub(super) fn concepts(&self) -> Vec<ConceptPrompt> {
+        let concept = |(name, entry): (&String, &Entry)| match entry {
+            Entry::Concept(concept) => Some(concept.prompt(name)),
+            Entry::Clicks(_) => None,
+        };
+        self.prompts.iter().filter_map(concept).collect()
+    }
+
+    pub(super) fn clicks(&self) -> Vec<ClickEntry> {
+        let clicks = |(name, entry): (&String, &Entry)| match entry {
+            Entry::Clicks(clicks) => Some(clicks.prompt(name)),
+            Entry::Concept(_) => None,
+        };
+        self.prompts.iter().filter_map(clicks).collect()
+    }
+}
+
+fn read(tensors: &Checkpoint, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+    Ok(tensors.var_builder(dtype, device).get_unchecked(name)?)
+}
+
+fn bbox([x0, y0, x1, y1]: [f32; 4]) -> BoxXyxy {
+    BoxXyxy { x0, y0, x1, y1 }
+}
+
+impl Concept {
+    fn prompt(&self, name: &str) -> ConceptPrompt {
+        let boxes = self.boxes_xyxy_px.iter().zip(&self.labels);
+        let exemplars = boxes.map(|(corners, label)| Exemplar {
+            bbox: bbox(*corners),
+            positive: *label == 1,
+        });
+        let exemplars: Vec<_> = exemplars.collect();
+        let is_visual = self.text == VISUAL && !exemplars.is_empty();
+        ConceptPrompt {
+            name: name.into(),
+            prompt: Prompt {
+                text: (!is_visual).then(|| self.text.clone()),
+                exemplars,
+                threshold: None,
+            },
+            end_to_end: self.end_to_end,
+        }
+    }
+}
+
+impl Clicks {
+    fn prompt(&self, name: &str) -> ClickEntry {
+        let points = self.points_xy_px.iter().zip(&self.point_labels);
+        ClickEntry {
+            name: name.into(),
+            prompt: ClickPrompt {
+                points: points.map(|(xy, label)| (*xy, *label)).collect(),
+                bbox: self.box_xyxy_px.map(bbox),
+                mask_logits: None,
+            },
+            multimask: self.multimask,
+        }
+    }
+}

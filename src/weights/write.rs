@@ -1,0 +1,425 @@
+//! Writes a checkpoint as one safetensors file under official names.
+
+use super::checkpoint::Entry;
+use super::layout::{Layout, Table};
+use super::names::listing;
+use super::{Checkpoint, layouts};
+use crate::error::{Error, Result};
+use ::safetensors::Dtype;
+use candle::DType;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+/// What [`Checkpoint::write`] wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// Tensors in the new file.
+    pub tensors: usize,
+    /// Bytes of the new file.
+    pub bytes: u64,
+}
+
+/// A tensor on its way to the new file.
+struct Row<'a> {
+    name: &'a str,
+    entry: &'a Entry,
+    dtype: Dtype,
+}
+
+impl Row<'_> {
+    fn bytes(&self) -> u64 {
+        let elements: usize = self.entry.shape.iter().product();
+        elements as u64 * self.dtype.bitsize() as u64 / 8
+    }
+}
+
+impl Checkpoint {
+    /// Writes every tensor that modules can ask for and `keep` agrees to, by official names and in
+    /// official shapes, with the metadata and with what [`Checkpoint::with_part`] supplies.
+    ///
+    /// `dtype` is what floating-point tensors become; `None` leaves each as it is. A piece of a
+    /// tensor is held in memory at a time. The file appears under its name when it is complete;
+    /// until then it is `path` with `.part` after it, which a failure removes. `progress` is told
+    /// the bytes written so far and those to be written.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`] for a tensor without an official name, a dtype that candle does not
+    /// have, or a value that f16 cannot hold; [`Error::Unsupported`] for `path` being a file that
+    /// is read; [`Error::Io`] if writing fails, as on a full disk.
+    pub fn write(
+        &self,
+        path: impl AsRef<Path>,
+        dtype: Option<DType>,
+        keep: impl Fn(&str) -> bool,
+        mut progress: impl FnMut(u64, u64),
+    ) -> Result<Written> {
+        let path = path.as_ref();
+        self.refuse_own_files(path)?;
+        let rows = self.rows(dtype, keep)?;
+        let header = header(&rows, self.metadata());
+        let total = header.len() as u64 + rows.iter().map(Row::bytes).sum::<u64>();
+        let part = Part::create(path)?;
+        let mut done = header.len() as u64;
+        let mut out = BufWriter::new(&part.file);
+        let failed = |e| Error::io(&part.path, e);
+        out.write_all(&header).map_err(failed)?;
+        for row in &rows {
+            let skipped = vec![0; row.entry.skip * row.dtype.bitsize() / 8];
+            out.write_all(&skipped).map_err(failed)?;
+            done += skipped.len() as u64;
+            for tensor in &row.entry.parts {
+                let mut write = |bytes: &[u8]| {
+                    out.write_all(bytes)?;
+                    done += bytes.len() as u64;
+                    progress(done, total);
+                    Ok(())
+                };
+                tensor.pieces(row.dtype, &mut write).map_err(|e| match e {
+                    candle::Error::Io(e) => failed(e),
+                    other => Error::checkpoint(self.path(), other.to_string()),
+                })?;
+            }
+        }
+        out.flush().map_err(failed)?;
+        drop(out);
+        part.finish(path)?;
+        Ok(Written {
+            tensors: rows.len(),
+            bytes: total,
+        })
+    }
+
+    /// What will be written, in the order of the file: large elements first, so that all are
+    /// aligned.
+    fn rows(&self, dtype: Option<DType>, keep: impl Fn(&str) -> bool) -> Result<Vec<Row<'_>>> {
+        let to = match dtype {
+            None => None,
+            Some(DType::F32) => Some(Dtype::F32),
+            Some(DType::F16) => Some(Dtype::F16),
+            Some(DType::BF16) => Some(Dtype::BF16),
+            Some(other) => {
+                return Err(Error::Unsupported {
+                    what: format!("writing weights as {other:?}"),
+                    instead: "use f32, f16 or bf16".into(),
+                });
+            }
+        };
+        let names = self.names().into_iter().filter(|name| keep(name));
+        let rows = names.filter_map(|name| {
+            let entry = self.entry(name)?;
+            let stored = common_dtype(entry);
+            let dtype = to.filter(|_| is_float(stored)).unwrap_or(stored);
+            Some(Row { name, entry, dtype })
+        });
+        let mut rows: Vec<_> = rows.collect();
+        rows.sort_by_key(|row| (Reverse(row.dtype.bitsize()), row.name));
+        self.require_official(&rows)?;
+        Ok(rows)
+    }
+
+    /// Checks that the new file will be asked for exactly the names that are written.
+    fn require_official(&self, rows: &[Row]) -> Result<()> {
+        let names = rows.iter().map(|row| row.name);
+        let layout = Layout::of(names.clone());
+        let is_official = [layouts::SAM.name, layouts::SAM3.name].contains(&layout.name);
+        let table = Table::new(layout);
+        let strange = names.filter(|name| {
+            let asked = table.asked(name).map(|asked| asked.names);
+            !is_official || asked.is_none_or(|names| names != [*name])
+        });
+        let strange: Vec<_> = strange.collect();
+        if strange.is_empty() {
+            return Ok(());
+        }
+        let (n, layout) = (strange.len(), self.layout().name);
+        let problem = format!(
+            "{n} tensors have no official name ({layout} layout):{}",
+            listing(strange)
+        );
+        Err(Error::checkpoint(self.path(), problem))
+    }
+
+    fn refuse_own_files(&self, path: &Path) -> Result<()> {
+        let Ok(same) = fs::canonicalize(path) else {
+            return Ok(()); // nothing is there
+        };
+        let mut files = self.files().into_iter();
+        match files.any(|file| fs::canonicalize(file).is_ok_and(|file| file == same)) {
+            false => Ok(()),
+            true => Err(Error::Unsupported {
+                what: format!("writing to {}, which is being read,", path.display()),
+                instead: "name another file".into(),
+            }),
+        }
+    }
+}
+
+/// The dtype of all parts, or one that holds all of them.
+fn common_dtype(entry: &Entry) -> Dtype {
+    let mut dtypes = entry.parts.iter().map(|part| part.dtype);
+    match dtypes.next() {
+        Some(first) if dtypes.all(|other| other == first) => first,
+        _ => Dtype::F32,
+    }
+}
+
+fn is_float(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
+}
+
+/// The length of the JSON, then the JSON, padded so that the tensors start at a multiple of 8.
+fn header(rows: &[Row], metadata: &std::collections::HashMap<String, String>) -> Vec<u8> {
+    let mut json = serde_json::Map::new();
+    if !metadata.is_empty() {
+        let sorted: BTreeMap<_, _> = metadata.iter().collect();
+        json.insert("__metadata__".into(), serde_json::json!(sorted));
+    }
+    let mut start = 0;
+    for row in rows {
+        let end = start + row.bytes();
+        let tensor = serde_json::json!({
+            "dtype": row.dtype.to_string(),
+            "shape": row.entry.shape,
+            "data_offsets": [start, end],
+        });
+        json.insert(row.name.into(), tensor);
+        start = end;
+    }
+    let mut json = serde_json::Value::Object(json).to_string().into_bytes();
+    json.resize(json.len().next_multiple_of(8), b' ');
+    let mut header = (json.len() as u64).to_le_bytes().to_vec();
+    header.extend(json);
+    header
+}
+
+/// A file that is not complete yet; it is removed if it never is.
+struct Part {
+    path: PathBuf,
+    file: File,
+}
+
+impl Part {
+    fn create(path: &Path) -> Result<Self> {
+        let mut part = path.as_os_str().to_owned();
+        part.push(".part");
+        let part = PathBuf::from(part);
+        let file = File::create(&part).map_err(|e| match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => Error::io(folder, e),
+            _ => Error::io(&part, e),
+        })?;
+        Ok(Self { path: part, file })
+    }
+
+    fn finish(self, path: &Path) -> Result<()> {
+        let written = self.file.sync_all();
+        written
+            .and_then(|()| fs::rename(&self.path, path))
+            .map_err(|e| Error::io(path, e))
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path); // after the rename there is nothing to remove
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::weights::key_lists::key_list;
+    use candle::Device;
+
+    fn all(_: &str) -> bool {
+        true
+    }
+
+    fn bits(checkpoint: &Checkpoint, name: &str, dtype: DType) -> Vec<u8> {
+        let vb = checkpoint.var_builder(dtype, &Device::Cpu);
+        let tensor = vb.get_unchecked(name).unwrap();
+        let bytes = safetensors::serialize([("x", tensor)], None).unwrap();
+        bytes[bytes.len() / 2..].to_vec()
+    }
+
+    fn golden(name: &str) -> Checkpoint {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/checkpoints");
+        Checkpoint::open(folder.join(name)).unwrap()
+    }
+
+    #[test]
+    fn every_dtype_is_kept_bit_for_bit_or_rounded_as_loading_rounds() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = golden("types.pt");
+        for dtype in [None, Some(DType::F16), Some(DType::BF16), Some(DType::F32)] {
+            let path = folder.path().join("out.safetensors");
+            let keep = |name: &str| before.dtype(name).is_some();
+            let mut told = 0;
+            let written = before
+                .write(&path, dtype, keep, |done, _| told = done)
+                .unwrap();
+            assert_eq!(written.bytes, fs::metadata(&path).unwrap().len());
+            assert_eq!(told, written.bytes);
+            let after = Checkpoint::open(&path).unwrap();
+            assert_eq!(after.names().len(), written.tensors);
+            for name in after.names() {
+                assert_eq!(after.shape(name), before.shape(name), "{name}");
+                let is_float = before.dtype(name).unwrap().is_float();
+                let want = match dtype.filter(|_| is_float) {
+                    None => before.dtype(name).unwrap(),
+                    Some(dtype) => dtype,
+                };
+                assert_eq!(after.dtype(name), Some(want), "{name}");
+                assert_eq!(
+                    bits(&after, name, want),
+                    bits(&before, name, want),
+                    "{name}"
+                );
+            }
+        }
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "no .part stays");
+    }
+
+    #[test]
+    fn hugging_face_files_get_official_names_and_shapes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.safetensors");
+        for (stored, official) in [("sam_vit_b_hf", "sam_vit_b"), ("mobile_sam", "mobile_sam")] {
+            let before = Checkpoint::from_shapes(key_list(stored)).unwrap();
+            before
+                .write(&path, Some(DType::F16), all, |_, _| ())
+                .unwrap();
+            let after = Checkpoint::open(&path).unwrap();
+            let want = Checkpoint::from_shapes(key_list(official)).unwrap();
+            assert_eq!(after.names(), want.names());
+            assert_eq!(after.layout().name, "SAM");
+            for name in want.names() {
+                assert_eq!(after.shape(name), want.shape(name), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn joined_cut_padded_and_transposed_tensors_are_written_as_they_load() {
+        // 13 numbers in each: two parts are joined, a row is put before, two axes are exchanged.
+        let vision = "vision_encoder.backbone";
+        let tensors = [
+            (
+                format!("{vision}.layers.0.attention.q_proj.weight"),
+                vec![2, 3],
+            ),
+            (
+                format!("{vision}.layers.0.attention.k_proj.weight"),
+                vec![2, 3],
+            ),
+            (
+                format!("{vision}.layers.0.attention.v_proj.weight"),
+                vec![2, 3],
+            ),
+            (
+                format!("{vision}.embeddings.position_embeddings"),
+                vec![1, 4, 3],
+            ),
+            ("text_encoder.text_projection.weight".into(), vec![2, 3]),
+            (
+                "detr_encoder.layers.0.self_attn.q_proj.bias".into(),
+                vec![2],
+            ),
+            (
+                "detr_encoder.layers.0.self_attn.k_proj.bias".into(),
+                vec![2],
+            ),
+            (
+                "detr_encoder.layers.0.self_attn.v_proj.bias".into(),
+                vec![2],
+            ),
+            (
+                "tracker_model.prompt_encoder.point_embed.weight".into(),
+                vec![4, 3],
+            ),
+        ];
+        let mut count = 0f32;
+        let tensors: Vec<_> = tensors
+            .iter()
+            .map(|(name, shape): &(String, Vec<usize>)| {
+                let n = shape.iter().product();
+                let values: Vec<f32> = (0..n).map(|i| count + i as f32).collect();
+                count += n as f32;
+                (
+                    name,
+                    candle::Tensor::from_vec(values, &shape[..], &Device::Cpu).unwrap(),
+                )
+            })
+            .collect();
+        let before = safetensors::serialize(tensors, None).unwrap();
+        let before = Checkpoint::from_bytes(before).unwrap();
+        assert_eq!(before.layout().name, "SAM 3 (Hugging Face)");
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.safetensors");
+        before.write(&path, None, all, |_, _| ()).unwrap();
+        let after = Checkpoint::open(&path).unwrap();
+        assert_eq!(after.layout().name, "SAM 3");
+        assert_eq!(after.names(), before.names());
+        assert!(after.names().len() >= 8, "{:?}", after.names());
+        for name in after.names() {
+            assert!(
+                name.starts_with("detector.") || name.starts_with("tracker."),
+                "{name}"
+            );
+            assert_eq!(after.shape(name), before.shape(name), "{name}");
+            let bits = |c| bits(c, name, DType::F32);
+            assert_eq!(bits(&after), bits(&before), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_part_of_another_file_and_what_is_left_out_show_in_the_result() {
+        let shapes = |names: &[&str]| {
+            let shapes = names.iter().map(|n| (n.to_string(), vec![2], DType::F32));
+            Checkpoint::from_shapes(shapes.collect::<Vec<_>>()).unwrap()
+        };
+        let whole = shapes(&["detector.a", "detector.b"])
+            .with_part(
+                "detector.geometry_encoder",
+                &shapes(&["detector.geometry_encoder.w"]),
+            )
+            .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.safetensors");
+        let keep = |name: &str| name != "detector.b";
+        whole.write(&path, None, keep, |_, _| ()).unwrap();
+        let names = Checkpoint::open(&path).unwrap();
+        assert_eq!(names.names(), ["detector.a", "detector.geometry_encoder.w"]);
+    }
+
+    #[test]
+    fn what_cannot_be_written_leaves_no_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.safetensors");
+        let values = candle::Tensor::new(&[1f32, 1e6], &Device::Cpu).unwrap();
+        let named = |name| safetensors::serialize([(name, &values)], None).unwrap();
+        let large = Checkpoint::from_bytes(named("detector.large")).unwrap();
+        let error = large
+            .write(&path, Some(DType::F16), all, |_, _| ())
+            .unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("`detector.large` holds 1000000"), "{error}");
+
+        let strange = Checkpoint::from_bytes(named("detr_encoder.surprise.weight")).unwrap();
+        let error = strange.write(&path, None, all, |_, _| ()).unwrap_err();
+        assert!(error.to_string().contains("no official name"), "{error}");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
+
+        let nowhere = folder.path().join("none/out.safetensors");
+        let error = large.write(nowhere, None, all, |_, _| ()).unwrap_err();
+        assert!(matches!(error, Error::NotFound { .. }), "{error}");
+
+        fs::write(&path, named("detector.x")).unwrap();
+        let own = Checkpoint::open(&path).unwrap();
+        let error = own.write(&path, None, all, |_, _| ()).unwrap_err();
+        assert!(error.to_string().contains("being read"), "{error}");
+        assert!(Checkpoint::open(&path).is_ok());
+    }
+}

@@ -1,0 +1,202 @@
+//! `sam3 verify`, on references that the demo model records of itself: what is tested here is that
+//! every stage is compared and that differences show. `tests/parity` has the official code's.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use candle::{DType, Device, Tensor};
+use candle_sam3::Trace;
+use candle_sam3::image::Image;
+use candle_sam3::models::sam3::{LoadOptions, Sam3};
+use candle_sam3::predict::concept::{self, Options, Prompt};
+use candle_sam3::predict::interactive;
+use candle_sam3::{mask::Mask, weights};
+use predicates::prelude::*;
+use predicates::str::contains;
+
+use crate::{json, sam3, scene};
+
+const TEXT: &str = "triangles";
+const POINT: [f32; 2] = [62., 92.];
+
+fn pack<'a>(masks: impl IntoIterator<Item = &'a Mask>) -> Tensor {
+    let mut bits = vec![];
+    for mask in masks {
+        bits.extend(
+            (0..mask.height()).flat_map(|y| (0..mask.width()).map(move |x| mask.get(x, y))),
+        );
+    }
+    let byte = |bits: &[bool]| {
+        bits.iter()
+            .enumerate()
+            .map(|(i, b)| u8::from(*b) << (7 - i))
+            .sum()
+    };
+    let bytes: Vec<u8> = bits.chunks(8).map(byte).collect();
+    let n = bytes.len();
+    Tensor::from_vec(bytes, n, &Device::Cpu).unwrap()
+}
+
+fn vector(values: Vec<f32>) -> Tensor {
+    let n = values.len();
+    Tensor::from_vec(values, n, &Device::Cpu).unwrap()
+}
+
+/// What the demo model makes of a text and a point.
+fn record() -> BTreeMap<String, Tensor> {
+    let options = LoadOptions {
+        clicks: true,
+        ..LoadOptions::default()
+    };
+    let model = Sam3::load(&weights::demo().unwrap(), &options).unwrap();
+    let image = Image::open(scene()).unwrap();
+    let mut trace = Trace::on();
+    let embedding = model.encode_image_traced(&image, &mut trace).unwrap();
+    let all = Options {
+        threshold: 0.,
+        ..Options::default()
+    };
+    let prompts = [Prompt::text(TEXT)];
+    let found = concept::predict_traced(&model, &embedding, &prompts, &all, &mut trace).unwrap();
+    let mut tensors = BTreeMap::new();
+    for (name, tensor) in trace.tensors() {
+        tensors.insert(
+            name.replace("prompts.0.", "t."),
+            tensor.contiguous().unwrap(),
+        );
+    }
+    let context = model.config().text_encoder.context_length();
+    let ids = candle_sam3::text::Tokenizer::shared()
+        .encode(TEXT, context)
+        .unwrap()
+        .ids;
+    let ids = Tensor::from_vec(ids, (1, context), &Device::Cpu).unwrap();
+    let semantic = model
+        .detector()
+        .semantic(&tensors["t.pixel_embed"])
+        .unwrap();
+    let instances = &found[0].instances;
+    let corners = instances
+        .iter()
+        .flat_map(|i| [i.bbox.x0, i.bbox.y0, i.bbox.x1, i.bbox.y1]);
+    let pixels: Vec<u8> = image.pixels().to_vec();
+    let size = (image.height(), image.width(), 3);
+    let click = interactive::from_points(&[POINT], &[1]).unwrap();
+    let clicked = model.embed_for_clicks(&embedding).unwrap();
+    let clicked =
+        interactive::predict(&model, &clicked, &[click], &interactive::Options::default()).unwrap();
+    let masks = &clicked[0].masks;
+    let logits = masks.iter().flat_map(|m| m.low_res_logits.clone());
+    tensors.extend(
+        [
+            (
+                "image",
+                Tensor::from_vec(pixels, size, &Device::Cpu).unwrap(),
+            ),
+            ("t.input_ids", ids.to_dtype(DType::I64).unwrap()),
+            ("t.semantic_seg", semantic),
+            (
+                "t.scores",
+                vector(instances.iter().map(|i| i.score).collect()),
+            ),
+            ("t.boxes", vector(corners.collect())),
+            ("t.masks_packed", pack(instances.iter().map(|i| &i.mask))),
+            ("c.low_res_logits", vector(logits.collect())),
+            (
+                "c.iou_scores",
+                vector(masks.iter().map(|m| m.iou_score).collect()),
+            ),
+            ("c.masks_packed", pack(masks.iter().map(|m| &m.mask))),
+        ]
+        .map(|(name, tensor)| (name.to_string(), tensor)),
+    );
+    tensors
+}
+
+fn write(path: &Path, tensors: &BTreeMap<String, Tensor>) {
+    let prompts = format!(
+        r#"{{"t": {{"text": "{TEXT}", "boxes_xyxy_px": [], "labels": []}},
+             "c": {{"points_xy_px": [{POINT:?}], "point_labels": [1], "multimask": true}}}}"#
+    );
+    let metadata = std::collections::HashMap::from([("prompts".to_string(), prompts)]);
+    let tensors = tensors.iter().map(|(name, tensor)| (name, tensor));
+    safetensors::serialize_to_file(tensors, Some(metadata), path).unwrap();
+}
+
+fn verify(reference: &Path) -> assert_cmd::Command {
+    let mut command = sam3();
+    command.arg("verify").arg("--reference").arg(reference);
+    command
+}
+
+#[test]
+fn every_stage_is_compared_and_a_difference_shows_where_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("reference.safetensors");
+    let mut tensors = record();
+    write(&path, &tensors);
+    let all = contains("FAIL")
+        .not()
+        .and(contains("25 of 25 pass"))
+        .and(contains("t.pixel_embed"))
+        .and(contains("end to end t.masks"))
+        .and(contains("end to end c.low_res_logits"));
+    verify(&path).assert().success().stdout(all);
+
+    let output = verify(&path)
+        .args(["--json", "-q"])
+        .assert()
+        .success()
+        .stderr("");
+    let document = json(&output.get_output().stdout);
+    assert_eq!(document["passes"], true);
+    assert_eq!(document["dtype"], "f32");
+    assert_eq!(document["checks"].as_array().unwrap().len(), 25);
+
+    // Half precision is farther away, and allowed to be.
+    verify(&path).args(["--dtype", "bf16"]).assert().success();
+
+    let wrong = (&tensors["t.hs"] * 1.01).unwrap();
+    tensors.insert("t.hs".into(), wrong);
+    write(&path, &tensors);
+    let output = verify(&path).args(["--json", "-q"]).assert().code(1);
+    let output = output.stderr(contains("beyond their limits"));
+    let document = json(&output.get_output().stdout);
+    let checks = document["checks"].as_array().unwrap();
+    let failed = checks.iter().filter(|check| check["passes"] == false);
+    let failed: Vec<_> = failed
+        .map(|check| check["stage"].as_str().unwrap())
+        .collect();
+    assert!(failed.contains(&"t.hs"), "{failed:?}");
+    assert!(!failed.contains(&"t.encoder") && !failed.contains(&"end to end t.scores"));
+}
+
+#[test]
+fn a_reference_that_lacks_something_says_what_and_how_to_make_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("reference.safetensors");
+    let mut tensors = record();
+    tensors.remove("t.encoder");
+    tensors.remove("neck.1");
+    write(&path, &tensors);
+    let named = contains("neck.1, t.encoder").and(contains("dump_reference.py"));
+    verify(&path).assert().code(1).stdout("").stderr(named);
+
+    tensors.remove("image");
+    write(&path, &tensors);
+    verify(&path)
+        .assert()
+        .code(1)
+        .stderr(contains("no `image`"));
+
+    // weights are no reference
+    let demo = folder.path().join("demo.safetensors");
+    weights::demo()
+        .unwrap()
+        .write(&demo, None, |_| true, |_, _| ())
+        .unwrap();
+    verify(&demo)
+        .assert()
+        .code(1)
+        .stderr(contains("no `prompts`"));
+}

@@ -1,0 +1,86 @@
+//! The click head of full-size SAM 3 and EfficientSAM3 files against recorded runs of the official
+//! `predict_inst`.
+//!
+//! Not run by default: the files are large. `SAM3_REFERENCE` names a folder with the checkpoints
+//! `NAME.pt` (random weights), `CLICK_REFERENCE` one that `tools/golden/click_full_size.py`
+//! filled: `IMAGE.png` and `NAME.IMAGE.dump.safetensors`.
+//!
+//!     SAM3_REFERENCE=folder CLICK_REFERENCE=folder \
+//!         cargo test --test parity click_full_size -- --ignored --nocapture
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use candle::Tensor;
+use candle_sam3::image::Image;
+use candle_sam3::models::InteractiveModel;
+use candle_sam3::models::sam3::{LoadOptions, Sam3};
+use candle_sam3::weights::Checkpoint;
+
+use crate::clicks;
+use crate::reference::{Reference, check};
+
+const EMBEDDING: f64 = 1e-5;
+
+#[test]
+#[ignore = "needs SAM3_REFERENCE and CLICK_REFERENCE"]
+fn click_full_size_repvit() {
+    compare("repvit");
+}
+
+#[test]
+#[ignore = "needs SAM3_REFERENCE and CLICK_REFERENCE"]
+fn click_full_size_sam3() {
+    compare("sam3");
+}
+
+fn folder(variable: &str) -> PathBuf {
+    PathBuf::from(std::env::var(variable).expect(variable))
+}
+
+fn compare(name: &str) {
+    let records = folder("CLICK_REFERENCE");
+    let checkpoint = Checkpoint::open(folder("SAM3_REFERENCE").join(format!("{name}.pt"))).unwrap();
+    let options = LoadOptions {
+        clicks: true,
+        ..LoadOptions::default()
+    };
+    let model = Sam3::load(&checkpoint, &options).unwrap();
+    let want = Reference::open(&records.join(format!("{name}.truck.dump.safetensors")));
+    let pixels = Image::open(records.join("truck.png")).unwrap();
+    let start = Instant::now();
+    let embedding = model.encode_for_clicks(&pixels).unwrap();
+    println!("== {}, truck: {:.1?}", model.name(), start.elapsed());
+
+    let expected = want.tensor("image_embedding");
+    check(
+        "embedding",
+        &embedding.features.tokens,
+        &expected,
+        EMBEDDING,
+    );
+    let grid = model.low_res_size().0 / 4;
+    let [middle, fine] = embedding.features.details.clone().unwrap();
+    let (want_fine, want_middle) = (want.tensor("fine"), want.tensor("middle"));
+    check("fine features", &to_map(&fine, grid), &want_fine, EMBEDDING);
+    check(
+        "middle features",
+        &to_map(&middle, grid),
+        &want_middle,
+        EMBEDDING,
+    );
+    clicks::compare(&model, &embedding, &want);
+}
+
+/// The pixels of each token (1, g * g, s * s, c), by halves of halves -> (1, c, s * g, s * g)
+fn to_map(tokens: &Tensor, grid: usize) -> Tensor {
+    let (_, _, pixels, channels) = tokens.dims4().unwrap();
+    let (shape, order): (Vec<usize>, Vec<usize>) = match pixels {
+        4 => (vec![grid, grid, 2, 2, channels], vec![4, 0, 2, 1, 3]),
+        _ => (
+            vec![grid, grid, 2, 2, 2, 2, channels],
+            vec![6, 0, 2, 4, 1, 3, 5],
+        ),
+    };
+    tokens.reshape(shape).unwrap().permute(order).unwrap()
+}
