@@ -15,6 +15,10 @@ use candle_sam3::models::sam3::{LoadOptions, Sam3};
 use candle_sam3::predict::verify::{Reference, Tolerances, verify_sam3};
 use candle_sam3::weights::Checkpoint;
 
+fn precision() -> Precision {
+    std::env::var("SAM3_PRECISION").map_or(Precision::Exact, |name| name.parse().unwrap())
+}
+
 fn folder() -> PathBuf {
     PathBuf::from(std::env::var("SAM3_REFERENCE").expect("SAM3_REFERENCE names the folder"))
 }
@@ -53,15 +57,13 @@ fn compare(name: &str) {
     let reference = folder().join(format!("{name}.dump.safetensors"));
     let reference = Reference::open(reference).unwrap();
     let checkpoint = Checkpoint::open(folder().join(format!("{name}.pt"))).unwrap();
-    let precision = std::env::var("SAM3_PRECISION");
-    let precision = precision.map_or(Precision::Exact, |name| name.parse().unwrap());
     let options = LoadOptions {
-        precision,
         clicks: reference.has_clicks(),
+        precision: precision(),
         ..LoadOptions::default()
     };
     let model = Sam3::load(&checkpoint, &options).unwrap();
-    println!("== {name}: {}, {precision}", model.name());
+    println!("== {name}: {}, {}", model.name(), options.precision);
     let mut failed = vec![];
     let mut report = |check: candle_sam3::predict::verify::Check| {
         println!("{:32} {:?}", check.stage, check.figures);
@@ -69,7 +71,7 @@ fn compare(name: &str) {
             failed.push(check.stage);
         }
     };
-    let tolerances = Tolerances::of(precision, DType::F32);
+    let tolerances = Tolerances::of(DType::F32, options.precision);
     verify_sam3(&model, &reference, &tolerances, &mut report).unwrap();
     assert!(failed.is_empty(), "{failed:?}");
 }

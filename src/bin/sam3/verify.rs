@@ -28,7 +28,7 @@ pub struct Args {
 
 pub fn run(args: Args, quiet: bool) -> Result<()> {
     let reference = Reference::open(&args.reference)?;
-    let tolerances = Tolerances::of(args.model.precision, args.model.dtype.into());
+    let tolerances = Tolerances::of(args.model.dtype.into(), args.model.precision);
     let mut stdout = std::io::stdout();
     let mut printed = match args.json {
         true => Ok(()),
@@ -134,6 +134,7 @@ fn document(args: &Args, model: &str, checks: &[Check]) -> Value {
         "reference": args.reference.display().to_string(),
         "device": args.model.device.to_string(),
         "dtype": format!("{:?}", candle_sam3::DType::from(args.model.dtype)).to_lowercase(),
+        "precision": args.model.precision.to_string(),
         "passes": checks.iter().all(Check::passes),
         "checks": checks.iter().map(entry).collect::<Vec<_>>(),
     })

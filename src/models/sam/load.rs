@@ -49,9 +49,8 @@ impl Sam {
         options.precision.check(&options.device, options.dtype)?;
         let (backbone, name) = backbone(&detect(checkpoint)?)?;
         let build = |vb: VarBuilder| build(&backbone, vb);
-        let built = options
-            .precision
-            .scope(|| build(checkpoint.var_builder(options.dtype, &options.device)));
+        let vb = checkpoint.var_builder(options.dtype, &options.device);
+        let built = options.precision.scope(|| build(vb));
         let (image_encoder, heads) = match built {
             Ok(parts) => parts,
             Err(error) => {
@@ -72,9 +71,8 @@ impl Sam {
     pub fn with_random_weights(variant: &Detected, options: &LoadOptions) -> Result<Self> {
         options.precision.check(&options.device, options.dtype)?;
         let (backbone, name) = backbone(variant)?;
-        let parts = options
-            .precision
-            .scope(|| build(&backbone, random(options.dtype, &options.device)))?;
+        let vb = random(options.dtype, &options.device);
+        let parts = options.precision.scope(|| build(&backbone, vb))?;
         Ok(Self::new(name, parts, options))
     }
 

@@ -123,9 +123,8 @@ impl Sam3 {
             return Err(no_click_head(&name));
         }
         let build = |vb: VarBuilder| build(&config, options.clicks, vb);
-        let built = options
-            .precision
-            .scope(|| build(checkpoint.var_builder(options.dtype, &options.device)));
+        let vb = checkpoint.var_builder(options.dtype, &options.device);
+        let built = options.precision.scope(|| build(vb));
         let (detector, clicks) = match built {
             Ok(parts) => parts,
             Err(error) => {
@@ -151,15 +150,14 @@ impl Sam3 {
     /// [`Error::Unsupported`] for a variant that is no SAM 3, or has no click head when
     /// [`LoadOptions::clicks`] asks for it.
     pub fn with_random_weights(variant: &Detected, options: &LoadOptions) -> Result<Self> {
+        options.precision.check(&options.device, options.dtype)?;
         let Kind { config, name, .. } = Kind::of_variant(variant, options.context_length)?;
         if options.clicks && !variant.interactive {
             return Err(no_click_head(&name));
         }
-        options.precision.check(&options.device, options.dtype)?;
         let vb = weights::random(options.dtype, &options.device);
-        let parts = options
-            .precision
-            .scope(|| build(&config, options.clicks, vb))?;
+        let build = || build(&config, options.clicks, vb);
+        let parts = options.precision.scope(build)?;
         Ok(Self::new(config, name, parts, options))
     }
 

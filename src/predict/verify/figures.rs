@@ -2,9 +2,8 @@
 
 use candle::{DType, Tensor};
 
-use crate::Precision;
-use crate::Result;
 use crate::mask::Mask;
+use crate::{Precision, Result};
 
 /// One comparison.
 #[derive(Debug, Clone)]
@@ -79,27 +78,34 @@ pub struct Tolerances {
 }
 
 impl Tolerances {
-    /// What a model of this precision and dtype may differ by from a reference in f32.
-    pub fn of(precision: Precision, dtype: DType) -> Self {
-        let stage = match (precision, dtype) {
-            (Precision::Fast, _) | (_, DType::F16 | DType::BF16) => {
-                return Self {
-                    pixels: Limit::Cosine(0.9999),
-                    stage: Limit::Cosine(0.999),
-                    score: Limit::Difference(0.1),
-                    box_error: 0.02,
-                    mask: Limit::MaskIou(0.8),
-                };
-            }
-            (Precision::Strict, _) => 2e-5,
-            (Precision::Exact, _) => 5e-4,
+    /// What a model that computes in `dtype` with `precision` may differ by from a reference in f32.
+    pub fn of(dtype: DType, precision: Precision) -> Self {
+        let stage = match precision {
+            Precision::Strict => 2e-5,
+            _ => 1e-4,
         };
-        Self {
-            pixels: Limit::Relative(1e-5),
-            stage: Limit::Relative(stage),
-            score: Limit::Difference(1e-3),
-            box_error: 3e-4,
-            mask: Limit::MaskIou(0.999),
+        match (dtype, precision) {
+            (DType::F32, Precision::Fast) => Self {
+                pixels: Limit::Relative(1e-5),
+                stage: Limit::Cosine(0.99),
+                score: Limit::Difference(0.1),
+                box_error: 0.02,
+                mask: Limit::MaskIou(0.8),
+            },
+            (DType::F16 | DType::BF16, _) => Self {
+                pixels: Limit::Cosine(0.9999),
+                stage: Limit::Cosine(0.999),
+                score: Limit::Difference(0.1),
+                box_error: 0.02,
+                mask: Limit::MaskIou(0.8),
+            },
+            _ => Self {
+                pixels: Limit::Relative(1e-5),
+                stage: Limit::Relative(stage),
+                score: Limit::Difference(1e-3),
+                box_error: 3e-4,
+                mask: Limit::MaskIou(0.999),
+            },
         }
     }
 }

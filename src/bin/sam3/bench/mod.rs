@@ -131,7 +131,7 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
             let on_cpu = LoadOptions {
                 device: candle::Device::Cpu,
                 dtype: candle_sam3::DType::F32,
-                precision: Precision::Exact,
+                precision: Precision::Strict,
                 ..options.clone()
             };
             let reference = load(&args, variant, &on_cpu)?;
@@ -159,7 +159,7 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
         compare::compare(&report, &earlier, args.tolerance)?;
     }
     match &report.parity {
-        Some(parity) => parity.check(options.dtype),
+        Some(parity) => parity.check(options.dtype, options.precision),
         None => Ok(()),
     }
 }

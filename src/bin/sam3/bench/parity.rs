@@ -3,12 +3,12 @@
 use std::fmt;
 
 use anyhow::{Result, bail};
-use candle_sam3::DType;
 use candle_sam3::models::sam3::Sam3;
 use candle_sam3::models::{ClickPrompt, InteractiveModel};
 use candle_sam3::predict::concept::{self, Options, Prompt};
 use candle_sam3::predict::interactive::{self, ClickMask};
 use candle_sam3::trace::{Difference, Trace};
+use candle_sam3::{DType, Precision};
 use serde::Serialize;
 
 use super::picture::Picture;
@@ -47,20 +47,21 @@ impl Parity {
         }
     }
 
-    /// Fails if a stage is further off than `dtype` explains.
-    pub fn check(&self, dtype: DType) -> Result<()> {
+    /// Fails if a stage is further off than the number format explains.
+    pub fn check(&self, dtype: DType, precision: Precision) -> Result<()> {
+        let is_f32 = dtype == DType::F32 && precision != Precision::Fast;
         // NaN is within no limit.
-        let is_near = |stage: &StageDifference| match dtype {
-            DType::F32 => stage.relative <= MAX_RELATIVE,
-            _ => stage.cosine >= MIN_COSINE,
+        let is_near = |stage: &StageDifference| match is_f32 {
+            true => stage.relative <= MAX_RELATIVE,
+            false => stage.cosine >= MIN_COSINE,
         };
         let off: Vec<_> = self.stages.iter().filter(|s| !is_near(s)).collect();
         if off.is_empty() {
             return Ok(());
         }
-        let limit = match dtype {
-            DType::F32 => format!("a relative difference of {MAX_RELATIVE}"),
-            _ => format!("a cosine of {MIN_COSINE}"),
+        let limit = match is_f32 {
+            true => format!("a relative difference of {MAX_RELATIVE}"),
+            false => format!("a cosine of {MIN_COSINE}"),
         };
         let off: Vec<_> = off
             .iter()
@@ -179,11 +180,34 @@ mod tests {
 
     #[test]
     fn a_stage_far_off_fails_by_the_measure_of_its_number_format() {
-        assert!(parity(1e-4, 0.9).check(DType::F32).is_ok());
-        assert!(parity(0.03, 0.9995).check(DType::BF16).is_ok());
-        let error = parity(0.03, 0.9995).check(DType::F32).unwrap_err();
+        assert!(
+            parity(1e-4, 0.9)
+                .check(DType::F32, Precision::Exact)
+                .is_ok()
+        );
+        assert!(
+            parity(0.03, 0.9995)
+                .check(DType::BF16, Precision::Exact)
+                .is_ok()
+        );
+        assert!(
+            parity(0.03, 0.9995)
+                .check(DType::F32, Precision::Fast)
+                .is_ok()
+        );
+        let error = parity(0.03, 0.9995)
+            .check(DType::F32, Precision::Exact)
+            .unwrap_err();
         assert!(error.to_string().contains("trunk (3.0e-2"), "{error}");
-        assert!(parity(1e-4, 0.99).check(DType::F16).is_err());
-        assert!(parity(f64::NAN, f64::NAN).check(DType::F32).is_err());
+        assert!(
+            parity(1e-4, 0.99)
+                .check(DType::F16, Precision::Exact)
+                .is_err()
+        );
+        assert!(
+            parity(f64::NAN, f64::NAN)
+                .check(DType::F32, Precision::Exact)
+                .is_err()
+        );
     }
 }
