@@ -54,6 +54,11 @@ impl Trace {
         self.prefix = prefix.into();
     }
 
+    /// Whether anything is recorded.
+    pub(crate) fn is_on(&self) -> bool {
+        self.tensors.is_some()
+    }
+
     pub(crate) fn record(&mut self, name: &str, tensor: &Tensor) {
         if let Some(tensors) = &mut self.tensors {
             tensors.insert(format!("{}{name}", self.prefix), tensor.clone());

@@ -55,6 +55,17 @@ impl ImageEncoder {
     }
 }
 
+impl ImageEncoder {
+    /// What the encoder makes of pixels (b, 3, s, s), before a student resizes it: (b, dim, h, w),
+    /// to be seen as a map of [`Config::grid`] cells a side.
+    pub fn features(&self, xs: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Vit(vit) => vit.forward(xs),
+            Self::Student(student) => student.features(xs),
+        }
+    }
+}
+
 impl Module for ImageEncoder {
     /// Normalised pixels (b, 3, s, s) -> features (b, dim, g, g)
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {

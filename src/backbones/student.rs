@@ -9,6 +9,7 @@ use candle_nn::VarBuilder;
 use super::{efficientvit, repvit, tiny_vit};
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d, conv2d_bn};
 use crate::nn::gelu;
+use crate::nn::sample::resize_bilinear;
 
 /// Which backbone, and its sizes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -134,16 +135,18 @@ impl Student {
     }
 }
 
-impl Module for Student {
-    /// (b, 3, s, s) -> (b, embed_dim, grid, grid)
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        resize(&xs.apply(&self.backbone)?.apply(&self.head)?, self.grid)
+impl Student {
+    /// The features before they are resized: (b, 3, s, s) -> (b, embed_dim, s / 32, s / 32)
+    pub fn features(&self, xs: &Tensor) -> Result<Tensor> {
+        xs.apply(&self.backbone)?.apply(&self.head)
     }
 }
 
-/// Bilinear, pixels as areas (`align_corners=False`): (b, c, h, w) -> (b, c, side, side)
-fn resize(xs: &Tensor, side: usize) -> Result<Tensor> {
-    xs.upsample_bilinear2d(side, side, false)
+impl Module for Student {
+    /// (b, 3, s, s) -> (b, embed_dim, grid, grid)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        resize_bilinear(&self.features(xs)?, self.grid)
+    }
 }
 
 #[cfg(test)]
@@ -160,7 +163,7 @@ mod tests {
         let head = StudentHead::new(size("in_channels"), size("embed_dim"), vb).unwrap();
         let features = head.forward(&golden.tensor("in.features")).unwrap();
         assert_close(&features, &golden.tensor("out.head"), 1e-6);
-        let resized = resize(&features, size("embed_size")).unwrap();
+        let resized = resize_bilinear(&features, size("embed_size")).unwrap();
         assert_close(&resized, &golden.tensor("out.trunk"), 1e-6);
     }
 }

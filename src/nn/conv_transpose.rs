@@ -4,9 +4,10 @@ use candle::{Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-use super::conv::{Conv2d, ConvConfig};
-use super::kernels::{cpu_slice, on_cpu_in_f32};
+use super::conv::{Conv2d, ConvConfig, get_f64, loaded};
+use super::kernels::{Elementwise, cpu_slice, on_cpu_in_f32};
 use super::linear::Linear;
+use super::sample::resize_bilinear;
 
 /// A transposed convolution with kernel 2 and stride 2: (b, in, h, w) -> (b, out, 2h, 2w).
 ///
@@ -24,6 +25,29 @@ impl ConvTranspose2x2 {
     pub fn new(in_channels: usize, out_channels: usize, vb: VarBuilder) -> Result<Self> {
         let weight = vb.get((in_channels, out_channels, 2, 2), "weight")?;
         Self::from_tensors(&weight, vb.get(out_channels, "bias")?)
+    }
+
+    /// Reads a transposed convolution (in to middle) at `vb` and the 1x1 convolution (middle to
+    /// out) that follows it at `next`, both with bias, as one: nothing comes between them.
+    pub fn with_pointwise(
+        [in_channels, middle, out_channels]: [usize; 3],
+        vb: VarBuilder,
+        next: VarBuilder,
+    ) -> Result<Self> {
+        let weight = get_f64((in_channels, middle, 2, 2), "weight", &vb)?;
+        let bias = get_f64(middle, "bias", &vb)?.unsqueeze(1)?;
+        let pointwise = get_f64((out_channels, middle, 1, 1), "weight", &next)?;
+        let pointwise = pointwise.reshape((out_channels, middle))?;
+        let taps = weight
+            .permute((1, 0, 2, 3))?
+            .reshape((middle, in_channels * 4))?;
+        let weight = pointwise
+            .matmul(&taps)?
+            .reshape((out_channels, in_channels, 2, 2))?
+            .permute((1, 0, 2, 3))?;
+        let bias = pointwise.matmul(&bias)?.squeeze(1)?;
+        let bias = (bias + get_f64(out_channels, "bias", &next)?)?;
+        Self::from_tensors(&loaded(&weight, &vb)?, loaded(&bias, &vb)?)
     }
 
     /// From a `weight` (in, out, 2, 2) and a `bias` (out).
@@ -54,26 +78,56 @@ pub fn conv_transpose2x2_tokens(
     Linear::new(&weight, Some(vb.get(out_channels, "bias")?.repeat(4)?))
 }
 
-impl Module for ConvTranspose2x2 {
-    /// (b, in, h, w) -> (b, out, 2h, 2w)
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let (b, _, h, w) = xs.dims4()?;
+impl ConvTranspose2x2 {
+    /// What the layer makes of `xs` resized to `side`: (b, in, h, w) -> (b, out, 2 side, 2 side)
+    ///
+    /// The layer maps each pixel by itself, so it runs before the resize, on the smaller map.
+    pub fn forward_resized(&self, xs: &Tensor, side: usize) -> Result<Tensor> {
+        self.interleave(&self.product_resized(xs, side)?, None)
+    }
+
+    /// [`Self::forward_resized`], then GELU with the error function.
+    pub fn forward_resized_gelu(&self, xs: &Tensor, side: usize) -> Result<Tensor> {
+        self.interleave(&self.product_resized(xs, side)?, Some(Elementwise::Gelu))
+    }
+
+    fn product_resized(&self, xs: &Tensor, side: usize) -> Result<Tensor> {
+        resize_bilinear(&self.product.forward(xs)?, side)
+    }
+
+    /// The four pixels of each window, (b, 4 * out, h, w), to their places, plus bias, through
+    /// `activation`: (b, out, 2h, 2w)
+    fn interleave(&self, ys: &Tensor, activation: Option<Elementwise>) -> Result<Tensor> {
+        let (b, _, h, w) = ys.dims4()?;
         let out = self.bias.dim(0)?;
-        let ys = self.product.forward(xs)?; // (b, 4 * out, h, w)
-        if on_cpu_in_f32(&ys) {
-            return interleave(&ys, &self.bias, (b, out, h, w));
+        if on_cpu_in_f32(ys) {
+            return interleave(ys, &self.bias, activation, (b, out, h, w));
         }
-        ys.reshape((b, 2, 2, out, h, w))?
+        let ys = ys
+            .reshape((b, 2, 2, out, h, w))?
             .permute((0, 3, 4, 1, 5, 2))?
             .reshape((b, out, 2 * h, 2 * w))?
-            .broadcast_add(&self.bias.reshape((1, out, 1, 1))?)
+            .broadcast_add(&self.bias.reshape((1, out, 1, 1))?)?;
+        match activation {
+            None => Ok(ys),
+            Some(Elementwise::Gelu) => super::gelu(&ys),
+            Some(Elementwise::HardSwish) => super::hard_swish(&ys),
+        }
     }
 }
 
-/// The shuffle of [`ConvTranspose2x2`] on the CPU: (b, 2 * 2 * c, h * w) -> (b, c, 2h, 2w), plus bias.
+impl Module for ConvTranspose2x2 {
+    /// (b, in, h, w) -> (b, out, 2h, 2w)
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        self.interleave(&self.product.forward(xs)?, None)
+    }
+}
+
+/// The shuffle of [`ConvTranspose2x2`] on the CPU: (b, 2 * 2 * c, h * w) -> (b, c, 2h, 2w)
 fn interleave(
     ys: &Tensor,
     bias: &Tensor,
+    activation: Option<Elementwise>,
     (b, c, h, w): (usize, usize, usize, usize),
 ) -> Result<Tensor> {
     let bias = bias.to_vec1::<f32>()?;
@@ -95,6 +149,9 @@ fn interleave(
                     pair[0] = left + bias;
                     pair[1] = right + bias;
                 }
+                if let Some(activation) = activation {
+                    activation.replace(out);
+                }
             }
         });
     Tensor::from_vec(out, (b, c, 2 * h, 2 * w), &Device::Cpu)
@@ -103,6 +160,26 @@ fn interleave(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_1x1_convolution_behind_it_is_one_layer_with_it() -> Result<()> {
+        let dev = &Device::Cpu;
+        let random = |shape: &[usize]| Tensor::randn(0f32, 1., shape, dev);
+        let tensors = [
+            ("up.weight".to_string(), random(&[6, 5, 2, 2])?),
+            ("up.bias".to_string(), random(&[5])?),
+            ("next.weight".to_string(), random(&[3, 5, 1, 1])?),
+            ("next.bias".to_string(), random(&[3])?),
+        ];
+        let vb = VarBuilder::from_tensors(tensors.into(), candle::DType::F32, dev);
+        let next = super::super::conv::conv2d(5, 3, 1, ConvConfig::default(), vb.pp("next"))?;
+        let xs = random(&[2, 6, 5, 7])?;
+        let want = next.forward(&ConvTranspose2x2::new(6, 5, vb.pp("up"))?.forward(&xs)?)?;
+        let both = ConvTranspose2x2::with_pointwise([6, 5, 3], vb.pp("up"), vb.pp("next"))?;
+        let diff = (both.forward(&xs)? - want)?.abs()?.max_all()?;
+        assert!(diff.to_scalar::<f32>()? < 1e-5);
+        Ok(())
+    }
 
     #[test]
     fn maps_and_tokens_equal_candles() -> Result<()> {
@@ -115,6 +192,15 @@ mod tests {
         let got = ConvTranspose2x2::from_tensors(&weight, bias.clone())?.forward(&xs)?;
         let far = |got: &Tensor| (got - &want)?.abs()?.max_all()?.to_scalar::<f32>();
         assert!(far(&got)? < 1e-5);
+
+        let layer = ConvTranspose2x2::from_tensors(&weight, bias.clone())?;
+        let gelu = layer.forward_resized_gelu(&resize_bilinear(&xs, 7)?, 7)?;
+        let resized_after = layer.forward_resized_gelu(&xs, 7)?;
+        let diff = (gelu - resized_after)?
+            .abs()?
+            .max_all()?
+            .to_scalar::<f32>()?;
+        assert!(diff < 1e-5, "{diff}");
 
         let tensors = [("weight".to_string(), weight), ("bias".to_string(), bias)].into();
         let vb = VarBuilder::from_tensors(tensors, candle::DType::F32, dev);

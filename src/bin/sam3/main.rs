@@ -1,5 +1,7 @@
 //! The `sam3` command.
 
+#[cfg(target_os = "linux")]
+mod allocator;
 mod args;
 mod bench;
 mod convert;
@@ -22,6 +24,10 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{Cli, Command};
+
+#[cfg(target_os = "linux")]
+#[global_allocator]
+static ALLOCATOR: allocator::KeepLarge = allocator::KeepLarge::new();
 
 fn main() -> ExitCode {
     let cli = Cli::parse(); // exits with 2 on a usage error

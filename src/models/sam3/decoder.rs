@@ -10,8 +10,10 @@
 
 use candle::{D, DType, Device, Result, Tensor};
 use candle_nn::{Module, VarBuilder, ops::sigmoid};
+use rayon::prelude::*;
 
 use super::encoder;
+use crate::nn::kernels::on_cpu_in_f32;
 use crate::nn::{LayerNorm, Linear, Mlp, MultiHeadAttention};
 use crate::nn::{inverse_sigmoid, layer_norm, linear, posenc};
 
@@ -119,12 +121,42 @@ impl Decoder {
             mlp.forward(&signed_log(&delta)?.to_dtype(dtype)?)?
                 .permute((0, 3, 1, 2)) // (b, heads, q, n)
         };
-        let along_y = axis(1, h, &self.box_rpb_embed_y)?.unsqueeze(D::Minus1)?;
-        let along_x = axis(0, w, &self.box_rpb_embed_x)?.unsqueeze(3)?;
-        let bias = along_y.broadcast_add(&along_x)?; // (b, heads, q, h, w)
+        let along_y = axis(1, h, &self.box_rpb_embed_y)?;
+        let along_x = axis(0, w, &self.box_rpb_embed_x)?;
+        if on_cpu_in_f32(&along_y) {
+            return outer_sums(&along_y, &along_x);
+        }
+        let along_y = along_y.unsqueeze(D::Minus1)?;
+        let bias = along_y.broadcast_add(&along_x.unsqueeze(3)?)?; // (b, heads, q, h, w)
         let heads = bias.dim(1)?;
         bias.reshape((b, heads, q, h * w))?.pad_with_zeros(2, 1, 0)
     }
+}
+
+/// Sums of every row's and every column's value on the CPU, behind a query of zeros:
+/// (b, heads, q, h) and (b, heads, q, w) -> (b, heads, 1 + q, h * w)
+fn outer_sums(along_y: &Tensor, along_x: &Tensor) -> Result<Tensor> {
+    let ((b, heads, q, h), w) = (along_y.dims4()?, along_x.dim(3)?);
+    let along_y = along_y.flatten_all()?.to_vec1::<f32>()?;
+    let along_x = along_x.flatten_all()?.to_vec1::<f32>()?;
+    let mut sums = vec![0f32; b * heads * (1 + q) * h * w];
+    if !along_y.is_empty() && !along_x.is_empty() {
+        sums.par_chunks_mut((1 + q) * h * w)
+            .zip(along_y.par_chunks(q * h))
+            .zip(along_x.par_chunks(q * w))
+            .for_each(|((sums, along_y), along_x)| {
+                let queries = sums[h * w..].chunks_exact_mut(h * w);
+                let axes = along_y.chunks_exact(h).zip(along_x.chunks_exact(w));
+                for (sums, (along_y, along_x)) in queries.zip(axes) {
+                    for (sums, y) in sums.chunks_exact_mut(w).zip(along_y) {
+                        for (sum, x) in sums.iter_mut().zip(along_x) {
+                            *sum = y + x;
+                        }
+                    }
+                }
+            });
+    }
+    Tensor::from_vec(sums, (b, heads, 1 + q, h * w), &Device::Cpu)
 }
 
 /// 0, 1/n, 2/n …: the coordinate of each cell as the box bias sees it.

@@ -16,6 +16,7 @@ use super::segmentation_head::SegmentationHead;
 use crate::backbones::ImageEncoder;
 use crate::nn::attention::padding_bias;
 use crate::nn::posenc;
+use crate::nn::sample::resize_bilinear;
 use crate::text::TextEncoder;
 use crate::trace::Trace;
 
@@ -102,11 +103,12 @@ impl Detector {
         let d = cfg.d_model();
         let vision = vb.pp("backbone.vision_backbone");
         let transformer = vb.pp("transformer");
+        let (dim, grid) = (cfg.image_encoder.dim(), cfg.image_encoder.grid());
         let image_encoder = ImageEncoder::new(&cfg.image_encoder, vision.pp("trunk"))?;
         let scoring = vb.pp("dot_prod_scoring");
         let head = vb.pp("segmentation_head");
         Ok(Self {
-            neck: Neck::new(cfg.image_encoder.dim(), d, vision.pp("convs"))?,
+            neck: Neck::new(dim, d, grid, vision.pp("convs"))?,
             image_encoder,
             text_encoder: TextEncoder::new(&cfg.text_encoder, vb.pp("backbone.language_backbone"))?,
             geometry_encoder: GeometryEncoder::new(
@@ -121,20 +123,23 @@ impl Detector {
         })
     }
 
-    /// Normalised pixels (1, 3, s, s) -> what prompts share, and the trunk's features (1, c, g, g)
+    /// Normalised pixels (1, 3, s, s) -> what prompts share, and the trunk's features (1, c, h, w)
+    /// before a student resizes them
     pub fn encode_image(
         &self,
         pixels: &Tensor,
         trace: &mut Trace,
     ) -> Result<(ImageFeatures, Tensor)> {
         trace.record("pixel_values", pixels);
-        let trunk = self.trunk(pixels)?;
-        trace.record("trunk", &trunk);
-        let fpn = self.neck(&trunk)?;
+        let features = self.features(pixels)?;
+        if trace.is_on() {
+            trace.record("trunk", &resize_bilinear(&features, self.neck.grid())?);
+        }
+        let fpn = self.neck(&features)?;
         for (level, map) in fpn.iter().enumerate() {
             trace.record(&format!("neck.{level}"), map);
         }
-        Ok((self.prepare(fpn)?, trunk))
+        Ok((self.prepare(fpn)?, features))
     }
 
     /// Token ids (1, s), u32, padded with 0 to the context length.
@@ -184,7 +189,13 @@ impl Detector {
         self.image_encoder.forward(pixels)
     }
 
-    /// Features of the trunk (1, c, g, g) -> pyramid from fine to coarse, see [`ImageFeatures::fpn`]
+    /// Like [`Self::trunk`] before a student resizes its features: -> (1, c, h, w)
+    pub fn features(&self, pixels: &Tensor) -> Result<Tensor> {
+        self.image_encoder.features(pixels)
+    }
+
+    /// Features of the trunk (1, c, h, w), resized or not, -> pyramid from fine to coarse, see
+    /// [`ImageFeatures::fpn`]
     pub fn neck(&self, trunk: &Tensor) -> Result<[Tensor; 3]> {
         self.neck.forward(trunk)
     }

@@ -82,7 +82,7 @@ impl ClickHead {
         let (d, tracker) = (cfg.d_model(), vb.pp("tracker"));
         let neck = vb.pp("detector.backbone.vision_backbone.sam2_convs");
         Ok(Self {
-            neck: Neck::new(cfg.image_encoder.dim(), d, neck)?,
+            neck: Neck::new(cfg.image_encoder.dim(), d, cfg.image_encoder.grid(), neck)?,
             no_mem_embed: tracker.get((1, 1, d), "no_mem_embed")?,
             heads: Heads::new(
                 &cfg.clicks,
@@ -97,7 +97,7 @@ impl ClickHead {
         &self.heads
     }
 
-    /// Features of the trunk (1, c, g, g) -> what prompts share
+    /// Features of the trunk (1, c, h, w), resized or not, -> what prompts share
     pub fn embed(&self, trunk: &Tensor) -> Result<ImageTokens> {
         let [fine, middle, coarse] = self.neck.forward(trunk)?;
         let tokens = coarse.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
@@ -170,7 +170,7 @@ impl InteractiveModel for Sam3 {
     /// [`Sam3::embed_for_clicks`].
     fn encode_for_clicks(&self, image: &Image) -> crate::Result<ClickEmbedding> {
         let head = self.click_head()?;
-        let trunk = self.detector.trunk(&self.preprocess(image)?)?;
+        let trunk = self.detector.features(&self.preprocess(image)?)?;
         Ok(ClickEmbedding {
             features: head.embed(&trunk)?,
             width: image.width(),

@@ -43,7 +43,8 @@ pub struct Sam3 {
 pub struct ImageEmbedding {
     /// What the network knows of the image.
     pub features: ImageFeatures,
-    /// The trunk's features (1, c, g, g), where the model has its click head.
+    /// The trunk's features (1, c, h, w) before a student resizes them, where the model has its
+    /// click head.
     trunk: Option<Tensor>,
     /// Width of the original image, in pixels.
     pub width: usize,

@@ -6,65 +6,76 @@
 //! The detector (`convs`) and the click head (`sam2_convs`) have one each, equal in shape and with
 //! different weights. The fourth level (half size) is in the files and is not computed: the model
 //! drops it.
+//!
+//! Two steps with nothing between them are one: a transposed convolution and the 1x1 convolution
+//! after it are multiplied when they are read, and where a student's features are smaller than the
+//! trunk's they are resized after the first map of each level, which sees one pixel at a time.
 
 use candle::{Result, Tensor};
-use candle_nn::{Module, VarBuilder};
+use candle_nn::VarBuilder;
 
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
 use crate::nn::conv_transpose::ConvTranspose2x2;
-use crate::nn::gelu;
+use crate::nn::sample::resize_bilinear;
 
 /// Three levels at four, two and one times the trunk's resolution.
 #[derive(Debug)]
 pub struct Neck {
+    grid: usize,
     up4: (ConvTranspose2x2, ConvTranspose2x2),
     up2: ConvTranspose2x2,
-    projections: [Projection; 3],
+    project: Conv2d,
+    smooth: [Conv2d; 3],
 }
 
 impl Neck {
-    /// Reads levels `0`, `1` and `2` below `convs` or `sam2_convs`.
-    pub fn new(trunk_dim: usize, d_model: usize, vb: VarBuilder) -> Result<Self> {
+    /// Reads levels `0`, `1` and `2` below `convs` or `sam2_convs`, for a trunk of `grid` cells a
+    /// side.
+    pub fn new(trunk_dim: usize, d_model: usize, grid: usize, vb: VarBuilder) -> Result<Self> {
         let (half, quarter) = (trunk_dim / 2, trunk_dim / 4);
+        let level = |level: usize, name: &str| vb.pp(level).pp(name);
+        let smooth = |i: usize| {
+            let window = ConvConfig::same(3);
+            conv2d(d_model, d_model, 3, window, level(i, "conv_3x3"))
+        };
+        let pointwise = ConvConfig::default();
         Ok(Self {
+            grid,
             up4: (
-                ConvTranspose2x2::new(trunk_dim, half, vb.pp("0.dconv_2x2_0"))?,
-                ConvTranspose2x2::new(half, quarter, vb.pp("0.dconv_2x2_1"))?,
+                ConvTranspose2x2::new(trunk_dim, half, level(0, "dconv_2x2_0"))?,
+                ConvTranspose2x2::with_pointwise(
+                    [half, quarter, d_model],
+                    level(0, "dconv_2x2_1"),
+                    level(0, "conv_1x1"),
+                )?,
             ),
-            up2: ConvTranspose2x2::new(trunk_dim, half, vb.pp("1.dconv_2x2"))?,
-            projections: [
-                Projection::new(quarter, d_model, vb.pp(0))?,
-                Projection::new(half, d_model, vb.pp(1))?,
-                Projection::new(trunk_dim, d_model, vb.pp(2))?,
-            ],
+            up2: ConvTranspose2x2::with_pointwise(
+                [trunk_dim, half, d_model],
+                level(1, "dconv_2x2"),
+                level(1, "conv_1x1"),
+            )?,
+            project: conv2d(trunk_dim, d_model, 1, pointwise, level(2, "conv_1x1"))?,
+            smooth: [smooth(0)?, smooth(1)?, smooth(2)?],
         })
     }
 
-    /// Trunk features (b, c, g, g) -> maps (b, d, 4g, 4g), (b, d, 2g, 2g), (b, d, g, g)
+    /// Cells on a side of the trunk's features, after a student resized them.
+    pub fn grid(&self) -> usize {
+        self.grid
+    }
+
+    /// Trunk features (b, c, h, w), of `g` cells a side or to be resized to that
+    /// -> maps (b, d, 4g, 4g), (b, d, 2g, 2g), (b, d, g, g)
     pub fn forward(&self, trunk: &Tensor) -> Result<[Tensor; 3]> {
-        let up4 = gelu(&trunk.apply(&self.up4.0)?)?.apply(&self.up4.1)?;
-        let up2 = trunk.apply(&self.up2)?;
-        let [p4, p2, p1] = &self.projections;
-        Ok([p4.forward(&up4)?, p2.forward(&up2)?, p1.forward(trunk)?])
-    }
-}
-
-#[derive(Debug)]
-struct Projection {
-    conv_1x1: Conv2d,
-    conv_3x3: Conv2d,
-}
-
-impl Projection {
-    fn new(input: usize, d_model: usize, vb: VarBuilder) -> Result<Self> {
-        Ok(Self {
-            conv_1x1: conv2d(input, d_model, 1, ConvConfig::default(), vb.pp("conv_1x1"))?,
-            conv_3x3: conv2d(d_model, d_model, 3, ConvConfig::same(3), vb.pp("conv_3x3"))?,
-        })
-    }
-
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        self.conv_3x3.forward(&self.conv_1x1.forward(xs)?)
+        let [p4, p2, p1] = &self.smooth;
+        let up4 = self.up4.0.forward_resized_gelu(trunk, self.grid)?;
+        let up2 = self.up2.forward_resized(trunk, self.grid)?;
+        let same = resize_bilinear(&trunk.apply(&self.project)?, self.grid)?;
+        Ok([
+            up4.apply(&self.up4.1)?.apply(p4)?,
+            up2.apply(p2)?,
+            same.apply(p1)?,
+        ])
     }
 }
 
@@ -79,9 +90,15 @@ mod tests {
         let trunk = golden.tensor("in.trunk");
         for (part, out) in [("convs", "out.fpn"), ("sam2_convs", "out.sam2")] {
             let d_model = golden.tensor("out.fpn.2").dim(1)?;
-            let neck = Neck::new(trunk.dim(1)?, d_model, golden.weights().pp(part))?;
+            let new = |grid| Neck::new(trunk.dim(1)?, d_model, grid, golden.weights().pp(part));
+            let (neck, larger) = (new(trunk.dim(2)?)?, new(13)?);
             for (level, got) in neck.forward(&trunk)?.iter().enumerate() {
                 assert_close(got, &golden.tensor(&format!("{out}.{level}")), 1e-5);
+            }
+            // a map that is resized on the way, against the same resized before
+            let want = larger.forward(&resize_bilinear(&trunk, 13)?)?;
+            for (got, want) in larger.forward(&trunk)?.iter().zip(&want) {
+                assert_close(got, want, 1e-5);
             }
         }
         Ok(())

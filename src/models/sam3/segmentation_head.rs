@@ -7,6 +7,7 @@ use candle::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
+use crate::nn::sample::upsample_nearest_add;
 use crate::nn::{GroupNorm, LayerNorm, Mlp, MultiHeadAttention, group_norm, layer_norm};
 
 /// Groups of the pixel decoder's norms.
@@ -18,7 +19,7 @@ pub struct SegmentationHead {
     cross_attn_norm: LayerNorm,
     cross_attend_prompt: MultiHeadAttention,
     pixel_decoder: Vec<(Conv2d, GroupNorm)>,
-    instance_seg_head: Conv2d,
+    instance_seg_head: (Tensor, Tensor), // (d, d), (d, 1)
     semantic_seg_head: Conv2d,
     mask_embed: Mlp,
 }
@@ -36,15 +37,19 @@ impl SegmentationHead {
                 group_norm(GROUPS, d_model, decoder.pp("norms").pp(i))?,
             ))
         };
-        let conv_1x1 =
-            |out: usize, name: &str| conv2d(d_model, out, 1, ConvConfig::default(), vb.pp(name));
+        let (pointwise, instances) = (ConvConfig::default(), vb.pp("instance_seg_head"));
         let attention = vb.pp("cross_attend_prompt");
         Ok(Self {
             cross_attn_norm: layer_norm(d_model, 1e-5, vb.pp("cross_attn_norm"))?,
             cross_attend_prompt: MultiHeadAttention::new(d_model, num_heads, attention)?,
             pixel_decoder: vec![stage(0)?, stage(1)?],
-            instance_seg_head: conv_1x1(d_model, "instance_seg_head")?,
-            semantic_seg_head: conv_1x1(1, "semantic_seg_head")?,
+            instance_seg_head: (
+                instances
+                    .get((d_model, d_model, 1, 1), "weight")?
+                    .reshape((d_model, d_model))?,
+                instances.get(d_model, "bias")?.unsqueeze(1)?,
+            ),
+            semantic_seg_head: conv2d(d_model, 1, 1, pointwise, vb.pp("semantic_seg_head"))?,
             mask_embed: Mlp::new(&[d_model; 4], vb.pp("mask_predictor.mask_embed"))?,
         })
     }
@@ -68,23 +73,29 @@ impl SegmentationHead {
         let (_, _, h, w) = fpn[2].dims4()?;
         let mut xs = memory.transpose(1, 2)?.reshape((b, d, h, w))?; // replaces the coarse level
         for ((conv, norm), level) in self.pixel_decoder.iter().zip([&fpn[1], &fpn[0]]) {
-            let (_, _, h, w) = level.dims4()?;
-            xs = xs.upsample_nearest2d(h, w)?.broadcast_add(level)?;
-            xs = xs.apply(conv)?.apply(norm)?.relu()?;
+            xs = norm.forward_relu(upsample_nearest_add(&xs, level)?.apply(conv)?)?;
         }
         Ok(xs)
     }
 
     /// `pixels` from [`Self::embed_pixels`] (b, d, h, w), queries `hs` (b, q, d)
     /// -> mask logits (b, q, h, w)
+    ///
+    /// The instance head is a 1x1 convolution and a query's mask a weighted sum of its channels, so
+    /// the two are multiplied first: the pixels are read once, and only for these queries.
     pub fn masks(&self, pixels: &Tensor, hs: &Tensor) -> Result<Tensor> {
-        let (b, d, h, w) = pixels.dims4()?;
-        let instances = self
-            .instance_seg_head
-            .forward(pixels)?
-            .reshape((b, d, h * w))?;
-        let masks = self.mask_embed.forward(hs)?.matmul(&instances)?;
-        masks.reshape((b, hs.dim(1)?, h, w))
+        let (b, d, _, _) = pixels.dims4()?;
+        let queries = hs.dim(1)?;
+        let embedded = self.mask_embed.forward(hs)?; // (b, q, d)
+        let (weight, bias) = &self.instance_seg_head;
+        let masks = (0..b).map(|i| {
+            let embedded = embedded.get(i)?;
+            let weight = embedded.matmul(weight)?.reshape((queries, d, 1, 1))?;
+            let bias = embedded.matmul(bias)?.squeeze(1)?;
+            let conv = Conv2d::new(&weight, Some(bias), ConvConfig::default())?;
+            conv.forward(&pixels.narrow(0, i, 1)?)
+        });
+        Tensor::cat(&masks.collect::<Result<Vec<_>>>()?, 0)
     }
 
     /// `pixels` (b, d, h, w) -> logits of "belongs to any instance" (b, 1, h, w)

@@ -224,7 +224,7 @@ impl Image<'_> {
 }
 
 /// `to[j] = line[x + j]`, zero outside the line.
-fn copy_shifted(line: &[f32], x: isize, to: &mut [f32]) {
+pub(super) fn copy_shifted(line: &[f32], x: isize, to: &mut [f32]) {
     let len = to.len() as isize;
     let before = (-x).clamp(0, len);
     let inside = (line.len() as isize - x).clamp(before, len);

@@ -8,6 +8,7 @@ mod math;
 pub mod matmul;
 pub mod pack;
 pub mod tile;
+pub mod winograd;
 
 use candle::{DType, Device, Layout, Result, Storage, Tensor};
 use rayon::prelude::*;
@@ -71,11 +72,17 @@ impl Elementwise {
     /// Applies the function to a f32 tensor on the CPU, of any shape.
     pub fn apply(self, xs: &Tensor) -> Result<Tensor> {
         let mut out = xs.flatten_all()?.to_vec1::<f32>()?;
-        out.par_chunks_mut(1 << 14).for_each(|chunk| match self {
-            Self::Gelu => math::gelu_all(chunk),
-            Self::HardSwish => math::hard_swish_all(chunk),
-        });
+        out.par_chunks_mut(1 << 14)
+            .for_each(|chunk| self.replace(chunk));
         Tensor::from_vec(out, xs.shape(), &Device::Cpu)
+    }
+
+    /// Applies the function in place.
+    pub fn replace(self, xs: &mut [f32]) {
+        match self {
+            Self::Gelu => math::gelu_all(xs),
+            Self::HardSwish => math::hard_swish_all(xs),
+        }
     }
 }
 
