@@ -10,7 +10,7 @@ use crate::models::{ClickMasks, ClickPrompt, InteractiveModel};
 
 const SIDE: usize = 32;
 /// Largest logit that is handed back.
-pub(super) const LIMIT: f32 = 15.0;
+pub(super) const LIMIT: f32 = 25.0;
 
 /// Stretches images to 32 x 32 cells. The object is a disc around the mean of the positive points,
 /// of a third of the image's width, or the disc in the box; negative points push it away, and the

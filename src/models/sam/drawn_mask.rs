@@ -58,7 +58,7 @@ mod tests {
         assert_eq!(wide.len(), 32 * 32);
         assert_eq!((wide[0], wide[31]), (10., -10.));
         // 60 of 90 pixels are 85 of 128 rows, so 21 and a quarter of 32
-        assert_eq!((wide[20 * 32], wide[22 * 32]), (10., -10.));
+        assert_eq!((wide[19 * 32], wide[23 * 32]), (10., -10.));
         assert!(wide[21 * 32].abs() < 10., "{}", wide[21 * 32]);
         let square = stretched(&mask, 32).unwrap();
         assert_eq!((square[31 * 32], square[31 * 32 + 31]), (10., -10.));
