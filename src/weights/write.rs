@@ -287,12 +287,19 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.safetensors");
         for (stored, official) in [("sam_vit_b_hf", "sam_vit_b"), ("mobile_sam", "mobile_sam")] {
-            let before = Checkpoint::from_shapes(key_list(stored)).unwrap();
+            // what is large differs from the rest in size only
+            let small = |list: &str| {
+                let shapes = key_list(list).into_iter();
+                let shapes =
+                    shapes.filter(|(_, shape, _)| shape.iter().product::<usize>() < 1 << 16);
+                Checkpoint::from_shapes(shapes).unwrap()
+            };
+            let before = small(stored);
             before
                 .write(&path, Some(DType::F16), all, |_, _| ())
                 .unwrap();
             let after = Checkpoint::open(&path).unwrap();
-            let want = Checkpoint::from_shapes(key_list(official)).unwrap();
+            let want = small(official);
             assert_eq!(after.names(), want.names());
             assert_eq!(after.layout().name, "SAM");
             for name in want.names() {

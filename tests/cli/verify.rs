@@ -119,7 +119,6 @@ fn write(path: &Path, tensors: &BTreeMap<String, Tensor>) {
              "c": {{"points_xy_px": [{POINT:?}], "point_labels": [1], "multimask": true}}}}"#
     );
     let metadata = std::collections::HashMap::from([("prompts".to_string(), prompts)]);
-    let tensors = tensors.iter().map(|(name, tensor)| (name, tensor));
     safetensors::serialize_to_file(tensors, Some(metadata), path).unwrap();
 }
 

@@ -30,15 +30,15 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
     let reference = Reference::open(&args.reference)?;
     let tolerances = Tolerances::of(args.model.dtype.into(), args.model.precision);
     let mut stdout = std::io::stdout();
-    let mut printed = match args.json {
-        true => Ok(()),
-        false => writeln!(stdout, "{HEADER}"),
-    };
+    let mut printed = Ok(());
     let mut checks: Vec<Check> = vec![];
     let name = {
         let mut report = |check: Check| {
             match args.json {
-                false if printed.is_ok() => printed = writeln!(stdout, "{}", line(&check)),
+                false if printed.is_ok() => {
+                    let header = if checks.is_empty() { HEADER } else { "" };
+                    printed = writeln!(stdout, "{header}{}", line(&check));
+                }
                 true if !quiet => eprintln!("{}", check.stage),
                 _ => {}
             }
@@ -81,7 +81,7 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
 }
 
 const HEADER: &str =
-    "stage                                  max  relative    cosine  limit                result";
+    "stage                                  max  relative    cosine  limit                result\n";
 
 fn line(check: &Check) -> String {
     let Figures {

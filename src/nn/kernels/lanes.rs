@@ -197,7 +197,11 @@ pub(super) mod x86 {
         #[inline(always)]
         unsafe fn add_product(a: __m512, b: __m512, sum: __m512) -> __m512 {
             // SAFETY: the caller's promise; the types differ in name only.
-            unsafe { _mm512_dpbf16_ps(sum, std::mem::transmute(a), std::mem::transmute(b)) }
+            unsafe {
+                let a = std::mem::transmute::<__m512, __m512bh>(a);
+                let b = std::mem::transmute::<__m512, __m512bh>(b);
+                _mm512_dpbf16_ps(sum, a, b)
+            }
         }
     }
 }
