@@ -64,7 +64,8 @@ fn measures_every_stage_and_compares_with_earlier_results() {
     let whole: f64 = parts.into_iter().map(median).sum();
     assert!(whole <= 1.5 * median("encode_image"), "{whole}");
     for stage in report["parity"]["stages"].as_array().unwrap() {
-        assert_eq!(stage["relative"], 0., "the same device: {stage}");
+        // the same device, with another precision
+        assert!(stage["relative"].as_f64() < Some(1e-4), "{stage}");
     }
 
     // Earlier results so good that nothing can reach them.

@@ -29,8 +29,8 @@ impl Sam3 {
         }
         let pixels = Tensor::cat(&pixels, 0)?;
         trace.record("pixel_values", &pixels);
-        let trunk = self.detector.trunk(&pixels)?; // (b, c, g, g)
-        trace.record("trunk", &trunk);
+        let trunk = self.detector.features(&pixels)?; // (b, c, h, w)
+        self.detector.record_trunk(&trunk, trace)?;
         let fpn = self.detector.neck(&trunk)?;
         for (level, map) in fpn.iter().enumerate() {
             trace.record(&format!("neck.{level}"), map);

@@ -132,14 +132,21 @@ impl Detector {
     ) -> Result<(ImageFeatures, Tensor)> {
         trace.record("pixel_values", pixels);
         let features = self.features(pixels)?;
-        if trace.is_on() {
-            trace.record("trunk", &resize_bilinear(&features, self.neck.grid())?);
-        }
+        self.record_trunk(&features, trace)?;
         let fpn = self.neck(&features)?;
         for (level, map) in fpn.iter().enumerate() {
             trace.record(&format!("neck.{level}"), map);
         }
         Ok((self.prepare(fpn)?, features))
+    }
+
+    /// Records the trunk's features as the official code has them, resized, if they are kept.
+    pub(super) fn record_trunk(&self, features: &Tensor, trace: &mut Trace) -> Result<()> {
+        match trace.is_on() {
+            true => trace.record("trunk", &resize_bilinear(features, self.neck.grid())?),
+            false => trace.record("trunk", features), // of which a timed trace notes the moment
+        }
+        Ok(())
     }
 
     /// Token ids (1, s), u32, padded with 0 to the context length.
