@@ -9,7 +9,7 @@ cargo clippy --lib --no-default-features -- -D warnings
 cargo test
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --lib
 
-# Ten minutes more on two cores, so only when asked.
+# They build the standard library and candle again, so only when asked.
 if [[ -n ${CHECK_TARGETS:-} ]]; then
     tools/check_targets.sh
 else

@@ -7,7 +7,7 @@
 # metal and wasm need the standard library's source of the very compiler that is installed; RUST_SRC
 # names its `library` folder, else rustup's is taken, else Debian's rust-src package is fetched and
 # unpacked. Where none is to be had, the check is skipped, which the last lines say.
-# Everything lands under target/check (2 GB). TODO minutes on 2 cores the first time.
+# Everything lands under target/check (2 GB).
 set -uo pipefail
 cd "$(dirname "$0")/.."
 

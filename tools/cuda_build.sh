@@ -11,7 +11,8 @@
 # loads CUDA when it is asked for a GPU: it starts everywhere and falls back to the CPU. On the GPU
 # machine, the libraries must be on LD_LIBRARY_PATH; the last line printed says which.
 #
-# Everything lands under CARGO_TARGET_DIR (default target/cuda): 5 GB, about 15 minutes on 2 cores.
+# Everything lands under CARGO_TARGET_DIR (default target/cuda): 5 GB. A first build took
+# 18 minutes of processor time.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

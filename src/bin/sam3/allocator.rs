@@ -1,4 +1,4 @@
-//! Keeps large blocks of memory for the next tensor of their size, on pages of 2 MiB.
+//! Keeps large blocks of memory for the next tensor of their size.
 //!
 //! Touching fresh memory costs as much as the arithmetic that fills it: the kernel clears every
 //! page of 4 KiB on its first use, and gets it back when the tensor is dropped. A library must not
@@ -10,7 +10,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Blocks from this size on are kept; smaller ones are the system's.
 const LARGE: usize = 2 << 20;
-/// A page as the kernel can map it in one piece.
+/// Blocks are aligned to this, which is a page where the kernel is set to use large ones by itself.
 const PAGE: usize = 2 << 20;
 /// At most this much is kept while nobody uses it, and at most this many blocks.
 const MAX_KEPT: usize = 512 << 20;

@@ -241,24 +241,22 @@ impl Heads {
             })
             .collect();
 
-        // Most of the work that is left is the image's: it is saved where no mask is wanted.
-        let is_answered = |answer: &ClickMasks| answer.iou_scores.iter().any(|iou| wanted(*iou));
-        let answered: Vec<u32> = (0u32..)
-            .zip(&answers)
-            .filter_map(|(i, answer)| is_answered(answer).then_some(i))
-            .collect();
-        if !answered.is_empty() {
-            let attended = match answered.len() == answers.len() {
-                true => attended,
-                false => attended.select(&answered)?,
-            };
-            let logits = self
-                .mask_decoder
-                .draw(&attended, image.details.as_ref(), masks)?;
-            let logits = logits.flatten_from(2)?.to_vec3::<f32>()?;
-            for (i, logits) in answered.into_iter().zip(logits) {
-                answers[i as usize].low_res_logits = logits;
+        // What is left is the image's work for each prompt: neighbours that have a wanted mask are
+        // drawn together, the others not at all.
+        let has_wanted = |answer: &ClickMasks| answer.iou_scores.iter().any(|iou| wanted(*iou));
+        let is_drawn: Vec<bool> = answers.iter().map(has_wanted).collect();
+        let mut start = 0;
+        for run in is_drawn.chunk_by(|a, b| a == b) {
+            if run[0] {
+                let attended = attended.narrow(start, run.len())?;
+                let details = image.details.as_ref();
+                let logits = self.mask_decoder.draw(&attended, details, masks.clone())?;
+                let logits = logits.flatten_from(2)?.to_vec3::<f32>()?;
+                for (answer, logits) in answers[start..].iter_mut().zip(logits) {
+                    answer.low_res_logits = logits;
+                }
             }
+            start += run.len();
         }
         answers.iter_mut().for_each(|answer| answer.retain(wanted));
         Ok(answers)

@@ -45,15 +45,14 @@ pub struct Attended {
 }
 
 impl Attended {
-    /// What is known of some of the prompts.
-    pub fn select(&self, prompts: &[u32]) -> Result<Self> {
-        let prompts = Tensor::new(prompts, self.image.device())?;
-        let select = |xs: &Tensor| xs.index_select(&prompts, 0);
+    /// What is known of `len` prompts from `start` on; nothing is copied.
+    pub fn narrow(&self, start: usize, len: usize) -> Result<Self> {
+        let narrow = |xs: &Tensor| xs.narrow(0, start, len);
         Ok(Self {
-            mask_tokens: select(&self.mask_tokens)?,
-            image: select(&self.image)?,
-            iou: select(&self.iou)?,
-            object_score: self.object_score.as_ref().map(select).transpose()?,
+            mask_tokens: narrow(&self.mask_tokens)?,
+            image: narrow(&self.image)?,
+            iou: narrow(&self.iou)?,
+            object_score: self.object_score.as_ref().map(narrow).transpose()?,
         })
     }
 }
@@ -161,7 +160,7 @@ impl MaskDecoder {
             }
         };
         Ok(Attended {
-            mask_tokens: hs.narrow(1, iou_at + 1, NUM_MASKS)?.contiguous()?,
+            mask_tokens: hs.narrow(1, iou_at + 1, NUM_MASKS)?,
             image,
             iou,
             object_score,
@@ -253,7 +252,7 @@ mod tests {
             let iou = got.iou.narrow(1, masks.start, masks.len())?;
             assert_close(&iou, &want("iou")?, 5e-6);
             let last = prompts.dim(0)? - 1;
-            let alone = got.select(&[last as u32])?;
+            let alone = got.narrow(last, 1)?;
             let alone = decoder.draw(&alone, details.as_ref(), masks.clone())?;
             assert_close(&alone, &want("masks")?.narrow(0, last, 1)?, 5e-6);
             if let Some(score) = got.object_score {
