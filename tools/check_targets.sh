@@ -51,18 +51,19 @@ NVCC
         cargo check --features cuda
 }
 
-# A C compiler of nothing: the command line's TLS is partly C, and nothing is linked.
+# A C compiler and archiver of nothing: the command line's TLS is partly C, and nothing is linked.
 check_metal() {
     local fake=$CARGO_TARGET_DIR/fake-cc
     cat >"$fake" <<'CC'
 #!/usr/bin/env bash
-while (($#)); do
-    [[ $1 == -o ]] && : >"$2"
-    shift
+for word in "$@"; do
+    case ${word#-o} in
+    *.o | *.a) : >"${word#-o}" ;;
+    esac
 done
 CC
     chmod +x "$fake"
-    CC_aarch64_apple_darwin=$fake AR_aarch64_apple_darwin=ar SDKROOT=/ \
+    CC_aarch64_apple_darwin=$fake AR_aarch64_apple_darwin=$fake SDKROOT=/ \
         check_with_own_std aarch64-apple-darwin --features metal
 }
 

@@ -3,6 +3,7 @@
 use candle::{D, DType, Device, Layout, Module, Result, Storage, Tensor};
 use candle_nn::{VarBuilder, ops::softmax_last_dim};
 
+use super::is_half_on_cpu;
 use super::kernels::attention::{Bias, Head, attend};
 use super::kernels::pack::Rows;
 use super::kernels::{cpu_slice, on_cpu_in_f32};
@@ -16,8 +17,8 @@ const MAX_SCORES: usize = 1 << 24;
 ///
 /// `q` (b, h, n, c), `k` (b, h, m, c), `v` (b, h, m, d), `bias` broadcastable to (b, h, n, m) with
 /// negative infinity where a key must not be seen -> (b, h, n, d). The softmax runs in f32. On the
-/// CPU in f32, `precision` is that of the two products, and only the last axes must be without gaps
-/// to be read as they are.
+/// CPU all of it does: `precision` is that of the two products, and only the last axes must be
+/// without gaps to be read as they are.
 pub fn sdpa(
     q: &Tensor,
     k: &Tensor,
@@ -28,6 +29,19 @@ pub fn sdpa(
 ) -> Result<Tensor> {
     if [q, k, v].into_iter().all(on_cpu_in_f32) {
         return sdpa_on_cpu(q, k, v, scale, bias, precision);
+    }
+    if is_half_on_cpu(q) {
+        let f32 = |xs: &Tensor| xs.to_dtype(DType::F32);
+        let bias = bias.map(f32).transpose()?;
+        let ys = sdpa_on_cpu(
+            &f32(q)?,
+            &f32(k)?,
+            &f32(v)?,
+            scale,
+            bias.as_ref(),
+            precision,
+        )?;
+        return ys.to_dtype(q.dtype());
     }
     let (b, h, n, _) = q.dims4()?;
     let m = k.dim(2)?;
@@ -293,6 +307,24 @@ mod tests {
         )?;
         let diff = (tail(&got)? - want)?.abs()?.max_all()?.to_scalar::<f64>()?;
         assert!(diff < 1e-6, "{diff}");
+        Ok(())
+    }
+
+    #[test]
+    fn half_precision_on_the_cpu_rounds_inputs_and_result_only() -> Result<()> {
+        let dev = &Device::Cpu;
+        for dtype in [DType::F16, DType::BF16] {
+            let random = |n| Tensor::randn(0f32, 1., (1, 1, n, 32), dev)?.to_dtype(dtype);
+            let (q, k, v) = (random(1)?, random(5184)?, random(5184)?);
+            let got = sdpa(&q, &k, &v, 0.2, None, Precision::Exact)?;
+            let [q, k, v] = [&q, &k, &v].map(|xs| xs.to_dtype(DType::F32).unwrap());
+            let want = sdpa(&q, &k, &v, 0.2, None, Precision::Exact)?.to_dtype(dtype)?;
+            let [got, want] = [got, want].map(|xs| xs.flatten_all().unwrap());
+            assert_eq!(
+                got.to_dtype(DType::F32)?.to_vec1::<f32>()?,
+                want.to_dtype(DType::F32)?.to_vec1::<f32>()?
+            );
+        }
         Ok(())
     }
 

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use candle::{Device, Module, Result, Tensor};
+use candle::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
+use super::is_half_on_cpu;
 use super::kernels::matmul::{self, Activation, PackedWeight};
 use super::kernels::pack::Rows;
 use super::kernels::{cpu_slice, on_cpu_in_f32};
@@ -86,6 +87,16 @@ impl Linear {
     ) -> Result<Tensor> {
         match &self.weight {
             Weight::Packed(weight) => self.run_packed(weight, xs, activation, residual),
+            Weight::Plain(weight) if is_half_on_cpu(xs) => {
+                let f32 = |xs: &Tensor| xs.to_dtype(DType::F32);
+                let exact = Self {
+                    weight: Weight::Plain(f32(weight)?),
+                    bias: self.bias.as_ref().map(f32).transpose()?,
+                };
+                let residual = residual.map(f32).transpose()?;
+                let ys = exact.run(&f32(xs)?, activation, residual.as_ref())?;
+                ys.to_dtype(xs.dtype())
+            }
             Weight::Plain(weight) => {
                 let ys = candle_nn::Linear::new(weight.clone(), self.bias.clone()).forward(xs)?;
                 let ys = match activation {
@@ -155,7 +166,6 @@ impl Module for Linear {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle::DType;
 
     #[test]
     fn the_packed_layer_equals_candles() -> Result<()> {
@@ -180,6 +190,22 @@ mod tests {
             close(layer.forward_gelu(&xs)?, ys.gelu_erf()?)?;
             close(layer.forward_onto(&ys, &xs)?, (&ys + &ys)?)?;
         }
+        Ok(())
+    }
+
+    #[test]
+    fn half_precision_on_the_cpu_sums_in_f32() -> Result<()> {
+        let dev = &Device::Cpu;
+        let (weight, xs) = (
+            Tensor::randn(0f32, 1., (3, 5000), dev)?.to_dtype(DType::F16)?,
+            Tensor::randn(0f32, 1., (1, 5000), dev)?.to_dtype(DType::F16)?,
+        );
+        let got = Linear::new(&weight, None)?.forward(&xs)?;
+        let f32 = |xs: &Tensor| xs.to_dtype(DType::F32);
+        let want = f32(&xs)?
+            .matmul(&f32(&weight)?.t()?)?
+            .to_dtype(DType::F16)?;
+        assert_eq!(f32(&got)?.to_vec2::<f32>()?, f32(&want)?.to_vec2::<f32>()?);
         Ok(())
     }
 

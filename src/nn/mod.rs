@@ -56,6 +56,11 @@ pub fn hard_swish(xs: &Tensor) -> Result<Tensor> {
     }
 }
 
+/// Whether `xs` is f16 or bf16 on the CPU. candle sums products with few rows in f16 there.
+fn is_half_on_cpu(xs: &Tensor) -> bool {
+    xs.device().is_cpu() && matches!(xs.dtype(), DType::F16 | DType::BF16)
+}
+
 /// Runs `f` in f32 and returns its result in the dtype of `xs`.
 pub(crate) fn in_f32(xs: &Tensor, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
     match xs.dtype() {
