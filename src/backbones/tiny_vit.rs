@@ -389,7 +389,7 @@ mod tests {
     fn config_of(golden: &Golden) -> Config {
         let config = golden.config();
         let sizes = |key: &str| serde_json::from_value(config[key].clone()).unwrap();
-        let size = |key: &str| config[key].as_u64().unwrap() as usize;
+        let size = |key| golden.size(key);
         let strides = serde_json::from_value(config["downsample_strides"].clone());
         Config {
             embed_dims: sizes("embed_dims"),
