@@ -39,8 +39,7 @@
 //! # Features
 //!
 //! `cli` (default) builds the command line; `demo` embeds a tiny model, see `weights::demo`; `cuda`,
-//! `cudnn`, `metal`, `accelerate` and `mkl` pass through to candle; `flash-attn` builds its kernels,
-//! which nothing calls yet.
+//! `cudnn`, `metal`, `accelerate` and `mkl` pass through to candle.
 #![warn(missing_docs)]
 
 pub mod device;

@@ -16,6 +16,8 @@ pub mod sample;
 pub mod window;
 
 #[cfg(test)]
+mod edges;
+#[cfg(test)]
 pub(crate) mod golden;
 
 pub use attention::{MultiHeadAttention, sdpa};

@@ -156,23 +156,21 @@ impl Conv2d {
 impl Module for Conv2d {
     /// (b, in, h, w) -> (b, out, h', w')
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        let window = self.window();
         match &self.weight {
             Weight::Plain(weight) => self.forward_plain(weight, xs),
             Weight::Packed(kernel) => {
-                let window = self.window();
-                dense(
-                    xs,
-                    kernel.dims(),
-                    self.bias.as_ref(),
-                    |image, size, bias| convolution::conv2d(image, size, kernel, bias, window),
-                )
+                let bias = self.bias.as_ref();
+                dense(xs, kernel.dims(), window, bias, |image, size, bias| {
+                    convolution::conv2d(image, size, kernel, bias, window)
+                })
             }
-            Weight::Transformed(kernel) => dense(
-                xs,
-                kernel.dims(),
-                self.bias.as_ref(),
-                |image, size, bias| Ok((winograd::conv3x3(image, size, kernel, bias), size)),
-            ),
+            Weight::Transformed(kernel) => {
+                let bias = self.bias.as_ref();
+                dense(xs, kernel.dims(), window, bias, |image, size, bias| {
+                    Ok((winograd::conv3x3(image, size, kernel, bias), size))
+                })
+            }
         }
     }
 }
@@ -240,7 +238,8 @@ fn prepare(weight: &Tensor, cfg: &ConvConfig) -> Result<Weight> {
 /// and the bias to an image and its size.
 fn dense(
     xs: &Tensor,
-    [out, channels, ..]: [usize; 4],
+    [out, channels, rows, columns]: [usize; 4],
+    window: Window,
     bias: Option<&Tensor>,
     run: impl Fn(&[f32], (usize, usize), Option<&[f32]>) -> Result<(Vec<f32>, (usize, usize))>,
 ) -> Result<Tensor> {
@@ -262,6 +261,10 @@ fn dense(
         Tensor::from_vec(ys, (1, out, oh, ow), &Device::Cpu)
     });
     match &images.collect::<Result<Vec<_>>>()?[..] {
+        [] => {
+            let (oh, ow) = window.output_size((h, w), (rows, columns))?;
+            Tensor::zeros((0, out, oh, ow), DType::F32, &Device::Cpu)
+        }
         [image] => Ok(image.clone()),
         images => Tensor::cat(images, 0),
     }

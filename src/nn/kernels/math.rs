@@ -2,9 +2,15 @@
 
 use super::tile::dispatch;
 
-/// The error function within 4e-7: a rational approximation on ±4, ±1 beyond.
+/// From here on the error function is 1 to the last bit.
+const ERF_IS_ONE: f32 = 3.832_507;
+
+/// The error function within 4e-7: a rational approximation, and exactly ±1 far from 0, so that GELU
+/// of a large negative number vanishes.
 #[inline(always)]
 pub fn erf(x: f32) -> f32 {
+    let is_one = x.abs() > ERF_IS_ONE;
+    let sign = 1f32.copysign(x);
     let x = x.clamp(-4., 4.);
     let s = x * x;
     let p = fma(s, -2.726_142_3e-10, 2.770_681_4e-8);
@@ -17,7 +23,7 @@ pub fn erf(x: f32) -> f32 {
     let q = fma(q, s, -1.682_827e-3);
     let q = fma(q, s, -7.373_329e-3);
     let q = fma(q, s, -1.426_473_9e-2);
-    x * p / q
+    if is_one { sign } else { x * p / q }
 }
 
 /// `a * b + c`, fused where processors do it in one step.

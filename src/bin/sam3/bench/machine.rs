@@ -65,7 +65,6 @@ impl Versions {
             ("accelerate", cfg!(feature = "accelerate")),
             ("cuda", cfg!(feature = "cuda")),
             ("cudnn", cfg!(feature = "cudnn")),
-            ("flash-attn", cfg!(feature = "flash-attn")),
             ("metal", cfg!(feature = "metal")),
             ("mkl", cfg!(feature = "mkl")),
         ];

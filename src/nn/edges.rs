@@ -1,0 +1,145 @@
+//! What every layer makes of nothing, and of what is not a number.
+
+use candle::{Device, Module, Result, Tensor};
+
+use super::conv::{Conv2d, ConvConfig};
+use super::conv_transpose::ConvTranspose2x2;
+use super::sample::resize_bilinear;
+use super::{GroupNorm, LayerNorm, Linear, gelu, group_norm, hard_swish, layer_norm};
+
+const CHANNELS: usize = 32;
+const SIZE: (usize, usize) = (13, 11);
+
+fn random(seed: u32, shape: &[usize]) -> Result<Tensor> {
+    let values = super::kernels::random(shape.iter().product(), seed);
+    Tensor::from_vec(values, shape, &Device::Cpu)
+}
+
+/// A convolution (32 -> 32) and how far a pixel reaches: by its window, or by the tiles it lies in.
+fn convolutions() -> Result<Vec<(&'static str, Conv2d, usize)>> {
+    let c = CHANNELS;
+    let make = |shape: [usize; 4], cfg| {
+        let bias = random(2, &[shape[0]])?;
+        Conv2d::new(&random(1, &shape)?, Some(bias), cfg)
+    };
+    let depthwise = ConvConfig::same(3).with_groups(c);
+    Ok(vec![
+        ("1x1", make([c, c, 1, 1], ConvConfig::default())?, 0),
+        ("3x3 by tiles", make([c, c, 3, 3], ConvConfig::same(3))?, 4),
+        ("3x3", make([c - 1, c, 3, 3], ConvConfig::same(3))?, 1),
+        ("depthwise", make([c, 1, 3, 3], depthwise)?, 1),
+    ])
+}
+
+fn norms() -> Result<(LayerNorm, GroupNorm)> {
+    let vb = crate::weights::random(candle::DType::F32, &Device::Cpu);
+    Ok((
+        layer_norm(CHANNELS, 1e-5, vb.pp("layer"))?,
+        group_norm(8, CHANNELS, vb.pp("group"))?,
+    ))
+}
+
+fn are_numbers(xs: &Tensor) -> Result<Vec<bool>> {
+    let values = xs.flatten_all()?.to_vec1::<f32>()?;
+    Ok(values.iter().map(|x| x.is_finite()).collect())
+}
+
+#[test]
+fn an_empty_batch_stays_empty() -> Result<()> {
+    let (h, w) = SIZE;
+    let images = Tensor::zeros((0, CHANNELS, h, w), candle::DType::F32, &Device::Cpu)?;
+    for (name, conv, _) in convolutions()? {
+        let dims = conv.forward(&images).map(|ys| ys.dims().to_vec());
+        assert_eq!(dims.unwrap()[0], 0, "{name}");
+    }
+    let transposed =
+        ConvTranspose2x2::from_tensors(&random(1, &[CHANNELS, 5, 2, 2])?, random(2, &[5])?)?;
+    assert_eq!(
+        transposed.forward(&images)?.dims(),
+        [0, 5, 2 * h, 2 * w],
+        "transposed"
+    );
+    assert_eq!(resize_bilinear(&images, 20)?.dims(), [0, CHANNELS, 20, 20]);
+    let (layer, group) = norms()?;
+    assert_eq!(group.forward(&images)?.dims(), images.dims());
+    assert_eq!(group.forward_relu(images.copy()?)?.dims(), images.dims());
+    assert_eq!(gelu(&images)?.dims(), images.dims());
+    assert_eq!(hard_swish(&images)?.dims(), images.dims());
+    let tokens = images.flatten_from(2)?.transpose(1, 2)?;
+    assert_eq!(layer.forward(&tokens)?.dims(), tokens.dims());
+    let linear = Linear::new(&random(1, &[7, CHANNELS])?, None)?;
+    assert_eq!(linear.forward(&tokens)?.dims(), [0, h * w, 7]);
+    Ok(())
+}
+
+#[test]
+fn what_is_no_number_stays_within_the_reach_of_its_pixel() -> Result<()> {
+    let (h, w) = SIZE;
+    let (y, x) = (6, 5);
+    let clean = random(3, &[1, CHANNELS, h, w])?;
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut values = clean.flatten_all()?.to_vec1::<f32>()?;
+        values[(3 * h + y) * w + x] = bad;
+        let image = Tensor::from_vec(values, clean.dims(), &Device::Cpu)?;
+        for (name, conv, reach) in convolutions()? {
+            let want = conv.forward(&clean)?.flatten_all()?.to_vec1::<f32>()?;
+            let got = conv.forward(&image)?.flatten_all()?.to_vec1::<f32>()?;
+            for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                let (channel, row, column) = (i / (h * w), i / w % h, i % w);
+                let distance = row.abs_diff(y).max(column.abs_diff(x));
+                let is_depthwise = name == "depthwise";
+                if distance > reach || (is_depthwise && channel != 3) {
+                    assert_eq!(got, want, "{name}, {bad} at {channel} {row} {column}");
+                } else if distance <= reach.min(1) {
+                    assert!(
+                        !got.is_finite(),
+                        "{name}, {bad} at {channel} {row} {column}"
+                    );
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_no_number_stays_in_its_row_or_group() -> Result<()> {
+    let (layer, group) = norms()?;
+    let rows = 21;
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut values = super::kernels::random(rows * CHANNELS, 4);
+        values[9 * CHANNELS + 5] = bad;
+        let xs = Tensor::from_vec(values.clone(), (rows, CHANNELS), &Device::Cpu)?;
+        let got = are_numbers(&layer.forward(&xs)?)?;
+        for (row, got) in got.chunks(CHANNELS).enumerate() {
+            assert_eq!(got.iter().all(|x| *x), row != 9, "{bad}, row {row}");
+        }
+        // the same number in the second of four channels of a group
+        let xs = Tensor::from_vec(values, (1, CHANNELS, 3, 7), &Device::Cpu)?;
+        let channel = (9 * CHANNELS + 5) / rows;
+        for ys in [group.forward(&xs)?.relu()?, group.forward_relu(xs.copy()?)?] {
+            let got = are_numbers(&ys)?;
+            for (c, got) in got.chunks(rows).enumerate() {
+                let is_apart = c / 4 != channel / 4;
+                assert!(!is_apart || got.iter().all(|x| *x), "{bad}, channel {c}");
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn activations_of_what_is_no_number() -> Result<()> {
+    let xs = Tensor::new(
+        &[f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0., -1e30],
+        &Device::Cpu,
+    )?;
+    for (name, ys) in [("gelu", gelu(&xs)?), ("hard swish", hard_swish(&xs)?)] {
+        let ys = ys.to_vec1::<f32>()?;
+        assert!(ys[0].is_nan(), "{name} {ys:?}");
+        assert_eq!(ys[1], f32::INFINITY, "{name} {ys:?}");
+        assert!(ys[2] == 0. || ys[2].is_nan(), "{name} {ys:?}"); // -inf * 0, as PyTorch has it
+        assert_eq!(ys[3..], [0., 0.], "{name} {ys:?}");
+    }
+    Ok(())
+}
