@@ -350,8 +350,8 @@ mod tests {
         let cfg = Config {
             widths: sizes("width_list"),
             depths: sizes("depth_list"),
-            head_dim: config["dim"].as_u64().unwrap() as usize,
-            expand_ratio: config["expand_ratio"].as_u64().unwrap() as usize,
+            head_dim: golden.size("dim"),
+            expand_ratio: golden.size("expand_ratio"),
         };
         let model = EfficientVit::new(&cfg, golden.weights()).unwrap();
         let pixels = golden.tensor("in.pixels");

@@ -9,6 +9,8 @@ pub mod vit;
 use candle::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
+use crate::nn::conv::{Conv2d, ConvConfig, conv2d_bn};
+
 /// Which image encoder, and its sizes.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Config {
@@ -74,4 +76,22 @@ impl Module for ImageEncoder {
             Self::Student(student) => student.forward(xs),
         }
     }
+}
+
+/// `Conv2d_BN` of RepViT and TinyViT: a convolution `c` without bias and its BatchNorm `bn`.
+fn folded(
+    in_channels: usize,
+    out_channels: usize,
+    kernel: usize,
+    cfg: ConvConfig,
+    vb: VarBuilder,
+) -> Result<Conv2d> {
+    conv2d_bn(
+        in_channels,
+        out_channels,
+        kernel,
+        cfg,
+        vb.pp("c"),
+        vb.pp("bn"),
+    )
 }

@@ -8,7 +8,8 @@
 use candle::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::nn::conv::{Conv2d, ConvConfig, batch_norm, conv2d, conv2d_bn, get_f64};
+use super::folded;
+use crate::nn::conv::{Conv2d, ConvConfig, batch_norm, conv2d, get_f64};
 use crate::nn::{gelu, in_f32};
 
 /// The kernel of every spatial convolution.
@@ -210,24 +211,6 @@ impl Module for SqueezeExcite {
         let gate = means.apply(&self.fc1)?.relu()?.apply(&self.fc2)?;
         xs.broadcast_mul(&candle_nn::ops::sigmoid(&gate)?)
     }
-}
-
-/// `Conv2d_BN`: a convolution `c` without bias and its BatchNorm `bn`.
-fn folded(
-    in_channels: usize,
-    out_channels: usize,
-    kernel: usize,
-    cfg: ConvConfig,
-    vb: VarBuilder,
-) -> Result<Conv2d> {
-    conv2d_bn(
-        in_channels,
-        out_channels,
-        kernel,
-        cfg,
-        vb.pp("c"),
-        vb.pp("bn"),
-    )
 }
 
 /// `RepVGGDW`: `bn(conv(x) + conv1(x) + x)` with its own norm inside `conv`, as one 3x3 convolution.

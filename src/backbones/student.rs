@@ -157,8 +157,7 @@ mod tests {
     #[test]
     fn the_head_and_the_resize_equal_the_official_ones() {
         let golden = Golden::open("student_head");
-        let config = golden.config();
-        let size = |key: &str| config[key].as_u64().unwrap() as usize;
+        let size = |key| golden.size(key);
         let vb = golden.weights().pp("head");
         let head = StudentHead::new(size("in_channels"), size("embed_dim"), vb).unwrap();
         let features = head.forward(&golden.tensor("in.features")).unwrap();

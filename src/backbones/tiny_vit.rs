@@ -14,7 +14,8 @@
 use candle::{Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::nn::conv::{Conv2d, ConvConfig, conv2d_bn, pointwise_bn};
+use super::folded;
+use crate::nn::conv::{Conv2d, ConvConfig, pointwise_bn};
 use crate::nn::{LayerNorm, Linear, Precision, gelu, layer_norm, linear, sdpa};
 
 const LAYER_NORM_EPS: f64 = 1e-5;
@@ -380,24 +381,6 @@ impl Module for Mlp {
     }
 }
 
-/// `Conv2d_BN`: a convolution `c` without bias and its BatchNorm `bn`.
-fn folded(
-    in_channels: usize,
-    out_channels: usize,
-    kernel: usize,
-    cfg: ConvConfig,
-    vb: VarBuilder,
-) -> Result<Conv2d> {
-    conv2d_bn(
-        in_channels,
-        out_channels,
-        kernel,
-        cfg,
-        vb.pp("c"),
-        vb.pp("bn"),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -406,7 +389,7 @@ mod tests {
     fn config_of(golden: &Golden) -> Config {
         let config = golden.config();
         let sizes = |key: &str| serde_json::from_value(config[key].clone()).unwrap();
-        let size = |key: &str| config[key].as_u64().unwrap() as usize;
+        let size = |key| golden.size(key);
         let strides = serde_json::from_value(config["downsample_strides"].clone());
         Config {
             embed_dims: sizes("embed_dims"),

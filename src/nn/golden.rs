@@ -46,6 +46,17 @@ impl Golden {
         &self.config
     }
 
+    /// A size in the metadata.
+    pub fn size(&self, key: &str) -> usize {
+        self.config[key].as_u64().unwrap() as usize
+    }
+
+    /// The map `name` (b, c, h, w) as tokens (b, h * w, c).
+    pub fn tokens(&self, name: &str) -> Tensor {
+        let tokens = self.tensor(name).flatten_from(2).unwrap();
+        tokens.transpose(1, 2).unwrap().contiguous().unwrap()
+    }
+
     /// The tensors under `weights.`, under their official names.
     pub fn weights(&self) -> VarBuilder<'static> {
         let weights = self

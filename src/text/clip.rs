@@ -133,14 +133,13 @@ mod tests {
     fn equals_the_official_text_encoder() -> Result<()> {
         let golden = Golden::open("text_clip");
         let dims = |name: &str| golden.tensor(&format!("weights.{name}")).dims().to_vec();
-        let n = |key: &str| golden.config()[key].as_u64().unwrap() as usize;
         let tokens = dims("encoder.token_embedding.weight");
         let cfg = Config {
             vocab_size: tokens[0],
             context_length: dims("encoder.positional_embedding")[0],
             width: tokens[1],
-            layers: n("layers"),
-            num_heads: n("heads"),
+            layers: golden.size("layers"),
+            num_heads: golden.size("heads"),
             mlp_dim: dims("encoder.transformer.resblocks.0.mlp.c_fc.weight")[0],
             output_dim: dims("resizer.weight")[0],
         };

@@ -225,7 +225,7 @@ mod tests {
             context_length: ids.dim(1)?,
             position_rows: table[2],
             width: table[3],
-            num_heads: golden.config()["n_heads_per_layer"].as_u64().unwrap() as usize,
+            num_heads: golden.size("n_heads_per_layer"),
             layers: entries - if rep_mixer { 2 } else { 0 },
             rep_mixer,
             output_dim: dims("projector.weight")[0],

@@ -33,6 +33,23 @@ struct Dry {
 }
 
 impl Checkpoint {
+    /// Builds a model on these weights; where they do not fit, the error lists everything about
+    /// them that does not, and not only what `build` met first.
+    ///
+    /// # Errors
+    /// [`Error::Checkpoint`].
+    pub(crate) fn build<T>(
+        &self,
+        dtype: DType,
+        device: &Device,
+        build: impl Fn(VarBuilder) -> candle::Result<T>,
+    ) -> Result<T> {
+        build(self.var_builder(dtype, device)).or_else(|error| {
+            self.verify(build)?;
+            Err(Error::checkpoint(self.path(), error.to_string()))
+        })
+    }
+
     /// Builds a model on zeros and notes what it asks for.
     ///
     /// Nothing is read from the file or recorded as read, and the zeros take no memory as long as

@@ -196,7 +196,7 @@ mod tests {
     fn check(name: &str, precision: Precision, tolerance: f64) -> Result<()> {
         let golden = Golden::open(name);
         let cfg = golden.config();
-        let n = |key: &str| cfg[key].as_u64().unwrap() as usize;
+        let n = |key| golden.size(key);
         let cfg = Config {
             image_size: n("img_size"),
             patch_size: n("patch_size"),

@@ -121,7 +121,7 @@ mod tests {
     fn equals_the_official_vit_with_windows_that_do_not_divide_the_grid() -> Result<()> {
         let golden = Golden::open("sam_vit");
         let cfg = golden.config();
-        let n = |key: &str| cfg[key].as_u64().unwrap() as usize;
+        let n = |key| golden.size(key);
         let cfg = Config {
             image_size: n("img_size"),
             patch_size: n("patch_size"),

@@ -266,13 +266,12 @@ impl Heads {
 #[cfg(test)]
 impl Config {
     pub(super) fn of(golden: &crate::nn::golden::Golden) -> Self {
-        let config = golden.config();
-        let size = |key: &str| config[key].as_u64().unwrap() as usize;
+        let size = |key| golden.size(key);
         Self {
-            generation: match config["generation"].as_u64() {
-                Some(1) => Generation::Sam1,
-                Some(3) => Generation::Sam3,
-                other => panic!("generation {other:?}"),
+            generation: match size("generation") {
+                1 => Generation::Sam1,
+                3 => Generation::Sam3,
+                other => panic!("generation {other}"),
             },
             dim: size("dim"),
             grid: size("grid"),

@@ -48,19 +48,10 @@ impl Sam {
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
         options.precision.check(&options.device, options.dtype)?;
         let (backbone, name) = backbone(&detect(checkpoint)?)?;
-        let build = |vb: VarBuilder| build(&backbone, vb);
-        let vb = checkpoint.var_builder(options.dtype, &options.device);
-        let built = options.precision.scope(|| build(vb));
-        let (image_encoder, heads) = match built {
-            Ok(parts) => parts,
-            Err(error) => {
-                // the first problem; say all of them if there are more like it
-                checkpoint.verify(build)?;
-                return Err(Error::checkpoint(checkpoint.path(), error.to_string()));
-            }
-        };
+        let build = |vb: VarBuilder| options.precision.scope(|| build(&backbone, vb));
+        let parts = checkpoint.build(options.dtype, &options.device, build)?;
         checkpoint.finish(&LEFT_OUT.map(|(part, _)| part))?;
-        Ok(Self::new(name, (image_encoder, heads), options))
+        Ok(Self::new(name, parts, options))
     }
 
     /// A model of the sizes of `variant` on random weights, the same ones each time: for measuring

@@ -243,19 +243,13 @@ mod tests {
     #[test]
     fn equals_the_official_decoder() -> Result<()> {
         let golden = Golden::open("decoder");
-        let n = |key: &str| golden.config()[key].as_u64().unwrap() as usize;
-        let cfg = encoder::Config {
-            d_model: n("d_model"),
-            num_heads: n("heads"),
-            layers: n("layers"),
-            ffn_dim: n("ffn"),
-        };
-        let decoder = Decoder::new(&cfg, n("queries"), golden.weights())?;
-        let grid = (n("grid"), n("grid"));
+        let cfg = encoder::Config::of(&golden);
+        let decoder = Decoder::new(&cfg, golden.size("queries"), golden.weights())?;
+        let grid = (golden.size("grid"), golden.size("grid"));
         let padding = padding_bias(&golden.tensor("in.prompt_mask"), DType::F32)?;
         let (memory, pos) = (golden.tensor("in.memory"), golden.tensor("in.pos"));
         let got = decoder.forward(&memory, &pos, grid, &golden.tensor("in.prompt"), &padding)?;
-        let last = n("layers") - 1;
+        let last = golden.size("layers") - 1;
         assert_close(&got.hs, &golden.tensor("out.hs").get(last)?, 1e-5);
         assert_close(&got.boxes, &golden.tensor("out.pred_boxes"), 1e-5);
         assert_close(
@@ -267,7 +261,7 @@ mod tests {
         let first = golden.tensor("out.reference_boxes").get(0)?;
         let bias = decoder.box_bias(&first, grid, DType::F32)?;
         assert_close(
-            &bias.narrow(2, 1, n("queries"))?,
+            &bias.narrow(2, 1, golden.size("queries"))?,
             &golden.tensor("out.box_bias"),
             1e-5,
         );

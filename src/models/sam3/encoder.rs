@@ -124,6 +124,19 @@ impl EncoderLayer {
 }
 
 #[cfg(test)]
+impl Config {
+    /// The sizes of a golden file.
+    pub(super) fn of(golden: &crate::nn::golden::Golden) -> Self {
+        Self {
+            d_model: golden.size("d_model"),
+            num_heads: golden.size("heads"),
+            layers: golden.size("layers"),
+            ffn_dim: golden.size("ffn"),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::nn::attention::padding_bias;
@@ -133,22 +146,9 @@ mod tests {
     #[test]
     fn equals_the_official_fusion_encoder() -> Result<()> {
         let golden = Golden::open("encoder");
-        let n = |key: &str| golden.config()[key].as_u64().unwrap() as usize;
-        let cfg = Config {
-            d_model: n("d_model"),
-            num_heads: n("heads"),
-            layers: n("layers"),
-            ffn_dim: n("ffn"),
-        };
+        let cfg = Config::of(&golden);
         let encoder = Encoder::new(&cfg, golden.weights())?;
-        let tokens = |name: &str| {
-            golden
-                .tensor(name)
-                .flatten_from(2)?
-                .transpose(1, 2)?
-                .contiguous()
-        };
-        let (src, pos) = (tokens("in.features")?, tokens("in.pos")?);
+        let (src, pos) = (golden.tokens("in.features"), golden.tokens("in.pos"));
         let padding = padding_bias(&golden.tensor("in.prompt_mask"), DType::F32)?;
         let attended = encoder.attend_image(&src, &pos)?;
         let got = encoder.forward(&attended, &pos, &golden.tensor("in.prompt"), &padding)?;

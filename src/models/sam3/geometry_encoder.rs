@@ -161,23 +161,10 @@ mod tests {
     #[test]
     fn equals_the_official_geometry_encoder() -> Result<()> {
         let golden = Golden::open("geometry_encoder");
-        let n = |key: &str| golden.config()[key].as_u64().unwrap() as usize;
-        let cfg = encoder::Config {
-            d_model: n("d_model"),
-            num_heads: n("heads"),
-            layers: n("layers"),
-            ffn_dim: n("ffn"),
-        };
-        let encoder = GeometryEncoder::new(&cfg, n("roi_size"), golden.weights())?;
-        let tokens = |name: &str| {
-            golden
-                .tensor(name)
-                .flatten_from(2)?
-                .transpose(1, 2)?
-                .contiguous()
-        };
-        let (image, pos) = (tokens("in.features")?, tokens("in.pos")?);
-        let grid = (n("grid"), n("grid"));
+        let cfg = encoder::Config::of(&golden);
+        let encoder = GeometryEncoder::new(&cfg, golden.size("roi_size"), golden.weights())?;
+        let (image, pos) = (golden.tokens("in.features"), golden.tokens("in.pos"));
+        let grid = (golden.size("grid"), golden.size("grid"));
         for case in ["no_boxes", "one_box", "three_boxes", "outside"] {
             let boxes: Vec<ExemplarBox> = match case {
                 "no_boxes" => vec![],

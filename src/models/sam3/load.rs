@@ -122,17 +122,11 @@ impl Sam3 {
         {
             return Err(no_click_head(&name));
         }
-        let build = |vb: VarBuilder| build(&config, options.clicks, vb);
-        let vb = checkpoint.var_builder(options.dtype, &options.device);
-        let built = options.precision.scope(|| build(vb));
-        let (detector, clicks) = match built {
-            Ok(parts) => parts,
-            Err(error) => {
-                // the first problem; say all of them if there are more like it
-                checkpoint.verify(build)?;
-                return Err(Error::checkpoint(checkpoint.path(), error.to_string()));
-            }
+        let build = |vb: VarBuilder| {
+            let build = || build(&config, options.clicks, vb);
+            options.precision.scope(build)
         };
+        let parts = checkpoint.build(options.dtype, &options.device, build)?;
         let tracker = if options.clicks {
             interactive::LEFT_OUT
         } else {
@@ -140,7 +134,7 @@ impl Sam3 {
         };
         let never = left_out_of(dead_trunk).map(|(part, _)| part);
         checkpoint.finish(&never.chain(tracker.iter().copied()).collect::<Vec<_>>())?;
-        Ok(Self::new(config, name, (detector, clicks), options))
+        Ok(Self::new(config, name, parts, options))
     }
 
     /// A model of the sizes of `variant` on random weights, the same ones each time: for measuring

@@ -57,7 +57,7 @@ mod tests {
     #[test]
     fn equals_the_official_scoring() -> Result<()> {
         let golden = Golden::open("scoring");
-        let n = |key: &str| golden.config()[key].as_u64().unwrap() as usize;
+        let n = |key| golden.size(key);
         let scoring = DotProductScoring::new(n("d_model"), n("hidden"), 12., golden.weights())?;
         let (prompt, mask) = (golden.tensor("in.prompt"), golden.tensor("in.prompt_mask"));
         for layer in 0..2 {

@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn equals_the_official_segmentation_head() -> Result<()> {
         let golden = Golden::open("segmentation_head");
-        let n = |key: &str| golden.config()[key].as_u64().unwrap() as usize;
+        let n = |key| golden.size(key);
         let head = SegmentationHead::new(n("d_model"), n("heads"), golden.weights())?;
         let fpn = [0, 1, 2].map(|level| golden.tensor(&format!("in.fpn.{level}")));
         let padding = padding_bias(&golden.tensor("in.prompt_mask"), DType::F32)?;

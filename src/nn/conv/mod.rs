@@ -4,6 +4,9 @@
 //! here and nowhere else. BatchNorm never runs: [`conv2d_bn`] folds it into the convolution
 //! before it when the weights are loaded.
 
+mod batch_norm;
+mod depthwise;
+
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,12 +15,11 @@ use candle_nn::VarBuilder;
 
 use super::kernels::convolution::{self, PackedKernel};
 use super::kernels::winograd::{self, TransformedKernel};
-use super::kernels::{Window, cpu_slice, depthwise, on_cpu_in_f32};
-use super::linear::Linear;
+use super::kernels::{self, Window, cpu_slice, on_cpu_in_f32};
 use super::precision::Precision;
 
-/// Added to the running variance; PyTorch's default, which every model here keeps.
-const BATCH_NORM_EPS: f64 = 1e-5;
+pub use batch_norm::{BatchNorm, batch_norm, conv2d_bn, get_f64, loaded, pointwise_bn};
+pub use depthwise::depthwise_conv1d;
 
 /// How a square convolution window moves over the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,22 +102,12 @@ impl Conv2d {
         Ok(Self { weight, bias, cfg })
     }
 
-    /// A convolution from a weight and bias just folded, in the type and on the device of `vb`.
-    pub fn from_folded(
-        weight: &Tensor,
-        bias: &Tensor,
-        cfg: ConvConfig,
-        vb: &VarBuilder,
-    ) -> Result<Self> {
-        Self::new(&loaded(weight, vb)?, Some(loaded(bias, vb)?), cfg)
-    }
-
     /// A depthwise convolution with channels last: (b, h, w, c) -> (b, h', w', c).
     pub fn forward_channels_last(&self, xs: &Tensor) -> Result<Tensor> {
         match &self.weight {
             Weight::Plain(weight) if is_depthwise(weight, &self.cfg)? && on_cpu_in_f32(xs) => {
                 let bias = self.bias.as_ref();
-                depthwise::conv2d_channels_last(xs, weight, bias, self.window())
+                kernels::depthwise::conv2d_channels_last(xs, weight, bias, self.window())
             }
             _ => {
                 let xs = xs.permute((0, 3, 1, 2))?.contiguous()?;
@@ -137,7 +129,7 @@ impl Conv2d {
     /// Any weight on any device.
     fn forward_plain(&self, weight: &Tensor, xs: &Tensor) -> Result<Tensor> {
         if is_depthwise(weight, &self.cfg)? {
-            return depthwise_conv2d(xs, weight, self.bias.as_ref(), self.window());
+            return depthwise::depthwise_conv2d(xs, weight, self.bias.as_ref(), self.window());
         }
         let ConvConfig {
             stride,
@@ -278,28 +270,6 @@ fn dense(
     }
 }
 
-/// A folded tensor in the type and on the device of a model.
-pub fn loaded(folded: &Tensor, vb: &VarBuilder) -> Result<Tensor> {
-    folded
-        .to_dtype(DType::F32)?
-        .to_dtype(vb.dtype())?
-        .to_device(vb.device())
-}
-
-/// A 1x1 convolution without bias at `conv_vb` and the BatchNorm after it, for tokens: a linear
-/// layer (…, in) -> (…, out).
-pub fn pointwise_bn(
-    in_channels: usize,
-    out_channels: usize,
-    conv_vb: VarBuilder,
-    bn_vb: VarBuilder,
-) -> Result<Linear> {
-    let weight = get_f64((out_channels, in_channels, 1, 1), "weight", &conv_vb)?;
-    let (weight, bias) = batch_norm(out_channels, bn_vb)?.fold(&weight, None)?;
-    let weight = loaded(&weight.reshape((out_channels, in_channels))?, &conv_vb)?;
-    Linear::new(&weight, Some(loaded(&bias, &conv_vb)?))
-}
-
 /// A convolution with bias: `weight` (out, in / groups, kernel, kernel), `bias` (out).
 pub fn conv2d(
     in_channels: usize,
@@ -328,162 +298,15 @@ pub fn conv2d_no_bias(
     Conv2d::new(&vb.get(shape, "weight")?, None, cfg)
 }
 
-/// A convolution without bias at `conv_vb` and the BatchNorm after it at `bn_vb`, as one convolution.
-pub fn conv2d_bn(
-    in_channels: usize,
-    out_channels: usize,
-    kernel: usize,
-    cfg: ConvConfig,
-    conv_vb: VarBuilder,
-    bn_vb: VarBuilder,
-) -> Result<Conv2d> {
-    let shape = (out_channels, in_channels / cfg.groups, kernel, kernel);
-    let weight = get_f64(shape, "weight", &conv_vb)?;
-    let (weight, bias) = batch_norm(out_channels, bn_vb)?.fold(&weight, None)?;
-    Conv2d::from_folded(&weight, &bias, cfg, &conv_vb)
-}
-
-/// BatchNorm at inference: `x * scale + shift` per channel, in f64 on the CPU.
-///
-/// Only for folding into a neighbour while loading. Double precision and the CPU, because the
-/// fold must come before any cast to half precision and not every device has f64.
-#[derive(Debug, Clone)]
-pub struct BatchNorm {
-    /// (c)
-    pub scale: Tensor,
-    /// (c)
-    pub shift: Tensor,
-}
-
-impl BatchNorm {
-    /// Folds this norm into the convolution before it.
-    ///
-    /// `weight` (c, ..) and `bias` (c) are f64 on the CPU; returns the new weight and bias.
-    pub fn fold(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<(Tensor, Tensor)> {
-        let mut per_channel = vec![1; weight.rank()];
-        per_channel[0] = weight.dim(0)?;
-        let weight = weight.broadcast_mul(&self.scale.reshape(per_channel)?)?;
-        let bias = match bias {
-            Some(bias) => ((bias * &self.scale)? + &self.shift)?,
-            None => self.shift.clone(),
-        };
-        Ok((weight, bias))
-    }
-}
-
-/// Reads a BatchNorm: `weight`, `bias`, `running_mean`, `running_var`, each (channels).
-pub fn batch_norm(channels: usize, vb: VarBuilder) -> Result<BatchNorm> {
-    let get = |name| get_f64(channels, name, &vb);
-    let deviation = (get("running_var")? + BATCH_NORM_EPS)?.sqrt()?;
-    let scale = (get("weight")? / deviation)?;
-    let shift = (get("bias")? - (get("running_mean")? * &scale)?)?;
-    Ok(BatchNorm { scale, shift })
-}
-
-/// Reads a tensor for folding: f64 on the CPU, from the file's values before any cast.
-pub fn get_f64<S: Into<candle::Shape>>(shape: S, name: &str, vb: &VarBuilder) -> Result<Tensor> {
-    vb.get_with_hints_dtype(shape, name, Default::default(), DType::F32)?
-        .to_device(&Device::Cpu)?
-        .to_dtype(DType::F64)
-}
-
-/// A depthwise 1-D convolution with stride 1: `xs` (b, c, s), `weight` (c, 1, k) -> (b, c, s').
-///
-/// `padding` zeros are added on both sides; an odd k with padding k / 2 keeps the length.
-pub fn depthwise_conv1d(
-    xs: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    padding: usize,
-) -> Result<Tensor> {
-    let window = Window {
-        stride: (1, 1),
-        padding: (0, padding),
-    };
-    // A sequence is an image of one row.
-    let weight = weight.unsqueeze(2)?;
-    depthwise_conv2d(&xs.unsqueeze(2)?, &weight, bias, window)?.squeeze(2)
-}
-
-/// `xs` (b, c, h, w), `weight` (c, 1, kh, kw) -> (b, c, h', w')
-fn depthwise_conv2d(
-    xs: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    window: Window,
-) -> Result<Tensor> {
-    if xs.dim(1)? != weight.dim(0)? {
-        candle::bail!(
-            "a depthwise convolution of {} channels got {}",
-            weight.dim(0)?,
-            xs.dim(1)?
-        )
-    }
-    if on_cpu_in_f32(xs) {
-        return depthwise::conv2d(xs, weight, bias, window);
-    }
-    let ys = depthwise_by_taps(xs, weight, window)?;
-    match bias {
-        Some(bias) => ys.broadcast_add(&bias.reshape((1, (), 1, 1))?),
-        None => Ok(ys),
-    }
-}
-
-/// One scaled and shifted copy of the image per kernel element, summed.
-///
-/// candle's grouped convolution runs one convolution per channel, thousands of launches for one
-/// layer; this takes two per kernel element.
-fn depthwise_by_taps(xs: &Tensor, weight: &Tensor, window: Window) -> Result<Tensor> {
-    let (_, c, h, w) = xs.dims4()?;
-    let (_, _, kh, kw) = weight.dims4()?;
-    let (sh, sw) = window.stride;
-    let (ph, pw) = window.padding;
-    let (oh, ow) = window.output_size((h, w), (kh, kw))?;
-    // Up to stride - 1 more zeros behind, so that the rows of each tap can be cut into strides.
-    let xs = xs.pad_with_zeros(2, ph, ph + sh - 1)?;
-    let xs = xs.pad_with_zeros(3, pw, pw + sw - 1)?;
-    let weight = weight.reshape((1, c, kh, kw))?;
-    let mut sum: Option<Tensor> = None;
-    for i in 0..kh {
-        for j in 0..kw {
-            let tap = every(&every(&xs, 2, i, sh, oh)?, 3, j, sw, ow)?;
-            let scaled = tap.broadcast_mul(&weight.narrow(2, i, 1)?.narrow(3, j, 1)?)?;
-            sum = Some(match sum {
-                Some(sum) => (sum + scaled)?,
-                None => scaled,
-            });
-        }
-    }
-    match sum {
-        Some(sum) => Ok(sum),
-        None => candle::bail!("a convolution kernel of size 0"),
-    }
-}
-
-/// Elements `start`, `start + step`, … along `dim`, `len` of them.
-fn every(xs: &Tensor, dim: usize, start: usize, step: usize, len: usize) -> Result<Tensor> {
-    let xs = xs.narrow(dim, start, len * step)?;
-    if step == 1 {
-        return Ok(xs);
-    }
-    let mut dims = xs.dims().to_vec();
-    dims[dim] = len;
-    dims.insert(dim + 1, step);
-    xs.reshape(dims)?.narrow(dim + 1, 0, 1)?.squeeze(dim + 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::HashMap;
 
-    use candle::ModuleT;
-
-    fn random(shape: &[usize]) -> Tensor {
+    pub(super) fn random(shape: &[usize]) -> Tensor {
         Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap()
     }
 
-    fn assert_equal(got: &Tensor, want: &Tensor) {
+    pub(super) fn assert_equal(got: &Tensor, want: &Tensor) {
         assert_eq!(got.dims(), want.dims());
         let norm = |t: &Tensor| {
             let squares = t.to_dtype(DType::F64).unwrap().sqr().unwrap();
@@ -531,49 +354,5 @@ mod tests {
             let got = conv.forward_channels_last(&channels_last(&xs)).unwrap();
             assert_equal(&got, &channels_last(&want));
         }
-    }
-
-    #[test]
-    fn depthwise_by_taps_equals_the_kernel() {
-        for (kernel, stride) in [(3, 1), (3, 2), (5, 2)] {
-            let xs = random(&[2, 6, 11, 8]);
-            let weight = random(&[6, 1, kernel, kernel]);
-            let window = Window {
-                stride: (stride, stride),
-                padding: (kernel / 2, kernel / 2),
-            };
-            let got = depthwise_by_taps(&xs, &weight, window).unwrap();
-            let want = depthwise::conv2d(&xs, &weight, None, window).unwrap();
-            assert_equal(&got, &want);
-        }
-    }
-
-    #[test]
-    fn a_depthwise_conv1d_equals_candles() {
-        let (xs, weight) = (random(&[2, 6, 16]), random(&[6, 1, 11]));
-        let bias = random(&[6]);
-        let want = xs.conv1d(&weight, 5, 1, 1, 6).unwrap();
-        let want = want.broadcast_add(&bias.reshape((1, 6, 1)).unwrap());
-        let got = depthwise_conv1d(&xs, &weight, Some(&bias), 5).unwrap();
-        assert_equal(&got, &want.unwrap());
-    }
-
-    #[test]
-    fn a_folded_batch_norm_equals_the_norm_after_the_convolution() {
-        let tensors = HashMap::from([
-            ("c.weight".to_string(), random(&[4, 6, 3, 3])),
-            ("bn.weight".to_string(), random(&[4])),
-            ("bn.bias".to_string(), random(&[4])),
-            ("bn.running_mean".to_string(), random(&[4])),
-            ("bn.running_var".to_string(), random(&[4]).sqr().unwrap()),
-        ]);
-        let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
-        let cfg = ConvConfig::same(3);
-        let folded = conv2d_bn(6, 4, 3, cfg, vb.pp("c"), vb.pp("bn")).unwrap();
-        let conv = conv2d_no_bias(6, 4, 3, cfg, vb.pp("c")).unwrap();
-        let norm = candle_nn::batch_norm(4, BATCH_NORM_EPS, vb.pp("bn")).unwrap();
-        let xs = random(&[1, 6, 9, 9]);
-        let want = norm.forward_t(&conv.forward(&xs).unwrap(), false).unwrap();
-        assert_equal(&folded.forward(&xs).unwrap(), &want);
     }
 }
