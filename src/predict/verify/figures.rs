@@ -1,5 +1,7 @@
 //! How far one result is from another, and how far it may be.
 
+use std::borrow::Borrow;
+
 use candle::{DType, Tensor};
 
 use crate::mask::Mask;
@@ -75,6 +77,9 @@ pub struct Tolerances {
     pub box_error: f64,
     /// Of the masks from end to end.
     pub mask: Limit,
+    /// Queries that score less than this both in the reference and here have no say in boxes and
+    /// masks from end to end: nobody gets to see them.
+    pub least_score: f32,
 }
 
 impl Tolerances {
@@ -91,6 +96,7 @@ impl Tolerances {
                 score: Limit::Difference(0.1),
                 box_error: 0.02,
                 mask: Limit::MaskIou(0.8),
+                least_score: 0.1,
             },
             (DType::F16 | DType::BF16, _) => Self {
                 pixels: Limit::Cosine(0.9999),
@@ -98,6 +104,7 @@ impl Tolerances {
                 score: Limit::Difference(0.1),
                 box_error: 0.02,
                 mask: Limit::MaskIou(0.8),
+                least_score: 0.1,
             },
             _ => Self {
                 pixels: Limit::Relative(1e-5),
@@ -105,6 +112,7 @@ impl Tolerances {
                 score: Limit::Difference(1e-3),
                 box_error: 3e-4,
                 mask: Limit::MaskIou(0.999),
+                least_score: 0.,
             },
         }
     }
@@ -150,7 +158,7 @@ pub(super) fn compare(got: &[f32], want: &[f32]) -> Figures {
 }
 
 /// Compares masks one by one, see [`Figures::mask_iou`].
-pub(super) fn compare_masks(got: &[&Mask], want: &[Mask]) -> Figures {
+pub(super) fn compare_masks(got: &[&Mask], want: &[impl Borrow<Mask>]) -> Figures {
     let mut figures = compare(&[], &[]);
     if got.len() != want.len() {
         figures.mask_iou = Some(0.);
@@ -162,7 +170,7 @@ pub(super) fn compare_masks(got: &[&Mask], want: &[Mask]) -> Figures {
         let speck = got.width() * got.height() / 1000;
         1. - (either - both) as f64 / either.max(speck).max(1) as f64
     };
-    let pairs = got.iter().zip(want);
+    let pairs = got.iter().zip(want.iter().map(Borrow::borrow));
     figures.mask_iou = Some(pairs.map(overlap).fold(1., f64::min));
     figures
 }
@@ -200,7 +208,7 @@ mod tests {
             );
         }
         let mask = Mask::new(4, 4);
-        let figures = compare_masks(&[&mask], &[]);
+        let figures = compare_masks(&[&mask], &[] as &[Mask]);
         assert!(!Limit::MaskIou(0.5).holds(&figures));
     }
 

@@ -304,19 +304,31 @@ impl Run<'_> {
         self.check(&title("presence"), figures, self.tolerances.score);
 
         let scores: Vec<f32> = found.instances.iter().map(|i| i.score).collect();
-        let figures = compare(&scores, &self.reference.values(&name("scores"))?);
+        let want = self.reference.values(&name("scores"))?;
+        let figures = compare(&scores, &want);
         self.check(&title("scores"), figures, self.tolerances.score);
 
-        let corners = |b: BoxXyxy| [b.x0, b.y0, b.x1, b.y1];
-        let boxes = found.instances.iter().flat_map(|i| corners(i.bbox));
-        let boxes: Vec<f32> = boxes.collect();
-        let figures = compare(&boxes, &self.reference.values(&name("boxes"))?);
+        let least = self.tolerances.least_score;
+        let is_seen = |i: usize| want.get(i).is_none_or(|want| scores[i].max(*want) >= least);
+        let seen: Vec<usize> = (0..scores.len()).filter(|i| is_seen(*i)).collect();
+        let corners = |i: &usize| {
+            let BoxXyxy { x0, y0, x1, y1 } = found.instances[*i].bbox;
+            [x0, y0, x1, y1]
+        };
+        let boxes: Vec<f32> = seen.iter().flat_map(corners).collect();
+        let want = self.reference.values(&name("boxes"))?;
+        let want: Vec<&[f32]> = want.chunks(4).collect();
+        let want = seen.iter().filter_map(|i| want.get(*i).copied());
+        let want: Vec<f32> = want.flatten().copied().collect();
+        let figures = compare(&boxes, &want);
         let side = embedding.width.max(embedding.height) as f64;
         let limit = Limit::Difference(self.tolerances.box_error * side);
         self.check(&title("boxes"), figures, limit);
 
-        let masks: Vec<&Mask> = found.instances.iter().map(|i| &i.mask).collect();
-        let figures = compare_masks(&masks, &self.reference.masks(&name("masks_packed"))?);
+        let masks: Vec<&Mask> = seen.iter().map(|i| &found.instances[*i].mask).collect();
+        let want = self.reference.masks(&name("masks_packed"))?;
+        let want: Vec<&Mask> = seen.iter().filter_map(|i| want.get(*i)).collect();
+        let figures = compare_masks(&masks, &want);
         self.check(&title("masks"), figures, self.tolerances.mask);
         Ok(())
     }
