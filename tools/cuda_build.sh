@@ -65,6 +65,8 @@ fi
 export CUDA_HOME CUDA_PATH=$CUDA_HOME NVCC=$CUDA_HOME/bin/nvcc PATH=$CUDA_HOME/bin:$PATH
 export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
 nvcc --version | tail -2
+SAM3_COMMIT=$(git rev-parse --short HEAD 2>/dev/null || true) # for the results of `sam3 bench`
+export SAM3_COMMIT
 
 # candle links the CUDA libraries; a copy of candle-core that differs in one word of its manifest loads
 # them at run time instead.

@@ -64,80 +64,91 @@ pub(super) fn fill(image: &mut Image, mask: &Mask, color: Color, opacity: f32) {
     }
 }
 
-/// The outline of a mask as points close enough to be drawn as a line.
+/// The outline of a mask, to be drawn as a line.
 pub(super) struct Outline {
-    points: Vec<(f32, f32)>,
+    /// Column and row in the image of the first distance.
+    left: isize,
+    top: isize,
+    columns: usize,
+    /// Of each pixel of a rectangle, row by row: how far away the outline is, in pixels.
+    distances: Vec<f32>,
 }
 
 impl Outline {
-    /// Each outline pixel, moved to the mean of its neighbourhood: stairs become slopes.
-    pub(super) fn new(mask: &Mask) -> Self {
-        const REACH: isize = 2;
-        let outline = contour::outline(mask);
-        let mut points = Vec::new();
-        for y in 0..outline.height() {
-            for x in outline.runs(y).flatten() {
-                let (mut sum_x, mut sum_y, mut count) = (0, 0, 0);
-                for dy in -REACH..=REACH {
-                    for dx in -REACH..=REACH {
-                        if outline.get(x.wrapping_add_signed(dx), y.wrapping_add_signed(dy)) {
-                            sum_x += dx;
-                            sum_y += dy;
-                            count += 1;
-                        }
-                    }
+    /// For lines up to `width` pixels wide.
+    pub(super) fn new(mask: &Mask, width: f32) -> Self {
+        let points = smooth(&contour::outline(mask));
+        let reach = (width / 2.0 + 0.5).ceil() as isize;
+        let fold = |pick: fn(&(f32, f32)) -> f32, least: fn(f32, f32) -> f32| {
+            points.iter().map(pick).reduce(least).unwrap_or(0.) as isize
+        };
+        let (left, top) = (
+            fold(|p| p.0, f32::min) - reach,
+            fold(|p| p.1, f32::min) - reach,
+        );
+        let columns = (fold(|p| p.0, f32::max) + reach + 2 - left) as usize;
+        let rows = (fold(|p| p.1, f32::max) + reach + 2 - top) as usize;
+        let mut squares = vec![f32::INFINITY; columns * rows];
+        for (x, y) in points {
+            let first = (x as isize - reach - left) as usize;
+            for pixel_y in y as isize - reach..=y as isize + reach + 1 {
+                let row = &mut squares[(pixel_y - top) as usize * columns..][..columns];
+                let row = &mut row[first..][..2 * reach as usize + 2];
+                let dy = pixel_y as f32 - y;
+                let start = (x as isize - reach) as f32 - x;
+                for (column, square) in row.iter_mut().enumerate() {
+                    let dx = start + column as f32;
+                    *square = square.min(dx * dx + dy * dy);
                 }
-                let mean = |start: usize, sum: isize| start as f32 + sum as f32 / count as f32;
-                points.push((mean(x, sum_x), mean(y, sum_y)));
             }
         }
-        Self { points }
+        squares
+            .iter_mut()
+            .for_each(|square| *square = square.sqrt());
+        Self {
+            left,
+            top,
+            columns,
+            distances: squares,
+        }
     }
 
     /// Draws the outline as a line `width` pixels wide, half of it on either side.
     pub(super) fn stroke(&self, image: &mut Image, width: f32, color: Color, opacity: f32) {
-        let radius = width / 2.0;
-        let reach = radius.ceil() as isize;
-        let fold = |pick: fn(&(f32, f32)) -> f32, least: fn(f32, f32) -> f32| {
-            self.points.iter().map(pick).reduce(least)
-        };
-        let (Some(left), Some(top), Some(right), Some(bottom)) = (
-            fold(|p| p.0, f32::min),
-            fold(|p| p.1, f32::min),
-            fold(|p| p.0, f32::max),
-            fold(|p| p.1, f32::max),
-        ) else {
-            return;
-        };
-        // How much of each pixel the line covers, in the part of the image it can touch. Collected
-        // before drawing, so that overlapping discs do not add up.
-        let (left, top) = (left as isize - reach, top as isize - reach);
-        let (columns, rows) = (
-            (right as isize + reach + 2 - left) as usize,
-            (bottom as isize + reach + 2 - top) as usize,
-        );
-        let mut coverage = vec![0f32; columns * rows];
-        for &(x, y) in &self.points {
-            for pixel_y in y as isize - reach..=y as isize + reach + 1 {
-                for pixel_x in x as isize - reach..=x as isize + reach + 1 {
-                    let distance = (pixel_x as f32 - x).hypot(pixel_y as f32 - y);
-                    let index = (pixel_y - top) as usize * columns + (pixel_x - left) as usize;
-                    let covered = (radius + 0.5 - distance).clamp(0.0, 1.0);
-                    coverage[index] = coverage[index].max(covered);
+        let edge = width / 2.0 + 0.5;
+        for (row, distances) in self.distances.chunks_exact(self.columns).enumerate() {
+            for (column, distance) in distances.iter().enumerate() {
+                let covered = (edge - distance).min(1.0);
+                if covered > 0.0 {
+                    let (x, y) = (self.left + column as isize, self.top + row as isize);
+                    blend(image, x, y, color, opacity * covered);
                 }
             }
         }
-        for (y, row) in coverage.chunks_exact(columns).enumerate() {
-            for (x, &covered) in row
-                .iter()
-                .enumerate()
-                .filter(|&(_, &covered)| covered > 0.0)
-            {
-                let (x, y) = (left + x as isize, top + y as isize);
-                blend(image, x, y, color, opacity * covered);
+    }
+}
+
+/// Each pixel of an outline, moved to the mean of its neighbourhood: stairs become slopes.
+fn smooth(outline: &Mask) -> Vec<(f32, f32)> {
+    const REACH: isize = 2;
+    let mut points = Vec::new();
+    for y in 0..outline.height() {
+        for x in outline.runs(y).flatten() {
+            let (mut sum_x, mut sum_y, mut count) = (0, 0, 0);
+            for dy in -REACH..=REACH {
+                for dx in -REACH..=REACH {
+                    if outline.get(x.wrapping_add_signed(dx), y.wrapping_add_signed(dy)) {
+                        sum_x += dx;
+                        sum_y += dy;
+                        count += 1;
+                    }
+                }
             }
+            let mean = |start: usize, sum: isize| start as f32 + sum as f32 / count as f32;
+            points.push((mean(x, sum_x), mean(y, sum_y)));
         }
     }
+    points
 }
 
 /// Fills a rectangle with rounded corners.
@@ -200,7 +211,7 @@ mod tests {
         let mask = Mask::from_fn(40, 40, |x, y| {
             (10..30).contains(&x) && (10..30).contains(&y)
         });
-        Outline::new(&mask).stroke(&mut image, 3.0, [255, 0, 0], 1.0);
+        Outline::new(&mask, 3.0).stroke(&mut image, 3.0, [255, 0, 0], 1.0);
         assert_eq!(at(&image, 10, 20), [255, 0, 0]);
         assert_eq!(at(&image, 9, 20), [255, 0, 0]);
         assert_eq!(at(&image, 20, 20), [100; 3]);

@@ -45,7 +45,7 @@ pub fn overlay(image: &Image, instances: &[LabeledInstance], options: &OverlayOp
     let line = 1.2 + side * 0.0012;
     let edge = (line * 0.4).max(0.6);
     for &index in &by_area {
-        let outline = canvas::Outline::new(instances[index].mask);
+        let outline = canvas::Outline::new(instances[index].mask, line + 2.0 * edge);
         outline.stroke(&mut drawn, line + 2.0 * edge, [0, 0, 0], 0.5);
         outline.stroke(&mut drawn, line, colors[index], 1.0);
     }
