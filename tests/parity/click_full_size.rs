@@ -21,6 +21,7 @@ use crate::clicks;
 use crate::reference::{Reference, check};
 
 const EMBEDDING: f64 = 1e-5;
+const IMAGES: [&str; 3] = ["truck", "groceries", "dog"];
 
 #[test]
 #[ignore = "needs SAM3_REFERENCE and CLICK_REFERENCE"]
@@ -46,30 +47,24 @@ fn compare(name: &str) {
         ..LoadOptions::default()
     };
     let model = Sam3::load(&checkpoint, &options).unwrap();
-    let want = Reference::open(&records.join(format!("{name}.truck.dump.safetensors")));
-    let pixels = Image::open(records.join("truck.png")).unwrap();
-    let start = Instant::now();
-    let embedding = model.encode_for_clicks(&pixels).unwrap();
-    println!("== {}, truck: {:.1?}", model.name(), start.elapsed());
+    for image in IMAGES {
+        let want = Reference::open(&records.join(format!("{name}.{image}.dump.safetensors")));
+        let pixels = Image::open(records.join(format!("{image}.png"))).unwrap();
+        let start = Instant::now();
+        let embedding = model.encode_for_clicks(&pixels).unwrap();
+        println!("== {}, {image}: {:.1?}", model.name(), start.elapsed());
 
-    let expected = want.tensor("image_embedding");
-    check(
-        "embedding",
-        &embedding.features.tokens,
-        &expected,
-        EMBEDDING,
-    );
-    let grid = model.low_res_size().0 / 4;
-    let [middle, fine] = embedding.features.details.clone().unwrap();
-    let (want_fine, want_middle) = (want.tensor("fine"), want.tensor("middle"));
-    check("fine features", &to_map(&fine, grid), &want_fine, EMBEDDING);
-    check(
-        "middle features",
-        &to_map(&middle, grid),
-        &want_middle,
-        EMBEDDING,
-    );
-    clicks::compare(&model, &embedding, &want);
+        let features = &embedding.features;
+        let check = |title: &str, got: &Tensor, stage: &str| {
+            check(title, got, &want.tensor(stage), EMBEDDING);
+        };
+        check("embedding", &features.tokens, "image_embedding");
+        let grid = model.low_res_size().0 / 4;
+        let [middle, fine] = features.details.clone().unwrap();
+        check("fine features", &to_map(&fine, grid), "fine");
+        check("middle features", &to_map(&middle, grid), "middle");
+        clicks::compare(&model, &embedding, &want);
+    }
 }
 
 /// The pixels of each token (1, g * g, s * s, c), by halves of halves -> (1, c, s * g, s * g)
