@@ -1,6 +1,9 @@
 //! What every layer makes of nothing, and of what is not a number.
 
-use candle::{Device, Module, Result, Tensor};
+use std::collections::HashMap;
+
+use candle::{DType, Device, Module, Result, Tensor};
+use candle_nn::VarBuilder;
 
 use super::conv::{Conv2d, ConvConfig};
 use super::conv_transpose::ConvTranspose2x2;
@@ -32,10 +35,15 @@ fn convolutions() -> Result<Vec<(&'static str, Conv2d, usize)>> {
 }
 
 fn norms() -> Result<(LayerNorm, GroupNorm)> {
-    let vb = crate::weights::random(candle::DType::F32, &Device::Cpu);
+    let vector = |seed| random(seed, &[CHANNELS]);
+    let tensors = HashMap::from([
+        ("weight".to_string(), vector(5)?),
+        ("bias".to_string(), vector(6)?),
+    ]);
+    let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
     Ok((
-        layer_norm(CHANNELS, 1e-5, vb.pp("layer"))?,
-        group_norm(8, CHANNELS, vb.pp("group"))?,
+        layer_norm(CHANNELS, 1e-5, vb.clone())?,
+        group_norm(8, CHANNELS, vb)?,
     ))
 }
 
@@ -47,7 +55,7 @@ fn are_numbers(xs: &Tensor) -> Result<Vec<bool>> {
 #[test]
 fn an_empty_batch_stays_empty() -> Result<()> {
     let (h, w) = SIZE;
-    let images = Tensor::zeros((0, CHANNELS, h, w), candle::DType::F32, &Device::Cpu)?;
+    let images = Tensor::zeros((0, CHANNELS, h, w), DType::F32, &Device::Cpu)?;
     for (name, conv, _) in convolutions()? {
         let dims = conv.forward(&images).map(|ys| ys.dims().to_vec());
         assert_eq!(dims.unwrap()[0], 0, "{name}");
