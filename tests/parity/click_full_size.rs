@@ -21,6 +21,8 @@ use crate::clicks;
 use crate::reference::{Reference, check};
 
 const EMBEDDING: f64 = 1e-5;
+/// Of the two finer levels, to which RepViT's random trunk passes on an error of 1e-5 of its own.
+const DETAILS: f64 = 2e-5;
 const IMAGES: [&str; 3] = ["truck", "groceries", "dog"];
 
 #[test]
@@ -55,14 +57,16 @@ fn compare(name: &str) {
         println!("== {}, {image}: {:.1?}", model.name(), start.elapsed());
 
         let features = &embedding.features;
-        let check = |title: &str, got: &Tensor, stage: &str| {
-            check(title, got, &want.tensor(stage), EMBEDDING);
-        };
-        check("embedding", &features.tokens, "image_embedding");
+        let expected = want.tensor("image_embedding");
+        check("embedding", &features.tokens, &expected, EMBEDDING);
         let grid = model.low_res_size().0 / 4;
         let [middle, fine] = features.details.clone().unwrap();
-        check("fine features", &to_map(&fine, grid), "fine");
-        check("middle features", &to_map(&middle, grid), "middle");
+        for (title, got, stage) in [
+            ("fine features", fine, "fine"),
+            ("middle features", middle, "middle"),
+        ] {
+            check(title, &to_map(&got, grid), &want.tensor(stage), DETAILS);
+        }
         clicks::compare(&model, &embedding, &want);
     }
 }
