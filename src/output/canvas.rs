@@ -1,5 +1,7 @@
 //! Drawing on an image with antialiasing.
 
+use rayon::prelude::*;
+
 use super::palette::Color;
 use crate::image::Image;
 use crate::mask::{Mask, contour};
@@ -116,15 +118,24 @@ impl Outline {
     /// Draws the outline as a line `width` pixels wide, half of it on either side.
     pub(super) fn stroke(&self, image: &mut Image, width: f32, color: Color, opacity: f32) {
         let edge = width / 2.0 + 0.5;
-        for (row, distances) in self.distances.chunks_exact(self.columns).enumerate() {
-            for (column, distance) in distances.iter().enumerate() {
+        let bytes = image.width() * 3;
+        let rows = image.pixels_mut().par_chunks_exact_mut(bytes.max(3));
+        rows.enumerate().for_each(|(y, row)| {
+            for (column, distance) in self.row(y).iter().enumerate() {
                 let covered = (edge - distance).min(1.0);
-                if covered > 0.0 {
-                    let (x, y) = (self.left + column as isize, self.top + row as isize);
-                    blend(image, x, y, color, opacity * covered);
+                let x = self.left + column as isize;
+                if covered > 0.0 && x >= 0 && (x as usize) < bytes / 3 {
+                    mix(&mut row[x as usize * 3..][..3], color, opacity * covered);
                 }
             }
-        }
+        });
+    }
+
+    /// The distances of an image row; none where the outline is not near.
+    fn row(&self, y: usize) -> &[f32] {
+        let row = usize::try_from(y as isize - self.top).ok();
+        row.and_then(|row| self.distances.chunks_exact(self.columns).nth(row))
+            .unwrap_or_default()
     }
 }
 
