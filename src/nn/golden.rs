@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use candle::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
+use super::kernels::tolerance_of_exact;
+
 /// A file of `tests/golden`: tensors `weights.*`, `in.*` and `out.*`, sizes in its metadata.
 pub struct Golden {
     tensors: HashMap<String, Tensor>,
@@ -69,10 +71,11 @@ impl Golden {
 }
 
 /// Fails unless `got` and `want` have one shape and differ by at most `tolerance` relative to the
-/// norm of `want`.
+/// norm of `want`, or by what exact products that are not of f32 make of it.
 #[track_caller]
 pub fn assert_close(got: &Tensor, want: &Tensor, tolerance: f64) {
     assert_eq!(got.dims(), want.dims());
+    let tolerance = tolerance_of_exact(tolerance);
     let flat = |t: &Tensor| -> Vec<f32> {
         t.to_dtype(DType::F32)
             .unwrap()

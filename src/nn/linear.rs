@@ -166,6 +166,7 @@ impl Module for Linear {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::kernels::tolerance_of_exact;
 
     #[test]
     fn the_packed_layer_equals_candles() -> Result<()> {
@@ -181,7 +182,8 @@ mod tests {
         for xs in [xs.narrow(0, 1, 2)?, xs.contiguous()?.narrow(0, 1, 2)?] {
             let close = |got: Tensor, want: Tensor| -> Result<()> {
                 assert_eq!(got.dims(), want.dims());
-                assert!((got - want)?.abs()?.max_all()?.to_scalar::<f32>()? < 2e-5);
+                let diff = (got - want)?.abs()?.max_all()?.to_scalar::<f32>()?;
+                assert!(f64::from(diff) < tolerance_of_exact(2e-5), "{diff:.1e}");
                 Ok(())
             };
             let ys = want.forward(&xs.contiguous()?)?;

@@ -193,6 +193,7 @@ fn extend(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::kernels::tolerance_of_exact;
     use candle::DType;
     use std::collections::HashMap;
 
@@ -216,7 +217,10 @@ mod tests {
         let got = load(DType::F32)?.attend(&q, &q, &q, 0.5)?;
         let want = load(DType::F64)?.attend(&wide, &wide, &wide, 0.5)?;
         let diff = (got.to_dtype(DType::F64)? - want)?.abs()?.max_all()?;
-        assert!(diff.to_scalar::<f64>()? < 1e-6, "{diff}");
+        assert!(
+            diff.to_scalar::<f64>()? < tolerance_of_exact(1e-6),
+            "{diff}"
+        );
         Ok(())
     }
 }

@@ -301,6 +301,7 @@ pub fn conv2d_no_bias(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::kernels::tolerance_of_exact;
 
     pub(super) fn random(shape: &[usize]) -> Tensor {
         Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap()
@@ -318,7 +319,8 @@ mod tests {
                 .sqrt()
         };
         let relative = norm(&(got - want).unwrap()) / norm(want);
-        assert!(relative < 2e-6, "relative difference {relative:.2e}");
+        let tolerance = tolerance_of_exact(2e-6);
+        assert!(relative < tolerance, "relative difference {relative:.2e}");
     }
 
     #[test]

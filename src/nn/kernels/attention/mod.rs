@@ -111,18 +111,18 @@ impl Keys {
     fn new(head: &Head, tile: Tile) -> Self {
         let Head { k, v, .. } = *head;
         let (values_tile, tile) = (tile.fitting(v.len), tile.fitting(k.count));
-        let (depth, elements) = (tile.format.elements(k.len), tile.format.elements(k.count));
+        let (depth, elements) = (tile.left.elements(k.len), tile.left.elements(k.count));
         let mut strips = vec![0f32; k.count.div_ceil(tile.rows) * depth * tile.rows];
         let chunks = strips.chunks_exact_mut((depth * tile.rows).max(1));
         for (first, strip) in (0..).step_by(tile.rows).zip(chunks) {
             let rows = k.rows(first, tile.rows);
-            transpose(rows, 1., tile.format, Block::new(strip, tile.rows));
+            transpose(rows, 1., tile.left, Block::new(strip, tile.rows));
         }
         let rows = values_tile.rows;
         let mut values = vec![0f32; v.len.div_ceil(rows) * elements * rows];
         let chunks = values.chunks_exact_mut(elements * rows);
         for (first, strip) in (0..).step_by(rows).zip(chunks) {
-            stack(v.columns(first, rows), tile.format, Block::new(strip, rows));
+            stack(v.columns(first, rows), tile.left, Block::new(strip, rows));
         }
         Self {
             tile,
