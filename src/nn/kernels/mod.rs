@@ -89,16 +89,6 @@ impl Elementwise {
     }
 }
 
-/// How far exact layers may be from a result that they reach within `tolerance` in f32, on this
-/// processor; never more than a stage may be from the reference.
-#[cfg(test)]
-pub(crate) fn tolerance_of_exact(tolerance: f64) -> f64 {
-    match tile::Tile::of(pack::Format::Split).format {
-        pack::Format::Split => tolerance.max((20. * tolerance).min(5e-4)),
-        _ => tolerance,
-    }
-}
-
 /// Reproducible numbers in -0.5..0.5.
 #[cfg(test)]
 pub(crate) fn random(len: usize, seed: u32) -> Vec<f32> {

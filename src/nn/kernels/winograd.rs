@@ -8,6 +8,9 @@
 //! The points are 0, ±5/8, ±3/2 and infinity: with them the rounding error of the result is about
 //! five times that of the plain sum (1.4e-6 of its norm at 256 channels), half of that with the
 //! usual 0, ±1, ±2. An infinity or NaN in the input reaches all pixels of its tiles.
+//!
+//! Products here are of f32 on any processor: five times the error of numbers split for AMX would
+//! be a lot for a single layer.
 
 use rayon::prelude::*;
 

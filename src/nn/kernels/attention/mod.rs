@@ -104,7 +104,7 @@ struct Keys {
     depth: usize,      // elements of c
     count: usize,      // m
     channels: usize,   // d
-    block: usize,      // keys of a block: whole strips, whole elements
+    block: usize,      // keys of a block: whole strips, whole elements or groups of them
 }
 
 impl Keys {
@@ -217,11 +217,14 @@ mod tests {
                         rows.row(i)[j / width] as f64 + columns.row(i)[j % width] as f64
                     }
                 });
-                let got = attend((1, 1), |_, _| head, 0.3, Format::Single);
-                assert_near(&got, &want, 3e-6, &format!("{n}x{m}x{c}"));
-                if Tile::of(Format::Pairs).format == Format::Pairs {
-                    let got = attend((1, 1), |_, _| head, 0.3, Format::Pairs);
-                    assert_near(&got, &want, 2e-2, &format!("{n}x{m}x{c} in bf16"));
+                for format in Format::ALL {
+                    let tolerance = match Tile::of(format).format {
+                        Format::Single => 3e-6,
+                        Format::Pairs => 2e-2,
+                        Format::Split => 3e-5,
+                    };
+                    let got = attend((1, 1), |_, _| head, 0.3, format);
+                    assert_near(&got, &want, tolerance, &format!("{n}x{m}x{c} {format:?}"));
                 }
             }
         }
@@ -283,23 +286,25 @@ mod tests {
             v: Rows::new(&v, c, m, c),
             bias: Bias::Each(Rows::new(&hidden, m, n, m)),
         };
-        let got = attend((1, 1), |_, _| head, 1., Format::Single);
-        for (i, row) in got.chunks_exact(c).enumerate() {
-            assert!(
-                row[0].is_nan(),
-                "a value that is not a number reaches query {i}"
-            );
-            let expected = matches!(i, 3 | 5 | 6); // as the definition has it
-            assert_eq!(
-                row[1..].iter().all(|x| x.is_nan()),
-                expected,
-                "query {i}: {row:?}"
-            );
-            assert_eq!(
-                row[1..].iter().any(|x| x.is_nan()),
-                expected,
-                "query {i}: {row:?}"
-            );
+        for format in Format::ALL {
+            let got = attend((1, 1), |_, _| head, 1., format);
+            for (i, row) in got.chunks_exact(c).enumerate() {
+                assert!(
+                    row[0].is_nan(),
+                    "a value that is not a number reaches query {i}"
+                );
+                let expected = matches!(i, 3 | 5 | 6); // as the definition has it
+                assert_eq!(
+                    row[1..].iter().all(|x| x.is_nan()),
+                    expected,
+                    "{format:?}, query {i}: {row:?}"
+                );
+                assert_eq!(
+                    row[1..].iter().any(|x| x.is_nan()),
+                    expected,
+                    "{format:?}, query {i}: {row:?}"
+                );
+            }
         }
     }
 }
