@@ -186,7 +186,7 @@ pub fn stack(xs: Rows, layout: Layout, mut to: Block) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::kernels::level::has_bf16;
+    use crate::nn::kernels::level::{Level, has_bf16, level};
     use crate::nn::kernels::random;
 
     /// Layouts that this processor can pack, and their largest error.

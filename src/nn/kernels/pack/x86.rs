@@ -7,7 +7,7 @@ use crate::nn::kernels::lanes::unroll;
 
 /// At most as many rows as `to` has columns.
 #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
-pub unsafe fn transpose_singles(xs: Rows, scale: f32, mut to: Block) {
+pub fn transpose_singles(xs: Rows, scale: f32, mut to: Block) {
     let scale = _mm512_set1_ps(scale);
     for side in (0..to.width()).step_by(16) {
         let (xs, mut to) = (xs.rows(side, 16), to.columns(side, 16));
@@ -24,7 +24,7 @@ pub unsafe fn transpose_singles(xs: Rows, scale: f32, mut to: Block) {
 
 /// The same; an element is a pair of values.
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx512bf16")]
-pub unsafe fn transpose_pairs(xs: Rows, scale: f32, layout: Layout, mut to: Block) {
+pub fn transpose_pairs(xs: Rows, scale: f32, layout: Layout, mut to: Block) {
     let scale = _mm512_set1_ps(scale);
     let parts = Part::of(layout);
     for side in (0..to.width()).step_by(16) {
@@ -43,7 +43,7 @@ pub unsafe fn transpose_pairs(xs: Rows, scale: f32, layout: Layout, mut to: Bloc
 
 /// Rows as rows of left tiles.
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx512bf16")]
-pub unsafe fn copy_to_tiles(xs: Rows, scale: f32, layout: Layout, mut to: Block) {
+pub fn copy_to_tiles(xs: Rows, scale: f32, layout: Layout, mut to: Block) {
     let scale = _mm512_set1_ps(scale);
     let (parts, width) = (Part::of(layout), to.width());
     let rows = to.elements().as_chunks_mut::<16>().0;
@@ -64,7 +64,7 @@ pub unsafe fn copy_to_tiles(xs: Rows, scale: f32, layout: Layout, mut to: Block)
 
 /// At most as many columns as `to` has; an element is a pair of values of a column.
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx512bf16")]
-pub unsafe fn stack_pairs(xs: Rows, layout: Layout, mut to: Block) {
+pub fn stack_pairs(xs: Rows, layout: Layout, mut to: Block) {
     let parts = Part::of(layout);
     for side in (0..to.width()).step_by(16) {
         let (xs, mut to) = (xs.columns(side, 16), to.columns(side, 16));
@@ -85,7 +85,7 @@ pub unsafe fn stack_pairs(xs: Rows, layout: Layout, mut to: Block) {
 
 /// Columns as rows of left tiles.
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx512bf16")]
-pub unsafe fn transpose_to_tiles(xs: Rows, layout: Layout, mut to: Block) {
+pub fn transpose_to_tiles(xs: Rows, layout: Layout, mut to: Block) {
     let (parts, width) = (Part::of(layout), to.width());
     let rows = to.elements().as_chunks_mut::<16>().0;
     for side in (0..width).step_by(16) {
