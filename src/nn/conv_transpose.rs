@@ -160,6 +160,7 @@ fn interleave(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::golden::assert_close;
 
     #[test]
     fn a_1x1_convolution_behind_it_is_one_layer_with_it() -> Result<()> {
@@ -176,8 +177,7 @@ mod tests {
         let xs = random(&[2, 6, 5, 7])?;
         let want = next.forward(&ConvTranspose2x2::new(6, 5, vb.pp("up"))?.forward(&xs)?)?;
         let both = ConvTranspose2x2::with_pointwise([6, 5, 3], vb.pp("up"), vb.pp("next"))?;
-        let diff = (both.forward(&xs)? - want)?.abs()?.max_all()?;
-        assert!(diff.to_scalar::<f32>()? < 1e-5);
+        assert_close(&both.forward(&xs)?, &want, 1e-6);
         Ok(())
     }
 
@@ -190,17 +190,12 @@ mod tests {
         let want = xs.conv_transpose2d(&weight, 0, 0, 2, 1)?;
         let want = want.broadcast_add(&bias.reshape((1, (), 1, 1))?)?;
         let got = ConvTranspose2x2::from_tensors(&weight, bias.clone())?.forward(&xs)?;
-        let far = |got: &Tensor| (got - &want)?.abs()?.max_all()?.to_scalar::<f32>();
-        assert!(far(&got)? < 1e-5);
+        assert_close(&got, &want, 1e-6);
 
         let layer = ConvTranspose2x2::from_tensors(&weight, bias.clone())?;
         let gelu = layer.forward_resized_gelu(&resize_bilinear(&xs, 7)?, 7)?;
         let resized_after = layer.forward_resized_gelu(&xs, 7)?;
-        let diff = (gelu - resized_after)?
-            .abs()?
-            .max_all()?
-            .to_scalar::<f32>()?;
-        assert!(diff < 1e-5, "{diff}");
+        assert_close(&gelu, &resized_after, 1e-6);
 
         let tensors = [("weight".to_string(), weight), ("bias".to_string(), bias)].into();
         let vb = VarBuilder::from_tensors(tensors, candle::DType::F32, dev);
@@ -210,7 +205,7 @@ mod tests {
             .reshape((2, 5, 7, 2, 2, 4))?
             .permute((0, 5, 1, 3, 2, 4))?
             .reshape((2, 4, 10, 14))?;
-        assert!(far(&got)? < 1e-5);
+        assert_close(&got, &want, 1e-6);
         Ok(())
     }
 }

@@ -166,6 +166,7 @@ impl Module for Linear {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::golden::assert_close;
 
     #[test]
     fn the_packed_layer_equals_candles() -> Result<()> {
@@ -179,16 +180,11 @@ mod tests {
         // one with an offset and one that is not contiguous
         let xs = Tensor::randn(0f32, 1., (4, 20, 6), dev)?.transpose(1, 2)?;
         for xs in [xs.narrow(0, 1, 2)?, xs.contiguous()?.narrow(0, 1, 2)?] {
-            let close = |got: Tensor, want: Tensor| -> Result<()> {
-                assert_eq!(got.dims(), want.dims());
-                assert!((got - want)?.abs()?.max_all()?.to_scalar::<f32>()? < 2e-5);
-                Ok(())
-            };
             let ys = want.forward(&xs.contiguous()?)?;
-            close(layer.forward(&xs)?, ys.clone())?;
-            close(layer.forward_relu(&xs)?, ys.relu()?)?;
-            close(layer.forward_gelu(&xs)?, ys.gelu_erf()?)?;
-            close(layer.forward_onto(&ys, &xs)?, (&ys + &ys)?)?;
+            assert_close(&layer.forward(&xs)?, &ys, 1e-6);
+            assert_close(&layer.forward_relu(&xs)?, &ys.relu()?, 1e-6);
+            assert_close(&layer.forward_gelu(&xs)?, &ys.gelu_erf()?, 1e-6);
+            assert_close(&layer.forward_onto(&ys, &xs)?, &(&ys + &ys)?, 1e-6);
         }
         Ok(())
     }

@@ -6,20 +6,22 @@ use std::str::FromStr;
 
 use candle::{DType, Device};
 
+use super::kernels::level::has_fast_bf16;
 use super::kernels::pack::Format;
-use super::kernels::tile::has_fast_bf16;
 use crate::{Error, Result};
 
 /// How exactly a model computes on the CPU. Weights and results are f32 with any of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Precision {
-    /// Sums of products of f32, in the order of the definition.
+    /// Sums of products of f32, in the order of the definition. Never uses AMX, which has none.
     Strict,
-    /// What is fastest among methods whose every stage stays within 5e-4 of the reference.
+    /// What is fastest among methods whose every stage stays within 5e-4 of the reference. With AMX
+    /// that is three products of bf16 for one of f32: linear layers, attention and convolutions are
+    /// then some 5e-6 from f32, one by one.
     #[default]
     Exact,
-    /// Products of bf16 summed in f32, where the processor is faster at these; elsewhere the same
-    /// as [`Self::Exact`].
+    /// Products of bf16 summed in f32, where the processor is faster at these, with AMX or without;
+    /// elsewhere the same as [`Self::Exact`].
     Fast,
 }
 
@@ -67,10 +69,11 @@ impl Precision {
         Ok(())
     }
 
-    /// What packed operands hold.
+    /// What products are made of, where the processor is faster at that than at f32.
     pub(crate) fn format(self) -> Format {
         match self {
-            Self::Strict | Self::Exact => Format::Single,
+            Self::Strict => Format::Single,
+            Self::Exact => Format::Split,
             Self::Fast => Format::Pairs,
         }
     }
@@ -105,6 +108,12 @@ impl fmt::Display for Precision {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::kernels::tile::Tile;
+
+    #[test]
+    fn strict_products_are_of_f32_on_any_processor() {
+        assert_eq!(Tile::of(Precision::Strict.format()).format, Format::Single);
+    }
 
     #[test]
     fn a_scope_ends_also_when_building_fails() {

@@ -193,6 +193,7 @@ fn extend(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::golden::assert_close;
     use candle::DType;
     use std::collections::HashMap;
 
@@ -215,8 +216,7 @@ mod tests {
         let wide = q.to_dtype(DType::F64)?; // takes the path of the other devices
         let got = load(DType::F32)?.attend(&q, &q, &q, 0.5)?;
         let want = load(DType::F64)?.attend(&wide, &wide, &wide, 0.5)?;
-        let diff = (got.to_dtype(DType::F64)? - want)?.abs()?.max_all()?;
-        assert!(diff.to_scalar::<f64>()? < 1e-6, "{diff}");
+        assert_close(&got, &want, 2e-6);
         Ok(())
     }
 }

@@ -301,24 +301,14 @@ pub fn conv2d_no_bias(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::golden::assert_close;
 
     pub(super) fn random(shape: &[usize]) -> Tensor {
         Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap()
     }
 
     pub(super) fn assert_equal(got: &Tensor, want: &Tensor) {
-        assert_eq!(got.dims(), want.dims());
-        let norm = |t: &Tensor| {
-            let squares = t.to_dtype(DType::F64).unwrap().sqr().unwrap();
-            squares
-                .sum_all()
-                .unwrap()
-                .to_scalar::<f64>()
-                .unwrap()
-                .sqrt()
-        };
-        let relative = norm(&(got - want).unwrap()) / norm(want);
-        assert!(relative < 2e-6, "relative difference {relative:.2e}");
+        assert_close(got, want, 2e-6);
     }
 
     #[test]

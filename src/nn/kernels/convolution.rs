@@ -7,7 +7,7 @@ use candle::Result;
 use rayon::prelude::*;
 
 use super::Window;
-use super::pack::{Format, Rows, stack, transpose};
+use super::pack::{Format, Layout, Rows, stack, transpose};
 use super::tile::{Block, MAX_COLS, Shared, Tile};
 
 /// Elements of the summation that one pass covers.
@@ -29,13 +29,13 @@ impl PackedKernel {
     /// processor has them.
     pub fn new(weight: &[f32], out: usize, channels: usize, side: usize, format: Format) -> Self {
         let (tile, k) = (Tile::of(format).fitting(out), channels * side * side);
-        let depth = tile.format.elements(k);
+        let depth = tile.left.elements(k);
         let mut strips = vec![0f32; out.div_ceil(tile.rows) * depth * tile.rows];
         let rows = Rows::new(weight, k, out, k);
         let chunks = strips.chunks_exact_mut((depth * tile.rows).max(1));
         for (first, strip) in (0..).step_by(tile.rows).zip(chunks) {
             let rows = rows.rows(first, tile.rows);
-            transpose(rows, 1., tile.format, Block::new(strip, tile.rows));
+            transpose(rows, 1., tile.left, Block::new(strip, tile.rows));
         }
         Self {
             strips,
@@ -85,11 +85,11 @@ pub fn conv2d(
     let group = PANELS
         .min(panels.div_ceil(2 * rayon::current_num_threads()))
         .max(1);
-    let depth = tile.format.elements(kernel.products());
+    let depth = tile.right.elements(kernel.products());
     let step = DEPTH.min(depth).max(1);
-    let values = match tile.format {
-        Format::Single => 0,
-        Format::Pairs => 2 * step * tile.cols,
+    let values = match tile.right {
+        Layout::Singles => 0,
+        layout => layout.values() * step * tile.cols,
     };
     (0..panels.div_ceil(group)).into_par_iter().for_each_init(
         || (vec![0f32; group * step * tile.cols], vec![0f32; values]),
@@ -98,24 +98,19 @@ pub fn conv2d(
             let columns = (group * tile.cols).min(pixels - first);
             // SAFETY: these columns lie inside `out` and belong to this task.
             let mut out = unsafe { shared.block(first, pixels, kernel.out, columns) };
-            let starts = || (0..columns).step_by(tile.cols);
             let mut start = 0;
             loop {
                 let len = step.min(depth - start);
                 let panels = packed.chunks_exact_mut((len * tile.cols).max(1));
-                for (panel, at) in panels.zip(starts()) {
+                for (panel, at) in panels.zip((0..columns).step_by(tile.cols)) {
                     let pixels = first + at..first + columns.min(at + tile.cols);
                     image.pack_elements(pixels, start..start + len, kernel, values, panel);
                 }
                 let strips = kernel.strips.chunks_exact((depth * tile.rows).max(1));
                 for (row, strip) in (0..).step_by(tile.rows).zip(strips) {
                     let strip = &strip[start * tile.rows..];
-                    let mut out = out.rows(row, tile.rows);
-                    let panels = packed.chunks_exact((len * tile.cols).max(1));
-                    for (panel, at) in panels.zip(starts()) {
-                        let to = out.columns(at, tile.cols);
-                        tile.multiply_into(len, strip, panel, to, start > 0);
-                    }
+                    let to = out.rows(row, tile.rows);
+                    tile.multiply_into(len, strip, packed, to, start > 0);
                 }
                 start += len;
                 if start == depth {
@@ -154,7 +149,7 @@ struct Run {
 impl Image<'_> {
     /// Some elements of the windows of some output pixels -> a panel [elements][cols]
     ///
-    /// `values` is room for twice the panel where elements hold two values.
+    /// `values` is room for the panel's values where it does not hold them as they are.
     fn pack_elements(
         &self,
         pixels: Range<usize>,
@@ -163,15 +158,16 @@ impl Image<'_> {
         values: &mut [f32],
         panel: &mut [f32],
     ) {
-        let Tile { cols, format, .. } = kernel.tile;
-        match format {
-            Format::Single => self.pack(pixels, elements.start, panel, &kernel.tile),
-            Format::Pairs => {
-                let steps = 2 * elements.start..kernel.products().min(2 * elements.end);
+        let Tile { cols, right, .. } = kernel.tile;
+        match right {
+            Layout::Singles => self.pack(pixels, elements.start, panel, &kernel.tile),
+            layout => {
+                let end = kernel.products().min(layout.values() * elements.end);
+                let steps = layout.values() * elements.start..end;
                 let values = &mut values[..steps.len() * cols];
                 self.pack(pixels, steps.start, values, &kernel.tile);
                 let values = Rows::new(values, cols, steps.len(), cols);
-                stack(values, format, Block::new(panel, cols));
+                stack(values, layout, Block::new(panel, cols));
             }
         }
     }
@@ -263,11 +259,12 @@ mod tests {
                     false => 0.,
                 }
             };
-            for format in [Format::Single, Format::Pairs] {
+            for format in Format::ALL {
                 let packed = PackedKernel::new(&weight, o, c, k, format);
                 let tolerance = match packed.tile.format {
                     Format::Single => 1e-5,
                     Format::Pairs => 2e-2,
+                    Format::Split => 5e-5,
                 };
                 let (got, (oh, ow)) = conv2d(&xs, (h, w), &packed, Some(&bias), window).unwrap();
                 for (i, got) in got.iter().enumerate() {

@@ -49,7 +49,7 @@ macro_rules! vectorised {
             #[cfg(target_arch = "x86_64")]
             {
                 use std::arch::x86_64::{__m256, __m512};
-                use $crate::nn::kernels::tile::{Level, level};
+                use $crate::nn::kernels::level::{Level, level};
                 #[target_feature(enable = "avx512f,avx512dq,avx512vl,fma")]
                 unsafe fn avx512($($arg: $ty),*) $(-> $ret)? {
                     // SAFETY: this function has the instructions.
@@ -62,7 +62,7 @@ macro_rules! vectorised {
                 }
                 match level() {
                     // SAFETY: `level` reports what this processor has.
-                    Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    Level::Amx | Level::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
                     Level::Avx2 => return unsafe { avx2($($arg),*) },
                     Level::Portable => {}

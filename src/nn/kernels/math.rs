@@ -1,6 +1,6 @@
 //! Activation functions.
 
-use super::tile::dispatch;
+use super::level::dispatch;
 
 /// From here on the error function is 1 to the last bit.
 const ERF_IS_ONE: f32 = 3.832_507;

@@ -2,9 +2,10 @@
 
 use rayon::prelude::*;
 
+use super::level::dispatch;
 use super::math;
 use super::pack::{Format, Rows, transpose};
-use super::tile::{Block, Shared, Tile, dispatch};
+use super::tile::{Block, Shared, Tile};
 
 /// Elements of the summation that one pass covers. Long passes spare the result a visit each;
 /// panels of this length stream from the second cache.
@@ -24,13 +25,13 @@ impl PackedWeight {
     /// From a row-major `weight` (n, k), for products in `format` if this processor has them.
     pub fn new(weight: &[f32], n: usize, k: usize, format: Format) -> Self {
         let tile = Tile::of(format);
-        let (cols, depth) = (tile.cols, tile.format.elements(k));
+        let (cols, depth) = (tile.cols, tile.right.elements(k));
         let mut panels = vec![0f32; n.div_ceil(cols) * depth * cols];
         let rows = Rows::new(weight, k, n, k);
         let chunks = panels.par_chunks_exact_mut((depth * cols).max(1));
         chunks.enumerate().for_each(|(p, panel)| {
             let rows = rows.rows(p * cols, cols);
-            transpose(rows, 1., tile.format, Block::new(panel, cols));
+            transpose(rows, 1., tile.right, Block::new(panel, cols));
         });
         Self { panels, n, k, tile }
     }
@@ -68,7 +69,7 @@ pub fn matmul(
     assert!(residual.is_none_or(|rows| (rows.count, rows.len) == (m, n)));
     let mut out = Vec::with_capacity(m * n);
     let tile = weight.tile.fitting(m);
-    let depth = tile.format.elements(weight.k);
+    let depth = tile.right.elements(weight.k);
     let step = DEPTH.min(depth).max(1);
     let shared = Shared::new(&mut out);
     let (blocks, groups) = split(m, n, &tile);
@@ -90,11 +91,8 @@ pub fn matmul(
                         let panel = (col + at) * depth + start * tile.cols;
                         let panel = &weight.panels[panel..];
                         let mut out = out.columns(at, tile.cols);
-                        for (i, strip) in strips.chunks_exact((len * tile.rows).max(1)).enumerate()
-                        {
-                            let to = out.rows(i * tile.rows, tile.rows);
-                            tile.multiply_into(len, strip, panel, to, start > 0);
-                        }
+                        let to = out.rows(0, height);
+                        tile.multiply_into(len, strips, panel, to, start > 0);
                         if start + len == depth {
                             let bias = bias.map(|bias| &bias[col + at..]);
                             let residual = residual
@@ -154,12 +152,12 @@ fn split(m: usize, n: usize, tile: &Tile) -> (Pieces, Pieces) {
 
 /// Elements `start..start + len` of `xs` -> `strips` [rows / tile.rows][len][tile.rows]
 fn pack_strips(xs: Rows, start: usize, len: usize, tile: &Tile, strips: &mut [f32]) {
-    let values = tile.format.values();
+    let values = tile.left.values();
     let xs = xs.columns(start * values, len * values);
     let chunks = strips.chunks_exact_mut((len * tile.rows).max(1));
     for (first, strip) in (0..xs.count).step_by(tile.rows).zip(chunks) {
         let rows = xs.rows(first, tile.rows);
-        transpose(rows, 1., tile.format, Block::new(strip, tile.rows));
+        transpose(rows, 1., tile.left, Block::new(strip, tile.rows));
     }
 }
 
@@ -199,11 +197,12 @@ mod tests {
             (500, 16, 300),
         ] {
             let (xs, weight, bias) = (random(m * k, 1), random(n * k, 2), random(n, 3));
-            for format in [Format::Single, Format::Pairs] {
+            for format in Format::ALL {
                 let packed = PackedWeight::new(&weight, n, k, format);
                 let tolerance = match packed.tile.format {
                     Format::Single => 1e-5,
                     Format::Pairs => 4e-3 * (k as f64).sqrt() / 4.,
+                    Format::Split => 1e-5 * (k as f64).sqrt() / 4. + 1e-5,
                 };
                 for activation in [Activation::Identity, Activation::Relu, Activation::Gelu] {
                     let got = matmul(
@@ -268,7 +267,7 @@ mod tests {
         let (m, k, n) = (20, 30, 40);
         let mut xs = random(m * k, 1);
         (xs[4 * k + 7], xs[9 * k + 2]) = (f32::NAN, f32::INFINITY);
-        for format in [Format::Single, Format::Pairs] {
+        for format in Format::ALL {
             let packed = PackedWeight::new(&vec![1.; n * k], n, k, format);
             for activation in [Activation::Identity, Activation::Relu, Activation::Gelu] {
                 let got = matmul(Rows::new(&xs, k, m, k), &packed, None, activation, None);

@@ -1,9 +1,12 @@
 //! Fast CPU paths behind the functions of [`crate::nn`].
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub mod attention;
 pub mod convolution;
 pub mod depthwise;
 mod lanes;
+pub mod level;
 mod math;
 pub mod matmul;
 pub mod pack;
@@ -103,17 +106,21 @@ pub(crate) fn random(len: usize, seed: u32) -> Vec<f32> {
 mod tests {
     use std::process::Command;
 
-    use super::tile::{LEVEL_VARIABLE, Level, level};
+    use super::level::{EMULATED_AMX, LEVEL_VARIABLE, Level, has_bf16, level};
 
     #[test]
-    fn lesser_instruction_sets_pass_the_tests_of_layers_and_backbones() {
+    fn other_instruction_sets_pass_the_tests_of_layers_and_backbones() {
         if std::env::var_os(LEVEL_VARIABLE).is_some() {
             return; // this is such a run
         }
-        for (name, lesser) in [("avx2", Level::Avx2), ("portable", Level::Portable)] {
-            if lesser >= level() {
-                continue;
-            }
+        let lesser = [
+            ("avx512", Level::Avx512),
+            ("avx2", Level::Avx2),
+            ("portable", Level::Portable),
+        ];
+        let lesser = lesser.into_iter().filter(|(_, lesser)| *lesser < level());
+        let emulated = has_bf16().then_some(EMULATED_AMX);
+        for name in lesser.map(|(name, _)| name).chain(emulated) {
             let tests = std::env::current_exe().unwrap();
             let run = Command::new(tests)
                 .args(["nn::", "backbones::"])

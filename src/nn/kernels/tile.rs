@@ -2,114 +2,15 @@
 //!
 //! Operands are packed so that the loop reads them front to back: the left one in strips of
 //! [`Tile::rows`] rows, the right one in panels of [`Tile::cols`] columns, the summation index
-//! outermost. The loop is written once and compiled for each instruction set; the widest one that
-//! the processor has is chosen at run time.
+//! outermost. For registers of lanes the loop is written once and compiled for each instruction
+//! set; AMX has a loop of its own. The widest that the processor has is chosen at run time.
 
 use std::marker::PhantomData;
 use std::sync::LazyLock;
 
 use super::lanes::{Four, Lanes, Product, Single, unroll};
-use super::pack::Format;
-
-/// An instruction set that the kernels are compiled for.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Level {
-    /// What the compiler makes of plain code.
-    Portable,
-    /// 8 lanes.
-    Avx2,
-    /// 16 lanes.
-    Avx512,
-}
-
-/// Names a [`Level`] below the processor's own, for tests and for finding faults.
-pub const LEVEL_VARIABLE: &str = "CANDLE_SAM3_CPU";
-
-/// The instruction set that kernels run with: the widest that this processor has, or the lesser
-/// one that the environment variable `CANDLE_SAM3_CPU` names: `avx512`, `avx2` or `portable`.
-pub fn level() -> Level {
-    static LEVEL: LazyLock<Level> = LazyLock::new(|| {
-        let widest = widest();
-        let Some(name) = std::env::var_os(LEVEL_VARIABLE) else {
-            return widest;
-        };
-        let asked = match name.to_str() {
-            Some("avx512") => Level::Avx512,
-            Some("avx2") => Level::Avx2,
-            Some("portable") => Level::Portable,
-            _ => {
-                tracing::warn!("{LEVEL_VARIABLE}={name:?} is none of avx512, avx2, portable");
-                return widest;
-            }
-        };
-        if asked > widest {
-            tracing::warn!("{LEVEL_VARIABLE}={name:?}, but this processor has {widest:?} at most");
-        }
-        asked.min(widest)
-    });
-    *LEVEL
-}
-
-fn widest() -> Level {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::is_x86_feature_detected as has;
-        if has!("avx512f") && has!("avx512dq") && has!("avx512vl") && has!("fma") {
-            return Level::Avx512;
-        }
-        if has!("avx2") && has!("fma") {
-            return Level::Avx2;
-        }
-    }
-    Level::Portable
-}
-
-/// Whether products of bf16 are faster here than those of f32.
-///
-/// AMD's processors with the instruction take pairs at the rate of single products; Intel's take
-/// longer for a pair than for two products of f32, and are meant to use AMX.
-pub fn has_fast_bf16() -> bool {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::is_x86_feature_detected as has;
-        static FAST: LazyLock<bool> = LazyLock::new(|| {
-            let vendor = std::arch::x86_64::__cpuid(0);
-            let is_amd = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes)
-                == [*b"Auth", *b"enti", *b"cAMD"];
-            is_amd && level() == Level::Avx512 && has!("avx512bf16") && has!("avx512bw")
-        });
-        *FAST
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    false
-}
-
-/// Defines a function whose body is compiled for each instruction set and run in the widest.
-macro_rules! dispatch {
-    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? $body:block) => {
-        $(#[$doc])*
-        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
-            #[inline(always)]
-            fn body($($arg: $ty),*) $(-> $ret)? $body
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx512f,avx512dq,avx512vl,fma")]
-                fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
-                #[target_feature(enable = "avx2,fma")]
-                fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
-                match $crate::nn::kernels::tile::level() {
-                    // SAFETY: `level` reports what this processor has.
-                    $crate::nn::kernels::tile::Level::Avx512 => return unsafe { avx512($($arg),*) },
-                    // SAFETY: as above.
-                    $crate::nn::kernels::tile::Level::Avx2 => return unsafe { avx2($($arg),*) },
-                    $crate::nn::kernels::tile::Level::Portable => {}
-                }
-            }
-            body($($arg),*)
-        }
-    };
-}
-pub(crate) use dispatch;
+use super::level::{Level, has_fast_bf16, level};
+use super::pack::{Format, Layout};
 
 /// The shape of a tile of sums, and the code that computes one.
 #[derive(Clone, Copy)]
@@ -118,17 +19,29 @@ pub struct Tile {
     pub rows: usize,
     /// Columns of a panel of the right operand.
     pub cols: usize,
-    /// What an element of a strip or panel holds.
+    /// What products are made of.
     pub format: Format,
-    /// Code for strips of 1, 2, … rows.
-    code: &'static [Multiply],
+    /// How a strip lies in memory.
+    pub left: Layout,
+    /// How a panel lies in memory.
+    pub right: Layout,
+    code: Code,
+}
+
+#[derive(Clone, Copy)]
+enum Code {
+    /// In registers of lanes: code for strips of 1, 2, … rows.
+    Lanes(&'static [Multiply]),
+    /// In tiles of AMX.
+    #[cfg(target_arch = "x86_64")]
+    Amx(super::amx::Multiply),
 }
 
 type Multiply = unsafe fn(Step, usize, &[f32], &[f32], *mut f32);
 
 /// The largest [`Tile::cols`].
 pub const MAX_COLS: usize = 32;
-/// The largest [`Tile::rows`].
+/// The largest [`Tile::rows`] of lanes.
 const MAX_ROWS: usize = 14;
 
 /// Where a tile of sums goes.
@@ -141,105 +54,105 @@ struct Step {
 }
 
 /// The tile of this processor for f32, with the most rows.
-pub static TILE: LazyLock<Tile> = LazyLock::new(|| Tile::new(level(), Format::Single));
+pub static TILE: LazyLock<Tile> = LazyLock::new(|| Tile::of_lanes(level(), Format::Single));
 
 impl Tile {
-    /// The tile of this processor with the most rows. Where it has no fast products of bf16, its
-    /// format is [`Format::Single`] whatever is asked for.
+    /// The tile of this processor with the most rows, for products in `format` where it is faster
+    /// at these than at those of f32. Elsewhere its format is [`Format::Single`].
     pub fn of(format: Format) -> Self {
-        match format {
-            Format::Pairs if has_fast_bf16() => Self::new(level(), format),
+        match (level(), format) {
+            #[cfg(target_arch = "x86_64")]
+            (Level::Amx, Format::Pairs | Format::Split) => Self::of_amx(format, super::amx::code()),
+            (level, Format::Pairs) if has_fast_bf16() => Self::of_lanes(level, format),
             _ => *TILE,
         }
     }
 
-    fn new(level: Level, format: Format) -> Self {
+    fn of_lanes(level: Level, format: Format) -> Self {
         let (cols, code): (_, &[Multiply]) = match (level, format) {
             #[cfg(target_arch = "x86_64")]
-            (Level::Avx512, Format::Single) => (32, &x86::AVX512),
+            (Level::Amx | Level::Avx512, Format::Single) => (32, &x86::AVX512),
             #[cfg(target_arch = "x86_64")]
-            (Level::Avx512, Format::Pairs) => (32, &x86::AVX512_BF16),
+            (Level::Amx | Level::Avx512, Format::Pairs) => (32, &x86::AVX512_BF16),
             #[cfg(target_arch = "x86_64")]
             (Level::Avx2, _) => (16, &x86::AVX2),
             _ => (8, &PORTABLE),
+        };
+        let layout = match format {
+            Format::Pairs => Layout::Pairs,
+            _ => Layout::Singles,
         };
         Self {
             rows: code.len(),
             cols,
             format,
-            code,
+            left: layout,
+            right: layout,
+            code: Code::Lanes(code),
         }
     }
 
-    /// The tile whose strips cover `m` rows with the fewest rows left over, as high as possible.
-    pub fn fitting(self, m: usize) -> Self {
-        let strips = m.div_ceil(self.code.len()).max(1);
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn of_amx(format: Format, code: super::amx::Multiply) -> Self {
+        let split = format == Format::Split;
         Self {
-            rows: m.div_ceil(strips).max(1),
+            rows: super::amx::ROWS,
+            cols: super::amx::COLS,
+            format,
+            left: Layout::LeftTiles { split },
+            right: Layout::RightTiles { split },
+            code: Code::Amx(code),
+        }
+    }
+
+    /// The tile whose strips cover `m` rows with the least work, as high as possible.
+    pub fn fitting(self, m: usize) -> Self {
+        let rows = match self.code {
+            Code::Lanes(code) => m.div_ceil(m.div_ceil(code.len()).max(1)),
+            // Rows that are not there cost nothing: the last strip is configured without them.
+            #[cfg(target_arch = "x86_64")]
+            Code::Amx(_) => m.min(super::amx::ROWS),
+        };
+        Self {
+            rows: rows.max(1),
             ..self
         }
     }
 
-    /// `c[i * stride + j] (+)= Σ a[k * rows + i] * b[k * cols + j]` for `i < m`, `j < n`.
+    /// `c[i][j] (+)= Σ a[k][i] * b[k][j]` for all rows and columns of `c`.
     ///
-    /// `a` and `b` hold `depth` steps of a full strip and a full panel; `m` and `n` cut the tile at
-    /// the edge of the matrix. With `add` the sums are added to what `c` holds.
-    #[allow(clippy::too_many_arguments)]
-    pub fn multiply(
-        &self,
-        depth: usize,
-        a: &[f32],
-        b: &[f32],
-        c: &mut [f32],
-        stride: usize,
-        (m, n): (usize, usize),
-        add: bool,
-    ) {
-        assert!(m >= 1 && c.len() >= (m - 1) * stride + n);
-        // SAFETY: `c` holds m rows of n elements.
-        unsafe { self.multiply_at(depth, a, b, c.as_mut_ptr(), stride, (m, n), add) }
-    }
-
-    /// Like [`Self::multiply`] with the result in the first rows of a block, as many as it has, but
-    /// at most [`Self::rows`]; the same for columns.
+    /// `a` holds a strip for each [`Self::rows`] rows of `c`, one behind the other, and `b` a panel
+    /// for each [`Self::cols`] columns, all of `depth` elements. With `add` the sums are added to
+    /// what `c` holds.
     pub fn multiply_into(&self, depth: usize, a: &[f32], b: &[f32], mut c: Block, add: bool) {
-        let (m, n) = (self.rows.min(c.count), self.cols.min(c.width));
-        if m > 0 && n > 0 {
-            let to = c.row(0).as_mut_ptr();
-            // SAFETY: a block's rows are its own.
-            unsafe { self.multiply_at(depth, a, b, to, c.stride, (m, n), add) }
+        let (strip, panel) = (depth * self.rows, depth * self.cols);
+        assert!(a.len() >= c.count.div_ceil(self.rows) * strip);
+        assert!(b.len() >= c.width.div_ceil(self.cols) * panel);
+        let code = match self.code {
+            Code::Lanes(code) => code[self.rows - 1],
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `code` is what this processor runs; the lengths of a and b were checked.
+            Code::Amx(code) => return unsafe { code(self, depth, a, b, c, add) },
+        };
+        for (s, i) in (0..c.count).step_by(self.rows).enumerate() {
+            for (p, j) in (0..c.width).step_by(self.cols).enumerate() {
+                let (a, b) = (&a[s * strip..], &b[p * panel..]);
+                let mut rows = c.rows(i, self.rows);
+                let to = rows.columns(j, self.cols);
+                let (stride, m, n) = (to.stride, to.count, to.width);
+                // SAFETY: as above; a block's rows are its own.
+                unsafe { code(Step { stride, m, n, add }, depth, a, b, to.first) }
+            }
         }
-    }
-
-    /// Like [`Self::multiply`] with the result at a pointer.
-    ///
-    /// # Safety
-    /// `m` rows of `n` elements, `stride` apart, can be written at `c`, with `add` also read, and
-    /// no other thread touches them.
-    #[allow(clippy::too_many_arguments)]
-    pub unsafe fn multiply_at(
-        &self,
-        depth: usize,
-        a: &[f32],
-        b: &[f32],
-        c: *mut f32,
-        stride: usize,
-        (m, n): (usize, usize),
-        add: bool,
-    ) {
-        assert!(a.len() >= depth * self.rows && b.len() >= depth * self.cols);
-        assert!(m >= 1 && m <= self.rows && n >= 1 && n <= self.cols);
-        // SAFETY: `code` is what this processor runs; the lengths of a and b were checked above,
-        // the caller answers for c.
-        unsafe { self.code[self.rows - 1](Step { stride, m, n, add }, depth, a, b, c) }
     }
 }
 
 /// `R` rows times 2 registers of sums.
 ///
 /// # Safety
-/// `a` holds `depth * R` and `b` `depth * 2 * COUNT` elements; `c` is as for
-/// [`Tile::multiply_at`]; the processor has the instructions of `L` and `P`.
+/// `a` holds `depth * R` and `b` `depth * 2 * COUNT` elements; `m` rows of `n` elements, `stride`
+/// apart, can be written at `c`, with `add` also read, and no other thread touches them; the
+/// processor has the instructions of `L` and `P`.
 #[inline(always)]
 unsafe fn tile<L: Lanes, P: Product<L>, const R: usize>(
     step: Step,
@@ -382,8 +295,10 @@ impl Shared {
 
 /// Rows of a matrix that one task writes.
 pub struct Block<'a> {
-    first: *mut f32,
-    stride: usize,
+    /// The first element of the first row.
+    pub(super) first: *mut f32,
+    /// Elements from one row to the next.
+    pub(super) stride: usize,
     count: usize,
     width: usize,
     of: PhantomData<&'a mut [f32]>,
@@ -409,6 +324,16 @@ impl<'a> Block<'a> {
     /// Elements of a row.
     pub fn width(&self) -> usize {
         self.width
+    }
+
+    /// All elements, row by row.
+    ///
+    /// # Panics
+    /// When there are gaps between the rows.
+    pub fn elements(&mut self) -> &mut [f32] {
+        assert!(self.stride == self.width);
+        // SAFETY: the rows are the block's, which is borrowed as long as the slice.
+        unsafe { std::slice::from_raw_parts_mut(self.first, self.count * self.width) }
     }
 
     /// The elements of row `i`.
@@ -452,12 +377,12 @@ mod tests {
     fn tiles() -> Vec<Tile> {
         let mut levels = vec![Level::Portable, level()];
         #[cfg(target_arch = "x86_64")]
-        if level() == Level::Avx512 {
+        if level() > Level::Avx2 {
             levels.push(Level::Avx2);
         }
         let highest = levels
             .into_iter()
-            .map(|level| Tile::new(level, Format::Single));
+            .map(|level| Tile::of_lanes(level, Format::Single));
         highest
             .flat_map(|tile| (1..=tile.rows).map(move |rows| Tile { rows, ..tile }))
             .collect()
@@ -466,27 +391,27 @@ mod tests {
     #[test]
     fn full_and_cut_tiles_hold_the_sums() {
         for tile in tiles() {
+            let Tile { rows, cols, .. } = tile;
             let depth = 5;
-            let a: Vec<f32> = (0..depth * tile.rows)
-                .map(|i| (i % 7) as f32 - 3.)
-                .collect();
-            let b: Vec<f32> = (0..depth * tile.cols)
-                .map(|i| (i % 5) as f32 - 2.)
-                .collect();
+            let a: Vec<f32> = (0..2 * depth * rows).map(|i| (i % 7) as f32 - 3.).collect();
+            let b: Vec<f32> = (0..2 * depth * cols).map(|i| (i % 5) as f32 - 2.).collect();
+            let at = |size, k, i| (i / size * depth + k) * size + i % size;
             for (m, n) in [
-                (tile.rows, tile.cols),
+                (rows, cols),
                 (1, 1),
-                (tile.rows.div_ceil(2), tile.cols),
-                (tile.rows, 3),
+                (rows.div_ceil(2), cols),
+                (rows, 3),
+                (rows + 1, cols),
+                (2 * rows, cols + 2),
             ] {
-                let stride = tile.cols + 2;
-                let mut c = vec![1f32; tile.rows * stride];
-                tile.multiply(depth, &a, &b, &mut c, stride, (m, n), true);
+                let stride = 2 * cols + 2;
+                let mut c = vec![1f32; (2 * rows + 1) * stride];
+                let mut block = Block::new(&mut c, stride);
+                tile.multiply_into(depth, &a, &b, block.rows(0, m).columns(0, n), true);
                 for (i, row) in c.chunks_exact(stride).enumerate() {
                     for (j, got) in row.iter().enumerate() {
-                        let sum: f32 = (0..depth)
-                            .map(|k| a[k * tile.rows + i] * b[(k * tile.cols + j) % b.len()])
-                            .sum();
+                        let product = |k| a[at(rows, k, i) % a.len()] * b[at(cols, k, j) % b.len()];
+                        let sum: f32 = (0..depth).map(product).sum();
                         let want = if i < m && j < n { 1. + sum } else { 1. };
                         assert_eq!(*got, want, "{m} x {n} at {i}, {j}");
                     }

@@ -104,25 +104,25 @@ struct Keys {
     depth: usize,      // elements of c
     count: usize,      // m
     channels: usize,   // d
-    block: usize,      // keys of a block: whole strips, whole elements
+    block: usize,      // keys of a block: whole strips, whole elements or groups of them
 }
 
 impl Keys {
     fn new(head: &Head, tile: Tile) -> Self {
         let Head { k, v, .. } = *head;
         let (values_tile, tile) = (tile.fitting(v.len), tile.fitting(k.count));
-        let (depth, elements) = (tile.format.elements(k.len), tile.format.elements(k.count));
+        let (depth, elements) = (tile.left.elements(k.len), tile.left.elements(k.count));
         let mut strips = vec![0f32; k.count.div_ceil(tile.rows) * depth * tile.rows];
         let chunks = strips.chunks_exact_mut((depth * tile.rows).max(1));
         for (first, strip) in (0..).step_by(tile.rows).zip(chunks) {
             let rows = k.rows(first, tile.rows);
-            transpose(rows, 1., tile.format, Block::new(strip, tile.rows));
+            transpose(rows, 1., tile.left, Block::new(strip, tile.rows));
         }
         let rows = values_tile.rows;
         let mut values = vec![0f32; v.len.div_ceil(rows) * elements * rows];
         let chunks = values.chunks_exact_mut(elements * rows);
         for (first, strip) in (0..).step_by(rows).zip(chunks) {
-            stack(v.columns(first, rows), tile.format, Block::new(strip, rows));
+            stack(v.columns(first, rows), tile.left, Block::new(strip, rows));
         }
         Self {
             tile,
@@ -217,11 +217,14 @@ mod tests {
                         rows.row(i)[j / width] as f64 + columns.row(i)[j % width] as f64
                     }
                 });
-                let got = attend((1, 1), |_, _| head, 0.3, Format::Single);
-                assert_near(&got, &want, 3e-6, &format!("{n}x{m}x{c}"));
-                if Tile::of(Format::Pairs).format == Format::Pairs {
-                    let got = attend((1, 1), |_, _| head, 0.3, Format::Pairs);
-                    assert_near(&got, &want, 2e-2, &format!("{n}x{m}x{c} in bf16"));
+                for format in Format::ALL {
+                    let tolerance = match Tile::of(format).format {
+                        Format::Single => 3e-6,
+                        Format::Pairs => 2e-2,
+                        Format::Split => 3e-5,
+                    };
+                    let got = attend((1, 1), |_, _| head, 0.3, format);
+                    assert_near(&got, &want, tolerance, &format!("{n}x{m}x{c} {format:?}"));
                 }
             }
         }
@@ -283,23 +286,25 @@ mod tests {
             v: Rows::new(&v, c, m, c),
             bias: Bias::Each(Rows::new(&hidden, m, n, m)),
         };
-        let got = attend((1, 1), |_, _| head, 1., Format::Single);
-        for (i, row) in got.chunks_exact(c).enumerate() {
-            assert!(
-                row[0].is_nan(),
-                "a value that is not a number reaches query {i}"
-            );
-            let expected = matches!(i, 3 | 5 | 6); // as the definition has it
-            assert_eq!(
-                row[1..].iter().all(|x| x.is_nan()),
-                expected,
-                "query {i}: {row:?}"
-            );
-            assert_eq!(
-                row[1..].iter().any(|x| x.is_nan()),
-                expected,
-                "query {i}: {row:?}"
-            );
+        for format in Format::ALL {
+            let got = attend((1, 1), |_, _| head, 1., format);
+            for (i, row) in got.chunks_exact(c).enumerate() {
+                assert!(
+                    row[0].is_nan(),
+                    "a value that is not a number reaches query {i}"
+                );
+                let expected = matches!(i, 3 | 5 | 6); // as the definition has it
+                assert_eq!(
+                    row[1..].iter().all(|x| x.is_nan()),
+                    expected,
+                    "{format:?}, query {i}: {row:?}"
+                );
+                assert_eq!(
+                    row[1..].iter().any(|x| x.is_nan()),
+                    expected,
+                    "{format:?}, query {i}: {row:?}"
+                );
+            }
         }
     }
 }

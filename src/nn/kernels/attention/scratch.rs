@@ -4,7 +4,7 @@ use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 use super::super::lanes::vectorised;
-use super::super::pack::{Format, Rows, stack, transpose};
+use super::super::pack::{Layout, Rows, stack, transpose};
 use super::super::tile::Block;
 use super::{Bias, Head, Keys};
 
@@ -15,7 +15,7 @@ pub(super) struct Scratch {
     queries: Vec<f32>, // of each panel [elements of c][cols], scaled
     grid: Vec<f32>,    // of each panel [grid rows + grid columns][cols], scaled
     scores: Vec<f32>,  // [keys of a block][cols], then their exponentials
-    pairs: Vec<f32>,   // [elements of a block][cols]: the exponentials as pairs
+    weights: Vec<f32>, // [elements of a block][cols]: the exponentials as right operand
     max: Vec<f32>,     // of each panel [cols]: the largest score so far
     total: Vec<f32>,   // of each panel [cols]: the sum of exponentials so far
     sums: Vec<f32>,    // of each panel [d][cols]: the sum of weighted values so far
@@ -30,16 +30,16 @@ impl Scratch {
             _ => 0,
         };
         let block = keys.block.min(keys.count);
-        let pairs = match keys.tile.format {
-            Format::Single => 0,
-            Format::Pairs => block.div_ceil(2),
+        let weights = match keys.tile.right {
+            Layout::Singles => 0, // the scores are
+            layout => layout.elements(block),
         };
         Self {
             cols,
             queries: vec![0.; panels * keys.depth * cols],
             grid: vec![0.; panels * grid * cols],
             scores: vec![0.; block * cols],
-            pairs: vec![0.; pairs * cols],
+            weights: vec![0.; weights * cols],
             max: vec![0.; panels * cols],
             total: vec![0.; panels * cols],
             sums: vec![0.; panels * keys.channels * cols],
@@ -49,7 +49,7 @@ impl Scratch {
 
     /// Leaves the results of these queries in `sums`, transposed.
     pub(super) fn attend(&mut self, head: &Head, keys: &Keys, queries: Range<usize>, scale: f32) {
-        let (cols, format) = (self.cols, keys.tile.format);
+        let (cols, layout) = (self.cols, keys.tile.right);
         // Exponentials are powers of 2, which saves a product each.
         let panels = queries.len().div_ceil(cols);
         for p in 0..panels {
@@ -57,7 +57,7 @@ impl Scratch {
             let count = cols.min(queries.end - first);
             let to = &mut self.queries[p * keys.depth * cols..][..keys.depth * cols];
             let q = head.q.rows(first, count);
-            transpose(q, scale * LOG2_E, format, Block::new(to, cols));
+            transpose(q, scale * LOG2_E, layout, Block::new(to, cols));
             if let Bias::Grid { rows, columns } = head.bias {
                 let sides = rows.len + columns.len;
                 let (to, rest) =
@@ -66,7 +66,7 @@ impl Scratch {
                     transpose(
                         bias.rows(first, count),
                         LOG2_E,
-                        Format::Single,
+                        Layout::Singles,
                         Block::new(to, cols),
                     );
                 }
@@ -116,7 +116,7 @@ impl Scratch {
                 let bias = bias
                     .rows(queries.start, queries.len())
                     .columns(keys.start, keys.len());
-                transpose(bias, LOG2_E, Format::Single, Block::new(scores, cols));
+                transpose(bias, LOG2_E, Layout::Singles, Block::new(scores, cols));
             }
             Bias::Grid { rows, columns } => {
                 let sides = rows.len + columns.len;
@@ -132,12 +132,8 @@ impl Scratch {
     fn score(&mut self, keys: &Keys, start: usize, len: usize, p: usize, add: bool) {
         let Keys { tile, depth, .. } = *keys;
         let panel = &self.queries[p * depth * self.cols..];
-        for first in (0..len).step_by(tile.rows) {
-            let strip = &keys.strips[(start + first) * depth..];
-            let to = &mut self.scores[first * self.cols..];
-            let size = (tile.rows.min(len - first), self.cols);
-            tile.multiply(depth, strip, panel, to, self.cols, size, add);
-        }
+        let to = Block::new(&mut self.scores[..len * self.cols], self.cols);
+        tile.multiply_into(depth, &keys.strips[start * depth..], panel, to, add);
     }
 
     /// Turns scores into weights and adds the weighted values.
@@ -152,28 +148,21 @@ impl Scratch {
             &mut self.total[queries],
             sums,
         );
-        let weights = match tile.format {
-            Format::Single => &self.scores,
-            Format::Pairs => {
+        let weights = match tile.right {
+            Layout::Singles => &self.scores,
+            layout => {
                 let scores = Rows::new(scores, cols, len, cols);
-                stack(scores, tile.format, Block::new(&mut self.pairs, cols));
-                &self.pairs
+                stack(scores, layout, Block::new(&mut self.weights, cols));
+                &self.weights
             }
         };
-        let depth = tile.format.elements(keys.count);
-        let (start, len) = (tile.format.elements(start), tile.format.elements(len));
+        let depth = tile.left.elements(keys.count);
+        let (start, len) = (tile.left.elements(start), tile.left.elements(len));
         for first in (0..keys.channels).step_by(tile.rows) {
             let strip = &keys.values[first * depth + start * tile.rows..];
-            let size = (tile.rows.min(keys.channels - first), cols);
-            tile.multiply(
-                len,
-                strip,
-                weights,
-                &mut sums[first * cols..],
-                cols,
-                size,
-                true,
-            );
+            let rows = tile.rows.min(keys.channels - first);
+            let to = Block::new(&mut sums[first * cols..][..rows * cols], cols);
+            tile.multiply_into(len, strip, weights, to, true);
         }
     }
 
@@ -186,7 +175,7 @@ impl Scratch {
         {
             let count = self.cols.min(to.count().saturating_sub(p * self.cols));
             let sums = Rows::new(sums, self.cols, self.channels, count);
-            transpose(sums, 1., Format::Single, to.rows(p * self.cols, count));
+            transpose(sums, 1., Layout::Singles, to.rows(p * self.cols, count));
         }
     }
 }

@@ -1,0 +1,323 @@
+//! Products of bf16 by AMX: eight registers, here called tiles, of 16 rows of 64 bytes.
+//!
+//! Four of them hold 32 x 32 sums, two the rows of the left operand, two the columns of the right
+//! one; an instruction multiplies 16 rows of 32 values with 16 columns. Numbers split in a high
+//! and a low bf16 take three products: high by high, low by high and high by low. Low by low is
+//! less than what the parts leave out.
+//!
+//! Configuration and contents of the tiles belong to the thread. Each product configures them and
+//! leaves the configuration that it found: another user of AMX may rely on its own.
+
+use std::arch::asm;
+
+use super::pack::Format;
+use super::tile::{Block, Tile};
+
+/// Rows of a strip, at most.
+pub const ROWS: usize = 32;
+/// Columns of a panel.
+pub const COLS: usize = 32;
+/// Rows of a tile, and elements of a row.
+const SIDE: usize = 16;
+
+/// Like [`Tile::multiply_into`].
+///
+/// # Safety
+/// The processor has AMX; the operands are as long as [`Tile::multiply_into`] wants them.
+pub type Multiply = unsafe fn(&Tile, usize, &[f32], &[f32], Block, bool);
+
+/// The code that multiplies at [`Level::Amx`](super::level::Level::Amx).
+pub fn code() -> Multiply {
+    #[cfg(test)]
+    if emulation::is_asked_for() {
+        return emulation::multiply;
+    }
+    |tile, depth, a, b, c, add| {
+        // SAFETY: passed on to the caller.
+        unsafe { multiply(&mut Processor, tile, depth, a, b, c, add) }
+    }
+}
+
+/// What LDTILECFG reads.
+#[repr(C, align(64))]
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Configuration {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    bytes: [u16; 16], // of a row of each tile
+    rows: [u8; 16],   // of each tile
+}
+
+impl Configuration {
+    const NONE: Self = Self {
+        palette: 0,
+        start_row: 0,
+        reserved: [0; 14],
+        bytes: [0; 16],
+        rows: [0; 16],
+    };
+
+    /// For `m` x `n` sums.
+    fn of(m: usize, n: usize) -> Self {
+        let mut new = Self {
+            palette: 1,
+            ..Self::NONE
+        };
+        let halves = |size: usize| [size.min(SIDE), size.saturating_sub(SIDE)];
+        let mut set = |tile: usize, rows: usize, elements: usize| {
+            if rows * elements > 0 {
+                new.rows[tile] = rows as u8;
+                new.bytes[tile] = 4 * elements as u16;
+            }
+        };
+        for (i, m) in halves(m).into_iter().enumerate() {
+            set(LEFT + i, m, SIDE);
+            for (j, n) in halves(n).into_iter().enumerate() {
+                set(2 * i + j, m, n);
+            }
+        }
+        for (j, n) in halves(n).into_iter().enumerate() {
+            set(RIGHT + j, SIDE, n);
+        }
+        new
+    }
+}
+
+/// The first tile of the left operand; the sums come before.
+const LEFT: usize = 4;
+/// The first tile of the right operand.
+const RIGHT: usize = 6;
+
+/// The instructions, by the numbers of the tiles.
+///
+/// # Safety
+/// The processor has AMX; tiles are configured for what is done with them, and rows of that size
+/// lie in memory, `stride` elements apart.
+trait Instructions {
+    /// STTILECFG: the configuration of this thread.
+    unsafe fn configuration(&mut self) -> Configuration;
+    /// LDTILECFG
+    unsafe fn configure(&mut self, configuration: &Configuration);
+    /// TILERELEASE: no configuration any more.
+    unsafe fn release(&mut self);
+    /// TILEZERO
+    unsafe fn zero<const TILE: usize>(&mut self);
+    /// TILELOADD
+    unsafe fn load<const TILE: usize>(&mut self, from: *const f32, stride: usize);
+    /// TILESTORED
+    unsafe fn store<const TILE: usize>(&mut self, to: *mut f32, stride: usize);
+    /// TDPBF16PS: adds the products of rows of `A` with columns of `B` to `SUM`.
+    unsafe fn add_products<const SUM: usize, const A: usize, const B: usize>(&mut self);
+}
+
+/// Repeats an expression for the tiles of sums that there are, each with its number as a constant
+/// and its place: 32 rows have two tiles, one below the other, and so do 32 columns.
+macro_rules! each_sum {
+    ($has:ident, $sum:ident, $i:ident, $j:ident => $body:expr) => {{
+        each_sum!(@ true, $sum, $i, $j => $body; 0);
+        each_sum!(@ $has.1, $sum, $i, $j => $body; 1);
+        each_sum!(@ $has.0, $sum, $i, $j => $body; 2);
+        each_sum!(@ $has.0 && $has.1, $sum, $i, $j => $body; 3);
+    }};
+    (@ $there:expr, $sum:ident, $i:ident, $j:ident => $body:expr; $number:literal) => {
+        if $there {
+            const $sum: usize = $number;
+            let ($i, $j) = ($sum / 2, $sum % 2);
+            $body
+        }
+    };
+}
+
+/// Products of all strips in `a` with all panels in `b`, see [`Tile::multiply_into`].
+///
+/// # Safety
+/// As [`Multiply`] says.
+unsafe fn multiply<I: Instructions>(
+    amx: &mut I,
+    tile: &Tile,
+    depth: usize,
+    a: &[f32],
+    b: &[f32],
+    mut c: Block,
+    add: bool,
+) {
+    let Tile { rows, format, .. } = *tile;
+    let mut configured = (0, 0);
+    // SAFETY: a strip or panel is `depth` elements of its rows or columns, and configured are those
+    // that `c` has.
+    unsafe {
+        let found = amx.configuration();
+        for (s, i) in (0..c.count()).step_by(rows).enumerate() {
+            for (p, j) in (0..c.width()).step_by(COLS).enumerate() {
+                let (a, b) = (&a[s * depth * rows..], &b[p * depth * COLS..]);
+                let mut c = c.rows(i, rows);
+                let c = c.columns(j, COLS);
+                let size = (c.count(), c.width());
+                if size != configured {
+                    amx.configure(&Configuration::of(size.0, size.1));
+                    configured = size;
+                }
+                let (a, b) = (a.as_ptr(), b.as_ptr());
+                multiply_one(amx, depth, format, rows, a, b, c, add);
+            }
+        }
+        match found.palette {
+            0 => amx.release(),
+            _ => amx.configure(&found),
+        }
+    }
+}
+
+/// The product of one strip of `rows` rows with one panel.
+///
+/// # Safety
+/// As [`Multiply`] says; the tiles are configured for the size of `c`.
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+unsafe fn multiply_one<I: Instructions>(
+    amx: &mut I,
+    depth: usize,
+    format: Format,
+    rows: usize,
+    mut a: *const f32,
+    mut b: *const f32,
+    c: Block,
+    add: bool,
+) {
+    let has = (c.count() > SIDE, c.width() > SIDE); // second tiles
+    let (stride, to) = (c.stride, |i: usize, j: usize| {
+        c.first.wrapping_add(i * SIDE * c.stride + j * SIDE)
+    });
+    let parts = match format {
+        Format::Split => 2,
+        _ => 1,
+    };
+    let (a_part, b_part) = (rows * SIDE, SIDE * COLS);
+    // SAFETY: the caller's promises.
+    unsafe {
+        match add {
+            true => each_sum!(has, SUM, i, j => amx.load::<SUM>(to(i, j), stride)),
+            false => each_sum!(has, SUM, _i, _j => amx.zero::<SUM>()),
+        }
+        for _ in 0..depth / (parts * SIDE) {
+            load_left(amx, has, a);
+            load_right(amx, has, b);
+            add_products(amx, has);
+            if parts == 2 {
+                load_left(amx, has, a.add(a_part));
+                add_products(amx, has);
+                load_left(amx, has, a);
+                load_right(amx, has, b.add(b_part));
+                add_products(amx, has);
+            }
+            a = a.add(parts * a_part);
+            b = b.add(parts * b_part);
+        }
+        each_sum!(has, SUM, i, j => amx.store::<SUM>(to(i, j), stride));
+    }
+}
+
+/// # Safety
+/// As [`Instructions`] says, for 32 elements of each row.
+#[inline(always)]
+unsafe fn load_left<I: Instructions>(amx: &mut I, has: (bool, bool), from: *const f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        amx.load::<LEFT>(from, SIDE);
+        if has.0 {
+            amx.load::<{ LEFT + 1 }>(from.add(SIDE * SIDE), SIDE);
+        }
+    }
+}
+
+/// # Safety
+/// As [`Instructions`] says, for 32 elements of each column.
+#[inline(always)]
+unsafe fn load_right<I: Instructions>(amx: &mut I, has: (bool, bool), from: *const f32) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        amx.load::<RIGHT>(from, COLS);
+        if has.1 {
+            amx.load::<{ RIGHT + 1 }>(from.add(SIDE), COLS);
+        }
+    }
+}
+
+/// # Safety
+/// As [`Instructions`] says.
+#[inline(always)]
+unsafe fn add_products<I: Instructions>(amx: &mut I, has: (bool, bool)) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        each_sum!(has, SUM, _i, _j => {
+            amx.add_products::<SUM, { LEFT + SUM / 2 }, { RIGHT + SUM % 2 }>()
+        });
+    }
+}
+
+/// The instructions as they are: those of Rust are not stable yet.
+///
+/// Tiles keep their contents from one instruction to the next because nothing else uses them: a
+/// compiler does so only when asked for it, and the system keeps each thread's.
+struct Processor;
+
+/// One instruction; all tiles count as overwritten.
+macro_rules! instruction {
+    ($text:literal, $($operands:tt)*) => {
+        asm!(
+            $text,
+            $($operands)*
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack, preserves_flags),
+        )
+    };
+}
+
+// SAFETY of each function: the caller's promises, see the trait.
+impl Instructions for Processor {
+    #[inline(always)]
+    unsafe fn configuration(&mut self) -> Configuration {
+        let mut now = Configuration::NONE;
+        unsafe { instruction!("sttilecfg [{}]", in(reg) &mut now,) }
+        now
+    }
+
+    #[inline(always)]
+    unsafe fn configure(&mut self, configuration: &Configuration) {
+        unsafe { instruction!("ldtilecfg [{}]", in(reg) configuration,) }
+    }
+
+    #[inline(always)]
+    unsafe fn release(&mut self) {
+        unsafe { instruction!("tilerelease",) }
+    }
+
+    #[inline(always)]
+    unsafe fn zero<const TILE: usize>(&mut self) {
+        unsafe { instruction!("tilezero tmm{}", const TILE,) }
+    }
+
+    #[inline(always)]
+    unsafe fn load<const TILE: usize>(&mut self, from: *const f32, stride: usize) {
+        unsafe {
+            instruction!("tileloadd tmm{}, [{} + 4*{}]", const TILE, in(reg) from, in(reg) stride,)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store<const TILE: usize>(&mut self, to: *mut f32, stride: usize) {
+        unsafe {
+            instruction!("tilestored [{} + 4*{}], tmm{}", in(reg) to, in(reg) stride, const TILE,)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn add_products<const SUM: usize, const A: usize, const B: usize>(&mut self) {
+        unsafe { instruction!("tdpbf16ps tmm{}, tmm{}, tmm{}", const SUM, const A, const B,) }
+    }
+}
+
+#[cfg(test)]
+mod emulation;

@@ -1,0 +1,204 @@
+//! The instruction sets that kernels are compiled for, and which of them runs.
+
+use std::sync::LazyLock;
+
+/// An instruction set that the kernels are compiled for; each has those before it too.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Level {
+    /// What the compiler makes of plain code.
+    Portable,
+    /// 8 lanes.
+    Avx2,
+    /// 16 lanes.
+    Avx512,
+    /// 16 lanes, and registers of 16 x 16 sums for products of bf16.
+    Amx,
+}
+
+/// Names a [`Level`] below the processor's own, for tests and for finding faults.
+pub const LEVEL_VARIABLE: &str = "CANDLE_SAM3_CPU";
+
+/// A name for [`LEVEL_VARIABLE`] in tests: [`Level::Amx`] with its instructions emulated, on any
+/// processor that [has bf16](has_bf16).
+#[cfg(test)]
+pub const EMULATED_AMX: &str = "emulated-amx";
+
+/// The instruction set that kernels run with: the widest that this processor has, or the lesser
+/// one that the environment variable `CANDLE_SAM3_CPU` names: `amx`, `avx512`, `avx2` or
+/// `portable`.
+pub fn level() -> Level {
+    static LEVEL: LazyLock<Level> = LazyLock::new(|| {
+        let widest = widest();
+        let Some(name) = std::env::var_os(LEVEL_VARIABLE) else {
+            return widest;
+        };
+        let asked = match name.to_str() {
+            Some("amx") => Level::Amx,
+            Some("avx512") => Level::Avx512,
+            Some("avx2") => Level::Avx2,
+            Some("portable") => Level::Portable,
+            #[cfg(test)]
+            Some(EMULATED_AMX) if has_bf16() => return Level::Amx,
+            _ => {
+                tracing::warn!("{LEVEL_VARIABLE}={name:?} is none of amx, avx512, avx2, portable");
+                return widest;
+            }
+        };
+        if asked > widest {
+            tracing::warn!("{LEVEL_VARIABLE}={name:?}, but this processor has {widest:?} at most");
+        }
+        asked.min(widest)
+    });
+    *LEVEL
+}
+
+fn widest() -> Level {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        if has!("avx512f") && has!("avx512dq") && has!("avx512vl") && has!("fma") {
+            return match has_bf16() && amx::is_usable() {
+                true => Level::Amx,
+                false => Level::Avx512,
+            };
+        }
+        if has!("avx2") && has!("fma") {
+            return Level::Avx2;
+        }
+    }
+    Level::Portable
+}
+
+/// Whether this processor has AVX-512's instructions for bf16, which pack operands of bf16.
+pub fn has_bf16() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        has!("avx512dq") && has!("avx512vl") && has!("avx512bw") && has!("avx512bf16")
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Whether products of bf16 are faster here than those of f32 or of numbers split in two bf16.
+///
+/// They are with AMX. Of the processors without, AMD's take pairs of bf16 at the rate of single
+/// products of f32; Intel's take longer for a pair than for two products of f32.
+pub fn has_fast_bf16() -> bool {
+    match level() {
+        Level::Amx => true,
+        Level::Avx512 => has_bf16() && is_amd(),
+        _ => false,
+    }
+}
+
+fn is_amd() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        static IS_AMD: LazyLock<bool> = LazyLock::new(|| {
+            let vendor = std::arch::x86_64::__cpuid(0);
+            [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes)
+                == [*b"Auth", *b"enti", *b"cAMD"]
+        });
+        *IS_AMD
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+#[cfg(target_arch = "x86_64")]
+mod amx {
+    use std::arch::is_x86_feature_detected as has;
+    use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
+
+    /// Whether the processor has tiles and products of bf16, and the system lets this process use
+    /// them. Linux asks processes to ask; the permission holds for all threads.
+    pub fn is_usable() -> bool {
+        const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
+        let has_leaf = __cpuid(0).eax >= 7;
+        has_leaf
+            && __cpuid_count(7, 0).edx & BF16_AND_TILES == BF16_AND_TILES
+            && system_keeps_tiles()
+            && is_permitted()
+    }
+
+    /// Whether the system keeps the tiles and their configuration when it switches threads.
+    fn system_keeps_tiles() -> bool {
+        const CONFIGURATION_AND_TILES: u64 = 1 << 17 | 1 << 18;
+        #[target_feature(enable = "xsave")]
+        fn kept() -> u64 {
+            // SAFETY: register 0 exists where the instruction does.
+            unsafe { _xgetbv(0) }
+        }
+        // SAFETY: the feature is there.
+        has!("xsave") && unsafe { kept() } & CONFIGURATION_AND_TILES == CONFIGURATION_AND_TILES
+    }
+
+    #[cfg(target_os = "linux")]
+    fn is_permitted() -> bool {
+        const ARCH_PRCTL: u64 = 158;
+        const ARCH_REQ_XCOMP_PERM: u64 = 0x1023;
+        const XFEATURE_XTILEDATA: u64 = 18;
+        let result: i64;
+        // SAFETY: this call reads and writes no memory of the process; a system call leaves all
+        // registers but these as they were.
+        unsafe {
+            std::arch::asm!(
+                "syscall",
+                inlateout("rax") ARCH_PRCTL => result,
+                in("rdi") ARCH_REQ_XCOMP_PERM,
+                in("rsi") XFEATURE_XTILEDATA,
+                out("rcx") _,
+                out("r11") _,
+                options(nostack, nomem),
+            );
+        }
+        result == 0
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn is_permitted() -> bool {
+        false
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        #[cfg(target_os = "linux")]
+        fn permission_is_given_only_where_the_processor_has_tiles() {
+            const TILES: u32 = 1 << 24;
+            let has_tiles = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & TILES != 0;
+            assert!(has_tiles || !is_permitted());
+        }
+    }
+}
+
+/// Defines a function whose body is compiled for each instruction set and run in the widest.
+macro_rules! dispatch {
+    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? $body:block) => {
+        $(#[$doc])*
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn body($($arg: $ty),*) $(-> $ret)? $body
+            #[cfg(target_arch = "x86_64")]
+            {
+                use $crate::nn::kernels::level::{Level, level};
+                #[target_feature(enable = "avx512f,avx512dq,avx512vl,fma")]
+                fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                #[target_feature(enable = "avx2,fma")]
+                fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
+                match level() {
+                    // SAFETY: `level` reports what this processor has.
+                    Level::Amx | Level::Avx512 => return unsafe { avx512($($arg),*) },
+                    // SAFETY: as above.
+                    Level::Avx2 => return unsafe { avx2($($arg),*) },
+                    Level::Portable => {}
+                }
+            }
+            body($($arg),*)
+        }
+    };
+}
+pub(crate) use dispatch;
