@@ -66,6 +66,9 @@ pub(super) fn fill(image: &mut Image, mask: &Mask, color: Color, opacity: f32) {
     }
 }
 
+/// Numbers that are compared at once.
+const LANES: usize = 8;
+
 /// The outline of a mask, to be drawn as a line.
 pub(super) struct Outline {
     /// Column and row in the image of the first distance.
@@ -80,27 +83,34 @@ impl Outline {
     /// For lines up to `width` pixels wide.
     pub(super) fn new(mask: &Mask, width: f32) -> Self {
         let points = smooth(&contour::outline(mask));
-        let reach = (width / 2.0 + 0.5).ceil() as isize;
-        let fold = |pick: fn(&(f32, f32)) -> f32, least: fn(f32, f32) -> f32| {
-            points.iter().map(pick).reduce(least).unwrap_or(0.) as isize
-        };
-        let (left, top) = (
-            fold(|p| p.0, f32::min) - reach,
-            fold(|p| p.1, f32::min) - reach,
-        );
-        let columns = (fold(|p| p.0, f32::max) + reach + 2 - left) as usize;
-        let rows = (fold(|p| p.1, f32::max) + reach + 2 - top) as usize;
+        let reach = width / 2.0 + 0.5;
+        let (mut least, mut most) = ([0.0; 2], [0.0; 2]);
+        if let Some(&(x, y)) = points.first() {
+            (least, most) = ([x, y], [x, y]);
+        }
+        for &(x, y) in &points {
+            least = [x.min(least[0]), y.min(least[1])];
+            most = [x.max(most[0]), y.max(most[1])];
+        }
+        let first = |x: f32| (x - reach).ceil() as isize;
+        let [left, top] = least.map(first);
+        // Whole registers, though the last distances of each are farther than a line reaches.
+        let span = ((2.0 * reach) as usize + 1).next_multiple_of(LANES);
+        let columns = (first(most[0]) - left) as usize + span;
+        let rows = ((most[1] + reach) as isize + 1 - top) as usize;
         let mut squares = vec![f32::INFINITY; columns * rows];
+        let mut across = vec![0.; span];
         for (x, y) in points {
-            let first = (x as isize - reach - left) as usize;
-            for pixel_y in y as isize - reach..=y as isize + reach + 1 {
-                let row = &mut squares[(pixel_y - top) as usize * columns..][..columns];
-                let row = &mut row[first..][..2 * reach as usize + 2];
-                let dy = pixel_y as f32 - y;
-                let start = (x as isize - reach) as f32 - x;
-                for (column, square) in row.iter_mut().enumerate() {
-                    let dx = start + column as f32;
-                    *square = square.min(dx * dx + dy * dy);
+            for (column, square) in (first(x)..).zip(&mut across) {
+                *square = (column as f32 - x).powi(2);
+            }
+            for row in first(y)..=(y + reach) as isize {
+                let down = (row as f32 - y).powi(2);
+                let squares = &mut squares[(row - top) as usize * columns..];
+                let squares = &mut squares[(first(x) - left) as usize..][..span];
+                let squares = squares.as_chunks_mut::<LANES>().0.iter_mut();
+                for (squares, across) in squares.zip(across.as_chunks::<LANES>().0) {
+                    *squares = std::array::from_fn(|i| squares[i].min(across[i] + down));
                 }
             }
         }
