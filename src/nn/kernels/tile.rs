@@ -73,10 +73,13 @@ pub fn has_fast_bf16() -> bool {
     {
         use std::arch::is_x86_feature_detected as has;
         static FAST: LazyLock<bool> = LazyLock::new(|| {
-            let vendor = std::arch::x86_64::__cpuid(0);
-            let is_amd = [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes)
-                == [*b"Auth", *b"enti", *b"cAMD"];
-            is_amd && level() == Level::Avx512 && has!("avx512bf16") && has!("avx512bw")
+            // Asked last: not every place that runs the other levels has the instruction.
+            let is_amd = || {
+                let vendor = std::arch::x86_64::__cpuid(0);
+                [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes)
+                    == [*b"Auth", *b"enti", *b"cAMD"]
+            };
+            level() == Level::Avx512 && has!("avx512bf16") && has!("avx512bw") && is_amd()
         });
         *FAST
     }
