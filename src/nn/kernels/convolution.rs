@@ -107,9 +107,8 @@ pub fn conv2d(
                     let pixels = first + at..first + columns.min(at + tile.cols);
                     image.pack_elements(pixels, start..start + len, kernel, values, panel);
                 }
-                let strips = kernel.strips.chunks_exact((depth * tile.rows).max(1));
-                for (row, strip) in (0..).step_by(tile.rows).zip(strips) {
-                    let strip = &strip[start * tile.rows..];
+                for row in (0..kernel.out).step_by(tile.rows) {
+                    let strip = &kernel.strips[row * depth + start * tile.rows..];
                     let mut out = out.rows(row, tile.rows);
                     let panels = packed.chunks_exact((len * tile.cols).max(1));
                     for (panel, at) in panels.zip(starts()) {
@@ -292,5 +291,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn without_channels_the_bias_is_left() {
+        let kernel = PackedKernel::new(&[], 3, 0, 3, Format::Single);
+        let window = Window {
+            stride: (1, 1),
+            padding: (1, 1),
+        };
+        let got = conv2d(&[], (4, 5), &kernel, Some(&[1., 2., 3.]), window);
+        let want = [[1.; 20], [2.; 20], [3.; 20]].concat();
+        assert_eq!(got.unwrap(), (want, (4, 5)));
     }
 }
