@@ -40,7 +40,16 @@ pub struct TransformedKernel {
 
 impl TransformedKernel {
     /// From a row-major `weight` (out, channels, 3, 3).
+    ///
+    /// # Panics
+    /// When the sizes disagree.
     pub fn new(weight: &[f32], out: usize, channels: usize) -> Self {
+        let len = weight.len();
+        assert_eq!(
+            len,
+            out * channels * 9,
+            "{len} values for {out} x {channels} kernels"
+        );
         let rows = TILE.rows;
         let plane = out.div_ceil(rows) * channels * rows;
         let mut strips = vec![0f32; POINTS * plane];
@@ -403,5 +412,11 @@ mod tests {
             let relative = (error / norm).sqrt();
             assert!(relative < 3e-6, "{c}->{o} at {h} x {w}: {relative:.1e}");
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "9 values for 3 x 2 kernels")]
+    fn a_weight_of_another_size_is_refused() {
+        TransformedKernel::new(&random(9, 1), 3, 2);
     }
 }
