@@ -5,7 +5,7 @@
 pub mod attention;
 pub mod conv;
 pub mod conv_transpose;
-pub mod kernels;
+pub(crate) mod kernels;
 pub mod linear;
 pub mod mlp;
 pub mod norm;

@@ -375,6 +375,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes long and follows no pointers")]
     fn every_window_equals_candles_convolution() {
         struct Case {
             size: (usize, usize),

@@ -72,6 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[cfg_attr(miri, ignore = "takes long and follows no pointers")]
     fn the_error_function_follows_its_integral() {
         let (mut integral, step) = (0f64, 1e-4);
         for i in 0..60_000 {

@@ -102,6 +102,12 @@ pub(crate) fn random(len: usize, seed: u32) -> Vec<f32> {
     (0..len).map(|_| next()).collect()
 }
 
+/// Whether a test has time for this many products: an interpreter takes a millisecond for each.
+#[cfg(test)]
+pub(crate) fn is_affordable(products: usize) -> bool {
+    !cfg!(miri) || products < 3_000
+}
+
 #[cfg(test)]
 mod tests {
     use std::process::Command;
@@ -109,6 +115,7 @@ mod tests {
     use super::level::{EMULATED_AMX, LEVEL_VARIABLE, Level, has_bf16, level};
 
     #[test]
+    #[cfg_attr(miri, ignore = "starts a process")]
     fn other_instruction_sets_pass_the_tests_of_layers_and_backbones() {
         if std::env::var_os(LEVEL_VARIABLE).is_some() {
             return; // this is such a run

@@ -259,12 +259,13 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 impl Shared {
-    pub fn new(out: &mut [f32]) -> Self {
+    /// All that `out` has room for, whatever its length.
+    pub fn new(out: &mut Vec<f32>) -> Self {
         Self(out.as_mut_ptr())
     }
 
     /// # Safety
-    /// `index` lies inside the slice this was made from.
+    /// `index` lies inside the room of the vector this was made from.
     pub unsafe fn at(self, index: usize) -> *mut f32 {
         // SAFETY: the caller's promise.
         unsafe { self.0.add(index) }
@@ -273,8 +274,8 @@ impl Shared {
     /// `count` rows of `width` elements, `stride` apart, the first at `index`.
     ///
     /// # Safety
-    /// They lie inside the slice this was made from, which outlives the block, and nobody else
-    /// touches them as long as it exists.
+    /// They lie inside the room of the vector this was made from, which outlives the block and does
+    /// not grow, and nobody else touches them as long as it exists.
     pub unsafe fn block<'a>(
         self,
         index: usize,
@@ -386,6 +387,18 @@ mod tests {
         highest
             .flat_map(|tile| (1..=tile.rows).map(move |rows| Tile { rows, ..tile }))
             .collect()
+    }
+
+    #[test]
+    fn a_product_fills_a_block_that_nobody_wrote_before() {
+        let Tile { rows, cols, .. } = *TILE;
+        let mut out = Vec::with_capacity(rows * cols);
+        // SAFETY: the block is all of `out`.
+        let block = unsafe { Shared::new(&mut out).block(0, cols, rows, cols) };
+        TILE.multiply_into(1, &vec![2.; rows], &vec![3.; cols], block, false);
+        // SAFETY: as many were written.
+        unsafe { out.set_len(rows * cols) };
+        assert_eq!(out, vec![6.; rows * cols]);
     }
 
     #[test]

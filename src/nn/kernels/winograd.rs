@@ -44,7 +44,16 @@ pub struct TransformedKernel {
 
 impl TransformedKernel {
     /// From a row-major `weight` (out, channels, 3, 3).
+    ///
+    /// # Panics
+    /// When the sizes disagree.
     pub fn new(weight: &[f32], out: usize, channels: usize) -> Self {
+        let len = weight.len();
+        assert_eq!(
+            len,
+            out * channels * 9,
+            "{len} values for {out} x {channels} kernels"
+        );
         let rows = TILE.rows;
         let plane = out.div_ceil(rows) * channels * rows;
         let mut strips = vec![0f32; POINTS * plane];
@@ -366,17 +375,21 @@ fn values_at_points(weight: &[f32; 9]) -> [f32; POINTS] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::kernels::random;
+    use crate::nn::kernels::{is_affordable, random};
 
     #[test]
     fn every_size_is_close_to_the_sums_in_double() {
         for (c, o, h, w, biased) in [
             (1, 1, 1, 1, false),
             (3, 5, 4, 4, true),
+            (1, 2, 9, 13, true), // several panels of four lanes
             (20, 40, 9, 7, true),
             (300, 30, 5, 150, true), // more channels than one pass, a row of several panels
             (32, 32, 37, 22, false),
         ] {
+            if !is_affordable(o * h * w * c * 9) {
+                continue;
+            }
             let (xs, weight) = (random(c * h * w, 1), random(o * c * 9, 2));
             let bias = biased.then(|| random(o, 3));
             let kernel = TransformedKernel::new(&weight, o, c);
@@ -398,5 +411,11 @@ mod tests {
             let relative = (error / norm).sqrt();
             assert!(relative < 3e-6, "{c}->{o} at {h} x {w}: {relative:.1e}");
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "9 values for 3 x 2 kernels")]
+    fn a_weight_of_another_size_is_refused() {
+        TransformedKernel::new(&random(9, 1), 3, 2);
     }
 }
