@@ -167,6 +167,7 @@ mod amx {
 
         #[test]
         #[cfg(target_os = "linux")]
+        #[cfg_attr(miri, ignore = "asks the processor and the system")]
         fn permission_is_given_only_where_the_processor_has_tiles() {
             const TILES: u32 = 1 << 24;
             let has_tiles = __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & TILES != 0;
