@@ -10,6 +10,8 @@ use std::ops::Range;
 use candle::{Device, Result, Tensor};
 use rayon::prelude::*;
 
+#[cfg(target_arch = "x86_64")]
+use super::level::{Level, level};
 use super::{Window, cpu_slice};
 
 /// Output pixels computed together: four AVX2 or two AVX-512 registers.
@@ -117,13 +119,14 @@ impl ImageRow<'_> {
     fn convolve(&self, weight: &[f32], bias: &[f32], out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
-                // SAFETY: the features have just been detected.
-                return unsafe { self.convolve_avx512(weight, bias, out) };
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                // SAFETY: the features have just been detected.
-                return unsafe { self.convolve_avx2(weight, bias, out) };
+            match level() {
+                // SAFETY: `level` reports what this processor has.
+                Level::Amx | Level::Avx512 => {
+                    return unsafe { self.convolve_avx512(weight, bias, out) };
+                }
+                // SAFETY: as above.
+                Level::Avx2 => return unsafe { self.convolve_avx2(weight, bias, out) },
+                Level::Portable => {}
             }
         }
         self.convolve_channels::<FUSED_BY_DEFAULT>(weight, bias, out)
@@ -299,13 +302,14 @@ impl Scratch {
     fn convolve(&self, buffer: &[f32], weight: &[f32], bias: f32, out: &mut [f32]) {
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl") {
-                // SAFETY: the features have just been detected.
-                return unsafe { self.convolve_avx512(buffer, weight, bias, out) };
-            }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                // SAFETY: the features have just been detected.
-                return unsafe { self.convolve_avx2(buffer, weight, bias, out) };
+            match level() {
+                // SAFETY: `level` reports what this processor has.
+                Level::Amx | Level::Avx512 => {
+                    return unsafe { self.convolve_avx512(buffer, weight, bias, out) };
+                }
+                // SAFETY: as above.
+                Level::Avx2 => return unsafe { self.convolve_avx2(buffer, weight, bias, out) },
+                Level::Portable => {}
             }
         }
         self.convolve_rows::<FUSED_BY_DEFAULT>(buffer, weight, bias, out)

@@ -20,6 +20,8 @@ pub struct Tile {
     /// Columns of a panel of the right operand.
     pub cols: usize,
     /// What products are made of.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    // the packers of AMX and tests ask
     pub format: Format,
     /// How a strip lies in memory.
     pub left: Layout,
@@ -331,6 +333,7 @@ impl<'a> Block<'a> {
     ///
     /// # Panics
     /// When there are gaps between the rows.
+    #[cfg(target_arch = "x86_64")]
     pub fn elements(&mut self) -> &mut [f32] {
         assert!(self.stride == self.width);
         // SAFETY: the rows are the block's, which is borrowed as long as the slice.

@@ -32,6 +32,7 @@ impl Format {
 
 /// How a packed operand lies in memory. Its width is the number of rows of a left, of columns of a
 /// right operand.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // tiles are AMX's
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
     /// [elements][width], an element is a f32.
