@@ -75,7 +75,8 @@ pub(super) struct Outline {
     left: isize,
     top: isize,
     columns: usize,
-    /// Of each pixel of a rectangle, row by row: how far away the outline is, in pixels.
+    /// Of each pixel of a rectangle, row by row: how far away the outline is, in pixels; infinity
+    /// where that is farther than a line reaches.
     distances: Vec<f32>,
 }
 

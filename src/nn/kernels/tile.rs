@@ -20,8 +20,8 @@ pub struct Tile {
     /// Columns of a panel of the right operand.
     pub cols: usize,
     /// What products are made of.
+    // Only AMX and tests ask.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-    // the packers of AMX and tests ask
     pub format: Format,
     /// How a strip lies in memory.
     pub left: Layout,
