@@ -71,7 +71,7 @@ pub fn sdpa(
 }
 
 /// [`sdpa`] with a bias that is the sum of one for the key's row and one for its column: keys form
-/// a grid. On the CPU in f32.
+/// a grid.
 ///
 /// `rows` (b, h, n, grid rows), `columns` (b, h, n, grid columns) -> (b, h, n, d)
 pub(crate) fn sdpa_on_grid(
@@ -82,6 +82,10 @@ pub(crate) fn sdpa_on_grid(
     [rows, columns]: [&Tensor; 2],
     precision: Precision,
 ) -> Result<Tensor> {
+    if ![q, k, v, rows, columns].into_iter().all(on_cpu_in_f32) {
+        let bias = grid_sums(rows, columns)?;
+        return sdpa(q, k, v, scale, Some(&bias), precision);
+    }
     let (rows, columns) = (rows.contiguous()?, columns.contiguous()?);
     let ((rs, rl), (cs, cl)) = (rows.storage_and_layout(), columns.storage_and_layout());
     let (rows, columns) = (Heads::new(&rs, rl)?, Heads::new(&cs, cl)?);
@@ -100,6 +104,12 @@ pub(crate) fn sdpa_on_grid(
         rows: rows.of(b, h),
         columns: columns.of(b, h),
     })
+}
+
+/// (b, h, n, grid rows) and (b, h, n, grid columns) -> (b, h, n, grid rows * grid columns)
+pub(crate) fn grid_sums(rows: &Tensor, columns: &Tensor) -> Result<Tensor> {
+    let rows = rows.unsqueeze(D::Minus1)?;
+    rows.broadcast_add(&columns.unsqueeze(3)?)?.flatten_from(3)
 }
 
 fn sdpa_on_cpu(
@@ -223,6 +233,18 @@ pub fn padding_bias(is_padding: &Tensor, dtype: DType) -> Result<Tensor> {
         .reshape((b, 1, 1, m))
 }
 
+/// What is added to the scores of [`MultiHeadAttention`] before their softmax.
+#[derive(Debug, Clone, Copy)]
+pub enum ScoreBias<'a> {
+    /// Nothing.
+    None,
+    /// A tensor broadcastable to (b, heads, n, m).
+    Whole(&'a Tensor),
+    /// Keys form a grid: the sum of one value for the key's row (b, heads, n, grid rows) and one
+    /// for its column (b, heads, n, grid columns).
+    Grid([&'a Tensor; 2]),
+}
+
 /// PyTorch's `nn.MultiheadAttention`, batch first, with its fused input projection.
 #[derive(Debug, Clone)]
 pub struct MultiHeadAttention {
@@ -254,20 +276,27 @@ impl MultiHeadAttention {
         })
     }
 
-    /// `q` (b, n, dim), `k` and `v` (b, m, dim), `bias` broadcastable to (b, heads, n, m)
-    /// -> (b, n, dim)
-    pub fn forward(
+    /// `q` (b, n, dim), `k` and `v` (b, m, dim) -> what was attended to, added to `residual`
+    /// (b, n, dim)
+    pub fn forward_onto(
         &self,
+        residual: &Tensor,
         q: &Tensor,
         k: &Tensor,
         v: &Tensor,
-        bias: Option<&Tensor>,
+        bias: ScoreBias,
     ) -> Result<Tensor> {
         let q = self.split_heads(&self.q_proj.forward(q)?)?; // (b, h, n, c)
         let k = self.split_heads(&self.k_proj.forward(k)?)?; // (b, h, m, c)
         let v = self.split_heads(&self.v_proj.forward(v)?)?;
         let scale = (q.dim(D::Minus1)? as f64).powf(-0.5);
-        merge_heads(&sdpa(&q, &k, &v, scale, bias, self.precision)?)?.apply(&self.out_proj)
+        let attended = match bias {
+            ScoreBias::None => sdpa(&q, &k, &v, scale, None, self.precision)?,
+            ScoreBias::Whole(bias) => sdpa(&q, &k, &v, scale, Some(bias), self.precision)?,
+            ScoreBias::Grid(axes) => sdpa_on_grid(&q, &k, &v, scale, axes, self.precision)?,
+        };
+        self.out_proj
+            .forward_onto(residual, &merge_heads(&attended)?)
     }
 
     /// (b, n, h * c) -> (b, h, n, c)

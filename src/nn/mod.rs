@@ -20,7 +20,7 @@ mod edges;
 #[cfg(test)]
 pub(crate) mod golden;
 
-pub use attention::{MultiHeadAttention, sdpa};
+pub use attention::{MultiHeadAttention, ScoreBias, sdpa};
 pub use linear::{Linear, linear};
 pub use mlp::Mlp;
 pub use norm::{GroupNorm, LayerNorm, group_norm, layer_norm};

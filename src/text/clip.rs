@@ -8,7 +8,7 @@
 use candle::{Device, Result, Tensor};
 use candle_nn::{Embedding, Module, VarBuilder, embedding};
 
-use crate::nn::{LayerNorm, Linear, MultiHeadAttention, layer_norm, linear};
+use crate::nn::{LayerNorm, Linear, MultiHeadAttention, ScoreBias, layer_norm, linear};
 
 const EPS: f64 = 1e-5;
 
@@ -118,9 +118,12 @@ impl ResidualAttentionBlock {
     /// (b, s, width) -> (b, s, width)
     fn forward(&self, xs: &Tensor, causal: &Tensor) -> Result<Tensor> {
         let normed = xs.apply(&self.ln_1)?;
-        let xs = (xs + self.attn.forward(&normed, &normed, &normed, Some(causal))?)?;
+        let causal = ScoreBias::Whole(causal);
+        let xs = self
+            .attn
+            .forward_onto(xs, &normed, &normed, &normed, causal)?;
         let hidden = self.c_fc.forward_gelu(&xs.apply(&self.ln_2)?)?;
-        xs + hidden.apply(&self.c_proj)?
+        self.c_proj.forward_onto(&xs, &hidden)
     }
 }
 

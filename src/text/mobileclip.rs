@@ -196,9 +196,9 @@ impl TransformerLayer {
         let (q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?);
         let scale = (q.dim(D::Minus1)? as f64).powf(-0.5);
         let attended = merge_heads(&sdpa(&q, &k, &v, scale, None, self.precision)?)?;
-        let xs = (xs + attended.apply(&self.out_proj)?)?;
+        let xs = self.out_proj.forward_onto(xs, &attended)?;
         let hidden = self.fc1.forward_gelu(&xs.apply(&self.ffn_norm)?)?;
-        xs + hidden.apply(&self.fc2)?
+        self.fc2.forward_onto(&xs, &hidden)
     }
 }
 

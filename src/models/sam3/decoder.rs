@@ -8,13 +8,11 @@
 //! compared with box edges at `i / n`, without half a cell; the inverse sigmoid keeps 1e-3 away
 //! from 0 and 1.
 
-use candle::{D, DType, Device, Result, Tensor};
+use candle::{DType, Device, Result, Tensor};
 use candle_nn::{Module, VarBuilder, ops::sigmoid};
-use rayon::prelude::*;
 
 use super::encoder;
-use crate::nn::kernels::on_cpu_in_f32;
-use crate::nn::{LayerNorm, Linear, Mlp, MultiHeadAttention};
+use crate::nn::{LayerNorm, Linear, Mlp, MultiHeadAttention, ScoreBias};
 use crate::nn::{inverse_sigmoid, layer_norm, linear, posenc};
 
 const EPS: f64 = 1e-5;
@@ -108,10 +106,15 @@ impl Decoder {
         })
     }
 
-    /// How the position of a cell relative to a box's edges biases attention: `boxes` (b, q, 4)
-    /// -> (b, heads, 1 + q, h * w), zero for the presence token
-    fn box_bias(&self, boxes: &Tensor, (h, w): (usize, usize), dtype: DType) -> Result<Tensor> {
-        let (b, q, _) = boxes.dims3()?;
+    /// How the position of a cell relative to a box's edges biases attention, the sum of a part
+    /// for its row and one for its column: `boxes` (b, q, 4) -> (b, heads, 1 + q, h) and
+    /// (b, heads, 1 + q, w), zero for the presence token
+    fn box_bias(
+        &self,
+        boxes: &Tensor,
+        (h, w): (usize, usize),
+        dtype: DType,
+    ) -> Result<[Tensor; 2]> {
         let axis = |centre: usize, n: usize, mlp: &Mlp| -> Result<Tensor> {
             let middle = boxes.narrow(2, centre, 1)?;
             let half = (boxes.narrow(2, centre + 2, 1)? * 0.5)?;
@@ -119,44 +122,14 @@ impl Decoder {
             let cells = cell_starts(n, boxes.device())?.reshape((1, 1, n, 1))?;
             let delta = cells.broadcast_sub(&edges.unsqueeze(2)?)?; // (b, q, n, 2)
             mlp.forward(&signed_log(&delta)?.to_dtype(dtype)?)?
-                .permute((0, 3, 1, 2)) // (b, heads, q, n)
+                .permute((0, 3, 1, 2))? // (b, heads, q, n)
+                .pad_with_zeros(2, 1, 0)
         };
-        let along_y = axis(1, h, &self.box_rpb_embed_y)?;
-        let along_x = axis(0, w, &self.box_rpb_embed_x)?;
-        if on_cpu_in_f32(&along_y) {
-            return outer_sums(&along_y, &along_x);
-        }
-        let along_y = along_y.unsqueeze(D::Minus1)?;
-        let bias = along_y.broadcast_add(&along_x.unsqueeze(3)?)?; // (b, heads, q, h, w)
-        let heads = bias.dim(1)?;
-        bias.reshape((b, heads, q, h * w))?.pad_with_zeros(2, 1, 0)
+        Ok([
+            axis(1, h, &self.box_rpb_embed_y)?,
+            axis(0, w, &self.box_rpb_embed_x)?,
+        ])
     }
-}
-
-/// Sums of every row's and every column's value on the CPU, behind a query of zeros:
-/// (b, heads, q, h) and (b, heads, q, w) -> (b, heads, 1 + q, h * w)
-fn outer_sums(along_y: &Tensor, along_x: &Tensor) -> Result<Tensor> {
-    let ((b, heads, q, h), w) = (along_y.dims4()?, along_x.dim(3)?);
-    let along_y = along_y.flatten_all()?.to_vec1::<f32>()?;
-    let along_x = along_x.flatten_all()?.to_vec1::<f32>()?;
-    let mut sums = vec![0f32; b * heads * (1 + q) * h * w];
-    if !along_y.is_empty() && !along_x.is_empty() {
-        sums.par_chunks_mut((1 + q) * h * w)
-            .zip(along_y.par_chunks(q * h))
-            .zip(along_x.par_chunks(q * w))
-            .for_each(|((sums, along_y), along_x)| {
-                let queries = sums[h * w..].chunks_exact_mut(h * w);
-                let axes = along_y.chunks_exact(h).zip(along_x.chunks_exact(w));
-                for (sums, (along_y, along_x)) in queries.zip(axes) {
-                    for (sums, y) in sums.chunks_exact_mut(w).zip(along_y) {
-                        for (sum, x) in sums.iter_mut().zip(along_x) {
-                            *sum = y + x;
-                        }
-                    }
-                }
-            });
-    }
-    Tensor::from_vec(sums, (b, heads, 1 + q, h * w), &Device::Cpu)
 }
 
 /// 0, 1/n, 2/n …: the coordinate of each cell as the box bias sees it.
@@ -217,27 +190,35 @@ impl DecoderLayer {
         query_pos: &Tensor,
         key: &Tensor,
         memory: &Tensor,
-        box_bias: &Tensor,
+        [rows, columns]: &[Tensor; 2],
         prompt: &Tensor,
         padding: &Tensor,
     ) -> Result<Tensor> {
         let qk = (xs + query_pos)?;
-        let xs = (xs + self.self_attn.forward(&qk, &qk, xs, None)?)?.apply(&self.norm2)?;
-        let q = (&xs + query_pos)?;
-        let attended = self.ca_text.forward(&q, prompt, prompt, Some(padding))?;
-        let xs = (xs + attended)?.apply(&self.catext_norm)?;
-        let q = (&xs + query_pos)?;
-        let attended = self.cross_attn.forward(&q, key, memory, Some(box_bias))?;
-        let xs = (xs + attended)?.apply(&self.norm1)?;
-        let hidden = self.linear1.forward_relu(&xs)?.apply(&self.linear2)?;
-        (xs + hidden)?.apply(&self.norm3)
+        let xs = self
+            .self_attn
+            .forward_onto(xs, &qk, &qk, xs, ScoreBias::None)?
+            .apply(&self.norm2)?;
+        let (q, padding) = ((&xs + query_pos)?, ScoreBias::Whole(padding));
+        let xs = self
+            .ca_text
+            .forward_onto(&xs, &q, prompt, prompt, padding)?
+            .apply(&self.catext_norm)?;
+        let (q, box_bias) = ((&xs + query_pos)?, ScoreBias::Grid([rows, columns]));
+        let xs = self
+            .cross_attn
+            .forward_onto(&xs, &q, key, memory, box_bias)?
+            .apply(&self.norm1)?;
+        let hidden = self.linear1.forward_relu(&xs)?;
+        let xs = self.linear2.forward_onto(&xs, &hidden)?;
+        xs.apply(&self.norm3)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::attention::padding_bias;
+    use crate::nn::attention::{grid_sums, padding_bias};
     use crate::nn::golden::{Golden, assert_close};
 
     #[test]
@@ -259,7 +240,8 @@ mod tests {
         );
 
         let first = golden.tensor("out.reference_boxes").get(0)?;
-        let bias = decoder.box_bias(&first, grid, DType::F32)?;
+        let [rows, columns] = decoder.box_bias(&first, grid, DType::F32)?;
+        let bias = grid_sums(&rows, &columns)?;
         assert_close(
             &bias.narrow(2, 1, golden.size("queries"))?,
             &golden.tensor("out.box_bias"),

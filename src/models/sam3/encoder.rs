@@ -8,7 +8,7 @@
 use candle::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 
-use crate::nn::{LayerNorm, Linear, MultiHeadAttention, layer_norm, linear};
+use crate::nn::{LayerNorm, Linear, MultiHeadAttention, ScoreBias, layer_norm, linear};
 
 const EPS: f64 = 1e-5;
 
@@ -63,7 +63,7 @@ impl Encoder {
             if i > 0 {
                 xs = layer.attend_self(&xs, Some(pos))?;
             }
-            xs = layer.attend_and_feed_forward(&xs, prompt, prompt, Some(padding))?;
+            xs = layer.attend_and_feed_forward(&xs, prompt, prompt, ScoreBias::Whole(padding))?;
         }
         Ok(xs)
     }
@@ -105,7 +105,8 @@ impl EncoderLayer {
             Some(pos) => normed.broadcast_add(pos)?,
             None => normed.clone(),
         };
-        xs + self.self_attn.forward(&qk, &qk, &normed, None)?
+        self.self_attn
+            .forward_onto(xs, &qk, &qk, &normed, ScoreBias::None)
     }
 
     /// The layer after its self-attention: `xs` (b, n, d) attends to `key` and `value` (b, m, d).
@@ -114,12 +115,14 @@ impl EncoderLayer {
         xs: &Tensor,
         key: &Tensor,
         value: &Tensor,
-        bias: Option<&Tensor>,
+        bias: ScoreBias,
     ) -> Result<Tensor> {
         let normed = self.norm2.forward(xs)?;
-        let xs = (xs + self.cross_attn_image.forward(&normed, key, value, bias)?)?;
+        let xs = self
+            .cross_attn_image
+            .forward_onto(xs, &normed, key, value, bias)?;
         let hidden = self.linear1.forward_relu(&xs.apply(&self.norm3)?)?;
-        xs + hidden.apply(&self.linear2)?
+        self.linear2.forward_onto(&xs, &hidden)
     }
 }
 

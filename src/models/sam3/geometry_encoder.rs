@@ -13,7 +13,7 @@ use candle_nn::{Embedding, Module, VarBuilder, embedding};
 use super::encoder::{self, EncoderLayer};
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
 use crate::nn::sample::roi_align;
-use crate::nn::{LayerNorm, Linear, layer_norm, linear, posenc};
+use crate::nn::{LayerNorm, Linear, ScoreBias, layer_norm, linear, posenc};
 
 const EPS: f64 = 1e-5;
 
@@ -90,7 +90,7 @@ impl GeometryEncoder {
         let key = image.broadcast_add(pos)?;
         for layer in &self.encode {
             xs = layer.attend_self(&xs, None)?;
-            xs = layer.attend_and_feed_forward(&xs, &key, image, None)?;
+            xs = layer.attend_and_feed_forward(&xs, &key, image, ScoreBias::None)?;
         }
         xs.apply(&self.encode_norm)
     }

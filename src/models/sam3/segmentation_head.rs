@@ -8,7 +8,8 @@ use candle_nn::{Module, VarBuilder};
 
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
 use crate::nn::sample::upsample_nearest_add;
-use crate::nn::{GroupNorm, LayerNorm, Mlp, MultiHeadAttention, group_norm, layer_norm};
+use crate::nn::{GroupNorm, LayerNorm, Mlp, MultiHeadAttention, ScoreBias};
+use crate::nn::{group_norm, layer_norm};
 
 /// Groups of the pixel decoder's norms.
 const GROUPS: usize = 8;
@@ -64,10 +65,10 @@ impl SegmentationHead {
         padding: &Tensor,
     ) -> Result<Tensor> {
         let normed = self.cross_attn_norm.forward(memory)?;
-        let attended = self
+        let padding = ScoreBias::Whole(padding);
+        let memory = self
             .cross_attend_prompt
-            .forward(&normed, prompt, prompt, Some(padding))?;
-        let memory = (memory + attended)?;
+            .forward_onto(memory, &normed, prompt, prompt, padding)?;
 
         let (b, _, d) = memory.dims3()?;
         let (_, _, h, w) = fpn[2].dims4()?;
