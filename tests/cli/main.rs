@@ -322,6 +322,11 @@ fn bad_input_is_refused_with_a_reason() {
             says: "is a file",
         },
         Case {
+            args: &["segment", ".", "-t", "dog"],
+            code: 1,
+            says: "is a folder",
+        },
+        Case {
             args: &["segment", "scene.png", "-t", "dog", "--threads", "0"],
             code: 2,
             says: "threads",

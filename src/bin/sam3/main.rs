@@ -19,6 +19,7 @@ mod segment;
 mod stages;
 mod verify;
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -31,6 +32,9 @@ static ALLOCATOR: allocator::KeepLarge = allocator::KeepLarge::new();
 
 fn main() -> ExitCode {
     let cli = Cli::parse(); // exits with 2 on a usage error
+    if let Some(threads) = cli.command.threads() {
+        limit_threads(threads);
+    }
     start_log(cli.verbose, cli.quiet);
     if cli.quiet {
         progress::silence();
@@ -51,6 +55,16 @@ fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Sizes the pool of threads, and that of candle, which reads its size from the environment.
+fn limit_threads(threads: NonZeroUsize) {
+    // SAFETY: no other thread runs yet.
+    unsafe { std::env::set_var("CANDLE_NUM_THREADS", threads.to_string()) };
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get());
+    if let Err(error) = pool.build_global() {
+        eprintln!("warning: --threads is ignored: {error}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_sam3::image::Image;
 use candle_sam3::mask::Mask;
 use candle_sam3::models::sam::{self, Sam};
@@ -50,14 +50,8 @@ pub fn is_sam1(checkpoint: &Checkpoint) -> Result<bool> {
         && weights::detect(checkpoint)?.family != Family::Sam3)
 }
 
-/// Starts the threads and opens the device.
+/// Opens the device.
 pub fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
-    if let Some(threads) = args.threads {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.get())
-            .build_global()
-            .context("--threads")?;
-    }
     Ok(LoadOptions {
         device: args.device.open()?,
         dtype: args.dtype.into(),

@@ -19,7 +19,7 @@ pub struct Args {
     reference: PathBuf,
 
     #[command(flatten)]
-    model: ModelArgs,
+    pub model: ModelArgs,
 
     /// Print one JSON document
     #[arg(long)]

@@ -3,6 +3,7 @@
 mod everything;
 mod segment;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use candle_sam3::Precision;
@@ -88,6 +89,20 @@ pub enum Command {
     Verify(Box<crate::verify::Args>),
 }
 
+impl Command {
+    /// The number of threads that was asked for.
+    pub fn threads(&self) -> Option<NonZeroUsize> {
+        let model = match self {
+            Self::Segment(args) => &args.model,
+            Self::Everything(args) => &args.model,
+            Self::Bench(args) => &args.model,
+            Self::Verify(args) => &args.model,
+            Self::Models(_) | Self::Inspect(_) | Self::Convert(_) => return None,
+        };
+        model.threads
+    }
+}
+
 #[derive(Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
@@ -119,7 +134,7 @@ pub struct ModelArgs {
 
     /// CPU threads; all cores by default
     #[arg(long, value_name = "N")]
-    pub threads: Option<std::num::NonZeroUsize>,
+    pub threads: Option<NonZeroUsize>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
