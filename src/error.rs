@@ -45,12 +45,12 @@ pub enum Error {
         instead: String,
     },
     /// Reading or writing failed.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Io {
         /// The file that was read or written.
         path: PathBuf,
-        /// The operating system's error.
-        source: std::io::Error,
+        /// The operating system's error; part of the message, so not a `source` of it.
+        cause: std::io::Error,
     },
     /// A tensor operation failed.
     #[error(transparent)]
@@ -71,11 +71,11 @@ impl Error {
         }
     }
 
-    pub(crate) fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+    pub(crate) fn io(path: impl AsRef<Path>, cause: std::io::Error) -> Self {
         let path = path.as_ref().to_path_buf();
-        match source.kind() {
+        match cause.kind() {
             std::io::ErrorKind::NotFound => Self::NotFound { path },
-            _ => Self::Io { path, source },
+            _ => Self::Io { path, cause },
         }
     }
 }

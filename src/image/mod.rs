@@ -30,9 +30,15 @@ impl Image {
     ///
     /// # Errors
     /// [`Error::NotFound`] when there is no such file, [`Error::Io`] when it cannot be read, and
-    /// [`Error::InvalidImage`] as in [`Image::decode`].
+    /// [`Error::InvalidImage`] for a folder and as in [`Image::decode`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        if path.is_dir() {
+            let path = path.display();
+            return Err(Error::InvalidImage(format!(
+                "{path} is a folder; give one of the pictures in it"
+            )));
+        }
         let bytes = std::fs::read(path).map_err(|source| Error::io(path, source))?;
         decode::decode(&bytes)
             .map_err(|problem| Error::InvalidImage(format!("{}: {problem}", path.display())))

@@ -33,9 +33,9 @@ pub fn write_file(path: impl AsRef<Path>, bytes: &[u8]) -> Result<()> {
     )));
     fs::write(&temporary.0, bytes)
         .and_then(|()| fs::rename(&temporary.0, path))
-        .map_err(|source| Error::Io {
+        .map_err(|cause| Error::Io {
             path: path.to_path_buf(),
-            source,
+            cause,
         })
 }
 
