@@ -14,7 +14,6 @@ use candle::{DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d, conv2d_bn, conv2d_no_bias};
-use crate::nn::hard_swish;
 
 /// The kernel of the spatial convolutions outside attention.
 const KERNEL: usize = 3;
@@ -169,7 +168,7 @@ impl InputStem {
 impl Module for InputStem {
     /// (b, 3, s, s) -> (b, c, s / 2, s / 2)
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let xs = hard_swish(&xs.apply(&self.conv)?)?;
+        let xs = self.conv.forward_hard_swish(xs)?;
         let mut blocks = self.blocks.iter();
         blocks.try_fold(xs, |xs, block| &xs + xs.apply(block)?)
     }
@@ -241,10 +240,11 @@ impl MbConv {
 impl Module for MbConv {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let xs = match &self.inverted_conv {
-            Some(conv) => hard_swish(&xs.apply(conv)?)?.apply(&self.depth_conv)?,
-            None => xs.apply(&self.depth_conv)?,
+            Some(conv) => &conv.forward_hard_swish(xs)?,
+            None => xs,
         };
-        hard_swish(&xs)?.apply(&self.point_conv)
+        let xs = self.depth_conv.forward_hard_swish(xs)?;
+        xs.apply(&self.point_conv)
     }
 }
 

@@ -10,7 +10,7 @@ use candle_nn::VarBuilder;
 
 use super::folded;
 use crate::nn::conv::{Conv2d, ConvConfig, batch_norm, conv2d, get_f64};
-use crate::nn::{gelu, in_f32};
+use crate::nn::in_f32;
 
 /// The kernel of every spatial convolution.
 const KERNEL: usize = 3;
@@ -111,7 +111,7 @@ impl RepVit {
 
     fn stem(&self, xs: &Tensor) -> Result<Tensor> {
         let [first, second] = &self.stem;
-        gelu(&xs.apply(first)?)?.apply(second)
+        first.forward_gelu(xs)?.apply(second)
     }
 }
 
@@ -180,7 +180,7 @@ impl Module for Block {
             xs = xs.apply(widen)?;
         }
         let [expand, project] = &self.channel_mixer;
-        &xs + gelu(&xs.apply(expand)?)?.apply(project)?
+        &xs + expand.forward_gelu(&xs)?.apply(project)?
     }
 }
 

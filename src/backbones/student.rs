@@ -8,7 +8,6 @@ use candle_nn::VarBuilder;
 
 use super::{efficientvit, repvit, tiny_vit};
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d, conv2d_bn};
-use crate::nn::gelu;
 use crate::nn::sample::resize_bilinear;
 
 /// Which backbone, and its sizes.
@@ -111,7 +110,7 @@ impl StudentHead {
 impl Module for StudentHead {
     /// (b, c, h, w) -> (b, embed_dim, h, w)
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        gelu(&xs.apply(&self.project)?)?.apply(&self.refine)
+        self.project.forward_gelu(xs)?.apply(&self.refine)
     }
 }
 

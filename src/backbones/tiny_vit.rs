@@ -113,7 +113,7 @@ impl TinyVit {
     /// (b, 3, s, s) -> (b, s / 4, s / 4, c)
     fn patch_embed(&self, xs: &Tensor) -> Result<Tensor> {
         let [first, second] = &self.patch_embed;
-        let xs = gelu(&xs.apply(first)?)?.apply(second)?;
+        let xs = first.forward_gelu(xs)?.apply(second)?;
         xs.permute((0, 2, 3, 1))?.contiguous()
     }
 

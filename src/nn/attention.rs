@@ -359,6 +359,24 @@ mod tests {
     }
 
     #[test]
+    fn a_bias_on_a_grid_is_the_sum_of_its_axes() -> Result<()> {
+        let random = |dims: [usize; 4], seed| {
+            let values = crate::nn::kernels::random(dims.iter().product(), seed);
+            Tensor::from_vec(values, &dims, &Device::Cpu)
+        };
+        let (q, k) = (random([2, 3, 7, 4], 1)?, random([2, 3, 15, 4], 2)?);
+        // A query of zeros in front makes views of them, as in the decoder.
+        let rows = random([2, 3, 6, 5], 3)?.pad_with_zeros(2, 1, 0)?;
+        let columns = random([2, 3, 6, 3], 4)?.pad_with_zeros(2, 1, 0)?;
+        let got = sdpa_on_grid(&q, &k, &k, 0.5, [&rows, &columns], Precision::Exact)?;
+        let bias = Some(grid_sums(&rows, &columns)?);
+        let want = sdpa(&q, &k, &k, 0.5, bias.as_ref(), Precision::Exact)?;
+        assert_close(&got, &want, 1e-6);
+        assert!(sdpa_on_grid(&q, &k, &k, 0.5, [&columns, &columns], Precision::Exact).is_err());
+        Ok(())
+    }
+
+    #[test]
     fn a_padded_key_has_no_influence() -> Result<()> {
         let dev = &Device::Cpu;
         let random = |tokens: usize, seed| {

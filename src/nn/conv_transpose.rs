@@ -4,6 +4,7 @@ use candle::{Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
+use super::activate;
 use super::conv::{Conv2d, ConvConfig, get_f64, loaded};
 use super::kernels::{Elementwise, cpu_slice, on_cpu_in_f32};
 use super::linear::Linear;
@@ -108,11 +109,7 @@ impl ConvTranspose2x2 {
             .permute((0, 3, 4, 1, 5, 2))?
             .reshape((b, out, 2 * h, 2 * w))?
             .broadcast_add(&self.bias.reshape((1, out, 1, 1))?)?;
-        match activation {
-            None => Ok(ys),
-            Some(Elementwise::Gelu) => super::gelu(&ys),
-            Some(Elementwise::HardSwish) => super::hard_swish(&ys),
-        }
+        activate(&ys, activation)
     }
 }
 

@@ -28,6 +28,8 @@ pub use precision::Precision;
 
 use candle::{DType, Result, Tensor};
 
+use kernels::Elementwise;
+
 /// Inverse of the sigmoid, with the argument kept `eps` = 1e-3 away from 0 and 1.
 ///
 /// Follows `inverse_sigmoid`,
@@ -43,7 +45,7 @@ pub fn inverse_sigmoid(xs: &Tensor) -> Result<Tensor> {
 /// GELU with the error function, for any shape.
 pub fn gelu(xs: &Tensor) -> Result<Tensor> {
     match kernels::on_cpu_in_f32(xs) {
-        true => kernels::Elementwise::Gelu.apply(xs),
+        true => Elementwise::Gelu.apply(xs),
         false => xs.gelu_erf(),
     }
 }
@@ -51,8 +53,17 @@ pub fn gelu(xs: &Tensor) -> Result<Tensor> {
 /// `x * clamp(x + 3, 0, 6) / 6`, for any shape.
 pub fn hard_swish(xs: &Tensor) -> Result<Tensor> {
     match kernels::on_cpu_in_f32(xs) {
-        true => kernels::Elementwise::HardSwish.apply(xs),
+        true => Elementwise::HardSwish.apply(xs),
         false => xs * (((xs + 3.)?.clamp(0., 6.)? / 6.)?),
+    }
+}
+
+/// An elementwise function on any device.
+fn activate(xs: &Tensor, activation: Option<Elementwise>) -> Result<Tensor> {
+    match activation {
+        None => Ok(xs.clone()),
+        Some(Elementwise::Gelu) => gelu(xs),
+        Some(Elementwise::HardSwish) => hard_swish(xs),
     }
 }
 

@@ -13,9 +13,10 @@ use std::sync::Arc;
 use candle::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
+use super::activate;
 use super::kernels::convolution::{self, PackedKernel};
 use super::kernels::winograd::{self, TransformedKernel};
-use super::kernels::{self, Window, cpu_slice, on_cpu_in_f32};
+use super::kernels::{self, Elementwise, Window, cpu_slice, on_cpu_in_f32};
 use super::precision::Precision;
 
 pub use batch_norm::{BatchNorm, batch_norm, conv2d_bn, get_f64, loaded, pointwise_bn};
@@ -102,6 +103,16 @@ impl Conv2d {
         Ok(Self { weight, bias, cfg })
     }
 
+    /// The convolution, then GELU with the error function.
+    pub fn forward_gelu(&self, xs: &Tensor) -> Result<Tensor> {
+        self.run(xs, Some(Elementwise::Gelu))
+    }
+
+    /// The convolution, then [`hard_swish`](super::hard_swish).
+    pub fn forward_hard_swish(&self, xs: &Tensor) -> Result<Tensor> {
+        self.run(xs, Some(Elementwise::HardSwish))
+    }
+
     /// A depthwise convolution with channels last: (b, h, w, c) -> (b, h', w', c).
     pub fn forward_channels_last(&self, xs: &Tensor) -> Result<Tensor> {
         match &self.weight {
@@ -123,6 +134,24 @@ impl Conv2d {
         Window {
             stride: (stride, stride),
             padding: (padding, padding),
+        }
+    }
+
+    fn run(&self, xs: &Tensor, activation: Option<Elementwise>) -> Result<Tensor> {
+        let (window, bias) = (self.window(), self.bias.as_ref());
+        match &self.weight {
+            Weight::Plain(weight) => activate(&self.forward_plain(weight, xs)?, activation),
+            Weight::Packed(kernel) => {
+                dense(xs, kernel.dims(), window, bias, |image, size, bias| {
+                    convolution::conv2d(image, size, kernel, bias, activation, window)
+                })
+            }
+            Weight::Transformed(kernel) => {
+                let ys = dense(xs, kernel.dims(), window, bias, |image, size, bias| {
+                    Ok((winograd::conv3x3(image, size, kernel, bias), size))
+                })?;
+                activate(&ys, activation)
+            }
         }
     }
 
@@ -156,22 +185,7 @@ impl Conv2d {
 impl Module for Conv2d {
     /// (b, in, h, w) -> (b, out, h', w')
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let window = self.window();
-        match &self.weight {
-            Weight::Plain(weight) => self.forward_plain(weight, xs),
-            Weight::Packed(kernel) => {
-                let bias = self.bias.as_ref();
-                dense(xs, kernel.dims(), window, bias, |image, size, bias| {
-                    convolution::conv2d(image, size, kernel, bias, window)
-                })
-            }
-            Weight::Transformed(kernel) => {
-                let bias = self.bias.as_ref();
-                dense(xs, kernel.dims(), window, bias, |image, size, bias| {
-                    Ok((winograd::conv3x3(image, size, kernel, bias), size))
-                })
-            }
-        }
+        self.run(xs, None)
     }
 }
 
@@ -302,6 +316,7 @@ pub fn conv2d_no_bias(
 mod tests {
     use super::*;
     use crate::nn::golden::assert_close;
+    use crate::nn::{gelu, hard_swish};
 
     pub(super) fn random(shape: &[usize]) -> Tensor {
         Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap()
@@ -340,6 +355,11 @@ mod tests {
             let want = want.broadcast_add(&bias.reshape((1, (), 1, 1)).unwrap());
             let want = want.unwrap();
             assert_equal(&conv.forward(&xs).unwrap(), &want);
+            let plain = want.to_dtype(DType::F64).unwrap(); // candle's own functions
+            let gelu = gelu(&plain).unwrap().to_dtype(DType::F32).unwrap();
+            assert_equal(&conv.forward_gelu(&xs).unwrap(), &gelu);
+            let swish = hard_swish(&plain).unwrap().to_dtype(DType::F32).unwrap();
+            assert_equal(&conv.forward_hard_swish(&xs).unwrap(), &swish);
             let channels_last = |t: &Tensor| t.permute((0, 2, 3, 1)).unwrap();
             let got = conv.forward_channels_last(&channels_last(&xs)).unwrap();
             assert_equal(&got, &channels_last(&want));

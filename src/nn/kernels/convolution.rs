@@ -6,9 +6,9 @@ use std::ops::Range;
 use candle::Result;
 use rayon::prelude::*;
 
-use super::Window;
 use super::pack::{Format, Layout, Rows, stack, transpose};
 use super::tile::{Block, MAX_COLS, Shared, Tile};
+use super::{Elementwise, Window};
 
 /// Elements of the summation that one pass covers.
 const DEPTH: usize = 1024;
@@ -57,7 +57,8 @@ impl PackedKernel {
     }
 }
 
-/// `xs` (channels, h, w) -> (out, h', w'), with its height and width
+/// `activation` of the convolution: `xs` (channels, h, w) -> (out, h', w'), with its height and
+/// width
 ///
 /// # Errors
 /// When the padded image is smaller than the kernel.
@@ -66,6 +67,7 @@ pub fn conv2d(
     (h, w): (usize, usize),
     kernel: &PackedKernel,
     bias: Option<&[f32]>,
+    activation: Option<Elementwise>,
     window: Window,
 ) -> Result<(Vec<f32>, (usize, usize))> {
     let tile = kernel.tile;
@@ -82,9 +84,11 @@ pub fn conv2d(
         out_width: ow,
     };
     let panels = pixels.div_ceil(tile.cols);
-    let group = PANELS
-        .min(panels.div_ceil(2 * rayon::current_num_threads()))
-        .max(1);
+    // As many groups for each thread.
+    let groups = panels
+        .div_ceil(PANELS)
+        .next_multiple_of(rayon::current_num_threads());
+    let group = panels.div_ceil(groups.max(1)).max(1);
     let depth = tile.right.elements(kernel.products());
     let step = DEPTH.min(depth).max(1);
     let values = match tile.right {
@@ -118,6 +122,9 @@ pub fn conv2d(
             }
             for (o, b) in bias.iter().flat_map(|bias| bias.iter().enumerate()) {
                 out.row(o).iter_mut().for_each(|x| *x += b);
+            }
+            if let Some(activation) = activation {
+                (0..kernel.out).for_each(|o| activation.replace(out.row(o)));
             }
         },
     );
@@ -273,7 +280,8 @@ mod tests {
                     Format::Pairs => 2e-2,
                     Format::Split => 5e-5,
                 };
-                let (got, (oh, ow)) = conv2d(&xs, (h, w), &packed, Some(&bias), window).unwrap();
+                let (got, (oh, ow)) =
+                    conv2d(&xs, (h, w), &packed, Some(&bias), None, window).unwrap();
                 for (i, got) in got.iter().enumerate() {
                     let (oc, y, x) = (i / (oh * ow), i / ow % oh, i % ow);
                     let mut want = bias[oc] as f64;
@@ -297,7 +305,7 @@ mod tests {
             stride: (1, 1),
             padding: (1, 1),
         };
-        let got = conv2d(&[], (4, 5), &kernel, Some(&[1., 2., 3.]), window);
+        let got = conv2d(&[], (4, 5), &kernel, Some(&[1., 2., 3.]), None, window);
         let want = [[1.; 20], [2.; 20], [3.; 20]].concat();
         assert_eq!(got.unwrap(), (want, (4, 5)));
     }

@@ -15,6 +15,7 @@ pub mod winograd;
 
 use candle::{DType, Device, Layout, Result, Storage, Tensor};
 use rayon::prelude::*;
+use tile::Shared;
 
 /// How a window moves over the image; (rows, columns).
 #[derive(Debug, Clone, Copy)]
@@ -74,9 +75,22 @@ pub(crate) enum Elementwise {
 impl Elementwise {
     /// Applies the function to a f32 tensor on the CPU, of any shape.
     pub fn apply(self, xs: &Tensor) -> Result<Tensor> {
-        let mut out = xs.flatten_all()?.to_vec1::<f32>()?;
-        out.par_chunks_mut(1 << 14)
-            .for_each(|chunk| self.replace(chunk));
+        const CHUNK: usize = 1 << 12; // stays in the first cache
+        let xs = xs.contiguous()?;
+        let (storage, layout) = xs.storage_and_layout();
+        let from = &cpu_slice(&storage, layout)?[..layout.shape().elem_count()];
+        let mut out = Vec::with_capacity(from.len());
+        let shared = Shared::new(&mut out);
+        let chunks = from.par_chunks(CHUNK).enumerate();
+        chunks.for_each(|(i, from)| {
+            let len = from.len();
+            // SAFETY: this chunk lies inside `out` and belongs to this task.
+            let mut to = unsafe { shared.block(i * CHUNK, len, 1, len) };
+            to.row(0).copy_from_slice(from);
+            self.replace(to.row(0));
+        });
+        // SAFETY: the tasks wrote all chunks.
+        unsafe { out.set_len(from.len()) };
         Tensor::from_vec(out, xs.shape(), &Device::Cpu)
     }
 
@@ -112,7 +126,30 @@ pub(crate) fn is_affordable(products: usize) -> bool {
 mod tests {
     use std::process::Command;
 
+    use candle::DType;
+
     use super::level::{EMULATED_AMX, LEVEL_VARIABLE, Level, has_bf16, level};
+    use super::*;
+    use crate::nn::golden::assert_close;
+
+    #[test]
+    #[cfg_attr(miri, ignore = "candle's erf takes minutes")]
+    fn activations_of_views_and_of_more_than_one_chunk() -> Result<()> {
+        let xs = Tensor::from_vec(random(3 * 90 * 100, 1), (3, 90, 100), &Device::Cpu)?;
+        let xs = (xs * 8.)?;
+        for xs in [xs.clone(), xs.transpose(0, 2)?, xs.narrow(0, 1, 1)?] {
+            let exact = xs.to_dtype(DType::F64)?;
+            let swish = ((&exact + 3.)?.clamp(0., 6.)? * &exact)? / 6.;
+            for (function, want) in [
+                (Elementwise::Gelu, exact.gelu_erf()?),
+                (Elementwise::HardSwish, swish?),
+            ] {
+                let want = want.to_dtype(DType::F32)?;
+                assert_close(&function.apply(&xs)?, &want, 1e-6);
+            }
+        }
+        Ok(())
+    }
 
     #[test]
     #[cfg_attr(miri, ignore = "starts a process")]
