@@ -254,8 +254,11 @@ impl Lanes for Four {
     }
     #[inline(always)]
     unsafe fn mul_add(self, b: Self, c: Self) -> Self {
-        Self(std::array::from_fn(|i| {
-            super::math::fma(self.0[i], b.0[i], c.0[i])
+        // Where x86 runs this, it has no instruction for it, and a fused sum is a call of a function.
+        let is_fused = cfg!(target_arch = "aarch64") || cfg!(target_feature = "fma");
+        Self(std::array::from_fn(|i| match is_fused {
+            true => self.0[i].mul_add(b.0[i], c.0[i]),
+            false => self.0[i] * b.0[i] + c.0[i],
         }))
     }
     #[inline(always)]
