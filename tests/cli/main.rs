@@ -331,6 +331,11 @@ fn bad_input_is_refused_with_a_reason() {
             code: 2,
             says: "threads",
         },
+        Case {
+            args: &["segment", "scene.png", "-t", "dog", "--threads", "1000000"],
+            code: 2,
+            says: "1024",
+        },
     ] {
         let before = std::fs::read_dir(folder.path()).unwrap().count();
         sam3()

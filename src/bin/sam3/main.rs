@@ -19,7 +19,6 @@ mod segment;
 mod stages;
 mod verify;
 
-use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -32,8 +31,11 @@ static ALLOCATOR: allocator::KeepLarge = allocator::KeepLarge::new();
 
 fn main() -> ExitCode {
     let cli = Cli::parse(); // exits with 2 on a usage error
-    if let Some(threads) = cli.command.threads() {
-        limit_threads(threads);
+    if let Some(threads) = cli.command.threads()
+        && let Err(error) = limit_threads(threads.into())
+    {
+        eprintln!("error: --threads {threads}: {error}");
+        return ExitCode::FAILURE;
     }
     start_log(cli.verbose, cli.quiet);
     if cli.quiet {
@@ -59,13 +61,12 @@ fn main() -> ExitCode {
 }
 
 /// Sizes the pool of threads, and that of candle, which reads its size from the environment.
-fn limit_threads(threads: NonZeroUsize) {
+fn limit_threads(threads: usize) -> Result<(), rayon::ThreadPoolBuildError> {
     // SAFETY: no other thread runs yet.
     unsafe { std::env::set_var("CANDLE_NUM_THREADS", threads.to_string()) };
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get());
-    if let Err(error) = pool.build_global() {
-        eprintln!("warning: --threads is ignored: {error}");
-    }
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
 }
 
 /// Warnings go to stderr; `-v` adds what the library does, `-q` leaves errors only.

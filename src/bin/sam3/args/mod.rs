@@ -3,7 +3,6 @@
 mod everything;
 mod segment;
 
-use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use candle_sam3::Precision;
@@ -91,7 +90,7 @@ pub enum Command {
 
 impl Command {
     /// The number of threads that was asked for.
-    pub fn threads(&self) -> Option<NonZeroUsize> {
+    pub fn threads(&self) -> Option<u16> {
         let model = match self {
             Self::Segment(args) => &args.model,
             Self::Everything(args) => &args.model,
@@ -133,8 +132,9 @@ pub struct ModelArgs {
     pub precision: Precision,
 
     /// CPU threads; all cores by default
-    #[arg(long, value_name = "N")]
-    pub threads: Option<NonZeroUsize>,
+    // More than any machine has would end in an abort of the process.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
