@@ -254,7 +254,7 @@ impl Lanes for Four {
     }
     #[inline(always)]
     unsafe fn mul_add(self, b: Self, c: Self) -> Self {
-        // Where x86 runs this, it has no instruction for it, and a fused sum is a call of a function.
+        // On x86 this is compiled without the instruction: a fused sum would be a call of a function.
         let is_fused = cfg!(target_arch = "aarch64") || cfg!(target_feature = "fma");
         Self(std::array::from_fn(|i| match is_fused {
             true => self.0[i].mul_add(b.0[i], c.0[i]),
