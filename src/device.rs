@@ -10,6 +10,7 @@ use crate::{Error, Result};
 
 /// A device as a user names it: `auto`, `cpu`, `cuda`, `cuda:1` or `metal`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum DeviceKind {
     /// The first GPU that this build and this machine have, else the CPU.
     #[default]

@@ -325,7 +325,7 @@ mod tests {
         let q = Tensor::randn(0f64, 1., (1, 1, n, 4), dev)?;
         let k = Tensor::randn(0f64, 1., (1, 1, 4096, 4), dev)?;
         let bias = Tensor::randn(0f64, 1., (1, 1, n, 4096), dev)?;
-        let got = sdpa(&q, &k, &k, 0.5, Some(&bias), Precision::Exact)?;
+        let got = sdpa(&q, &k, &k, 0.5, Some(&bias), Precision::High)?;
         let tail = |t: &Tensor| t.narrow(2, n - 5, 5);
         let want = sdpa(
             &tail(&q)?,
@@ -333,7 +333,7 @@ mod tests {
             &k,
             0.5,
             Some(&tail(&bias)?),
-            Precision::Exact,
+            Precision::High,
         )?;
         let diff = (tail(&got)? - want)?.abs()?.max_all()?.to_scalar::<f64>()?;
         assert!(diff < 1e-6, "{diff}");
@@ -346,9 +346,9 @@ mod tests {
         for dtype in [DType::F16, DType::BF16] {
             let random = |n| Tensor::randn(0f32, 1., (1, 1, n, 32), dev)?.to_dtype(dtype);
             let (q, k, v) = (random(1)?, random(5184)?, random(5184)?);
-            let got = sdpa(&q, &k, &v, 0.2, None, Precision::Exact)?;
+            let got = sdpa(&q, &k, &v, 0.2, None, Precision::High)?;
             let [q, k, v] = [&q, &k, &v].map(|xs| xs.to_dtype(DType::F32).unwrap());
-            let want = sdpa(&q, &k, &v, 0.2, None, Precision::Exact)?.to_dtype(dtype)?;
+            let want = sdpa(&q, &k, &v, 0.2, None, Precision::High)?.to_dtype(dtype)?;
             let [got, want] = [got, want].map(|xs| xs.flatten_all().unwrap());
             assert_eq!(
                 got.to_dtype(DType::F32)?.to_vec1::<f32>()?,
@@ -368,11 +368,11 @@ mod tests {
         // A query of zeros in front makes views of them, as in the decoder.
         let rows = random([2, 3, 6, 5], 3)?.pad_with_zeros(2, 1, 0)?;
         let columns = random([2, 3, 6, 3], 4)?.pad_with_zeros(2, 1, 0)?;
-        let got = sdpa_on_grid(&q, &k, &k, 0.5, [&rows, &columns], Precision::Exact)?;
+        let got = sdpa_on_grid(&q, &k, &k, 0.5, [&rows, &columns], Precision::High)?;
         let bias = Some(grid_sums(&rows, &columns)?);
-        let want = sdpa(&q, &k, &k, 0.5, bias.as_ref(), Precision::Exact)?;
+        let want = sdpa(&q, &k, &k, 0.5, bias.as_ref(), Precision::High)?;
         assert_close(&got, &want, 1e-6);
-        assert!(sdpa_on_grid(&q, &k, &k, 0.5, [&columns, &columns], Precision::Exact).is_err());
+        assert!(sdpa_on_grid(&q, &k, &k, 0.5, [&columns, &columns], Precision::High).is_err());
         Ok(())
     }
 
@@ -391,10 +391,10 @@ mod tests {
             &k,
             1.,
             Some(&padding_bias(&mask, DType::F32)?),
-            Precision::Exact,
+            Precision::High,
         )?;
         let k = k.narrow(2, 0, 4)?.contiguous()?;
-        let want = sdpa(&q, &k, &k, 1., None, Precision::Exact)?;
+        let want = sdpa(&q, &k, &k, 1., None, Precision::High)?;
         assert_close(&got, &want, 1e-6);
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! How exactly products are computed.
+//! Precision of matrix products.
 
 use std::cell::Cell;
 use std::fmt;
@@ -10,23 +10,29 @@ use super::kernels::level::has_fast_bf16;
 use super::kernels::pack::Format;
 use crate::{Error, Result};
 
-/// How exactly a model computes on the CPU. Weights and results are f32 with any of them.
+/// Precision of f32 matrix products, attention and convolutions on the CPU. Weights and results are
+/// f32 with any of them.
+///
+/// Names and meaning are those of PyTorch's
+/// [`set_float32_matmul_precision`](https://docs.pytorch.org/docs/stable/generated/torch.set_float32_matmul_precision.html),
+/// except that `High` is the default here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Precision {
-    /// Sums of products of f32, in the order of the definition. Never uses AMX, which has none.
-    Strict,
-    /// What is fastest among methods whose every stage stays within 5e-4 of the reference. With AMX
-    /// that is three products of bf16 for one of f32: linear layers, attention and convolutions are
-    /// then some 5e-6 from f32, one by one.
+    /// Sums of products of f32 in the order of the definition: no bf16, no Winograd transform.
+    Highest,
+    /// The fastest method that keeps every stage within 5e-4 of the reference. With AMX each f32 is
+    /// treated as the sum of two bf16 numbers: linear layers, attention and convolutions are then
+    /// some 5e-6 from f32, one by one.
     #[default]
-    Exact,
+    High,
     /// Products of bf16 summed in f32, where the processor is faster at these, with AMX or without;
-    /// elsewhere the same as [`Self::Exact`].
-    Fast,
+    /// elsewhere the same as [`Self::High`].
+    Medium,
 }
 
 thread_local! {
-    static CURRENT: Cell<Precision> = const { Cell::new(Precision::Exact) };
+    static CURRENT: Cell<Precision> = const { Cell::new(Precision::High) };
 }
 
 impl Precision {
@@ -61,9 +67,9 @@ impl Precision {
                 instead: "choose the dtype there; a precision is for the CPU in f32".into(),
             });
         }
-        if self == Self::Fast && !has_fast_bf16() {
+        if self == Self::Medium && !has_fast_bf16() {
             tracing::warn!(
-                "this processor is not faster at bf16: precision fast computes in f32, as exact does"
+                "this processor is not faster at bf16: precision medium computes in f32, as high does"
             );
         }
         Ok(())
@@ -72,9 +78,9 @@ impl Precision {
     /// What products are made of, where the processor is faster at that than at f32.
     pub(crate) fn format(self) -> Format {
         match self {
-            Self::Strict => Format::Single,
-            Self::Exact => Format::Split,
-            Self::Fast => Format::Pairs,
+            Self::Highest => Format::Single,
+            Self::High => Format::Split,
+            Self::Medium => Format::Pairs,
         }
     }
 }
@@ -84,12 +90,12 @@ impl FromStr for Precision {
 
     fn from_str(name: &str) -> Result<Self> {
         match name {
-            "strict" => Ok(Self::Strict),
-            "exact" => Ok(Self::Exact),
-            "fast" => Ok(Self::Fast),
+            "highest" => Ok(Self::Highest),
+            "high" => Ok(Self::High),
+            "medium" => Ok(Self::Medium),
             _ => Err(Error::Unsupported {
                 what: format!("precision {name:?}"),
-                instead: "use strict, exact or fast".into(),
+                instead: "use highest, high or medium".into(),
             }),
         }
     }
@@ -98,9 +104,9 @@ impl FromStr for Precision {
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Strict => "strict",
-            Self::Exact => "exact",
-            Self::Fast => "fast",
+            Self::Highest => "highest",
+            Self::High => "high",
+            Self::Medium => "medium",
         })
     }
 }
@@ -111,40 +117,42 @@ mod tests {
     use crate::nn::kernels::tile::Tile;
 
     #[test]
-    fn strict_products_are_of_f32_on_any_processor() {
-        assert_eq!(Tile::of(Precision::Strict.format()).format, Format::Single);
+    fn highest_products_are_of_f32_on_any_processor() {
+        assert_eq!(Tile::of(Precision::Highest.format()).format, Format::Single);
     }
 
     #[test]
     fn a_scope_ends_also_when_building_fails() {
-        let failed = Precision::Fast.scope(|| {
-            assert_eq!(Precision::current(), Precision::Fast);
-            Precision::Strict.scope(|| assert_eq!(Precision::current(), Precision::Strict));
-            assert_eq!(Precision::current(), Precision::Fast);
-            std::panic::catch_unwind(|| Precision::Strict.scope(|| panic!()))
+        let failed = Precision::Medium.scope(|| {
+            assert_eq!(Precision::current(), Precision::Medium);
+            Precision::Highest.scope(|| assert_eq!(Precision::current(), Precision::Highest));
+            assert_eq!(Precision::current(), Precision::Medium);
+            std::panic::catch_unwind(|| Precision::Highest.scope(|| panic!()))
         });
         assert!(failed.is_err());
-        assert_eq!(Precision::current(), Precision::Exact);
+        assert_eq!(Precision::current(), Precision::High);
     }
 
     #[test]
     fn another_dtype_has_the_default_only() {
         let check = |precision: Precision, dtype| precision.check(&Device::Cpu, dtype);
-        assert!(check(Precision::Fast, DType::F32).is_ok());
-        assert!(check(Precision::Exact, DType::BF16).is_ok());
-        let error = check(Precision::Fast, DType::BF16).unwrap_err().to_string();
-        assert!(error.contains("precision fast on Cpu in BF16"), "{error}");
+        assert!(check(Precision::Medium, DType::F32).is_ok());
+        assert!(check(Precision::High, DType::BF16).is_ok());
+        let error = check(Precision::Medium, DType::BF16)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("precision medium on Cpu in BF16"), "{error}");
     }
 
     #[test]
     fn names_parse_and_others_say_what_works() {
-        for precision in [Precision::Strict, Precision::Exact, Precision::Fast] {
+        for precision in [Precision::Highest, Precision::High, Precision::Medium] {
             assert_eq!(
                 precision.to_string().parse::<Precision>().unwrap(),
                 precision
             );
         }
         let error = "bf16".parse::<Precision>().unwrap_err().to_string();
-        assert!(error.contains("strict, exact or fast"), "{error}");
+        assert!(error.contains("highest, high or medium"), "{error}");
     }
 }

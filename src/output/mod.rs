@@ -41,6 +41,7 @@ pub struct LabeledInstance<'a> {
 
 /// What to write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Format {
     /// The image with coloured masks, as PNG.
     Overlay,

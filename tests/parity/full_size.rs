@@ -3,7 +3,7 @@
 //! Not run by default: the files are large. `SAM3_REFERENCE` names a folder that holds, for each
 //! model, `NAME.pt` (a checkpoint in the official layout; random weights will do) and
 //! `NAME.dump.safetensors`, which `tools/reference/dump_reference.py` made of it. `sam3 verify` does
-//! the same from the command line. `SAM3_PRECISION` is strict, exact (if it is not set) or fast.
+//! the same from the command line. `SAM3_PRECISION` is highest, high (if it is not set) or medium.
 //!
 //!     SAM3_REFERENCE=folder cargo test --release --test parity full_size -- --ignored --nocapture
 
@@ -16,7 +16,7 @@ use candle_sam3::predict::verify::{Reference, Tolerances, verify_sam3};
 use candle_sam3::weights::Checkpoint;
 
 fn precision() -> Precision {
-    std::env::var("SAM3_PRECISION").map_or(Precision::Exact, |name| name.parse().unwrap())
+    std::env::var("SAM3_PRECISION").map_or(Precision::High, |name| name.parse().unwrap())
 }
 
 fn folder() -> PathBuf {

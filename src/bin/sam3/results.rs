@@ -88,6 +88,7 @@ pub fn write(
             Format::Overlay => writer.overlay(image, instances, overlay)?,
             Format::Masks => writer.masks(image, instances)?,
             Format::Json => writer.json(document)?,
+            other => bail!("this command does not write the format {other}"),
         }
     }
     Ok(())

@@ -233,7 +233,7 @@ fn prepare(weight: &Tensor, cfg: &ConvConfig) -> Result<Weight> {
     }
     let values = weight.flatten_all()?.to_vec1::<f32>()?;
     let precision = Precision::current();
-    let is_transformed = precision != Precision::Strict
+    let is_transformed = precision != Precision::Highest
         && *cfg == ConvConfig::same(3)
         && side == 3
         && out.min(channels) >= TRANSFORMED_CHANNELS

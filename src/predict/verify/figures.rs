@@ -86,11 +86,11 @@ impl Tolerances {
     /// What a model that computes in `dtype` with `precision` may differ by from a reference in f32.
     pub fn of(dtype: DType, precision: Precision) -> Self {
         let stage = match precision {
-            Precision::Strict => 2e-5,
+            Precision::Highest => 2e-5,
             _ => 1e-4,
         };
         match (dtype, precision) {
-            (DType::F32, Precision::Fast) => Self {
+            (DType::F32, Precision::Medium) => Self {
                 pixels: Limit::Relative(1e-5),
                 stage: Limit::Cosine(0.99),
                 score: Limit::Difference(0.1),

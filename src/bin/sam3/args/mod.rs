@@ -126,8 +126,8 @@ pub struct ModelArgs {
     #[arg(long, default_value = "f32")]
     pub dtype: Dtype,
 
-    /// strict: f32 throughout; exact: the fastest within 5e-4 per stage; fast: products of bf16.
-    /// On the CPU in f32
+    /// highest: f32 throughout; high: the fastest within 5e-4 per stage; medium: products of bf16.
+    /// For f32 on the CPU
     #[arg(long, default_value_t, value_name = "PRECISION")]
     pub precision: Precision,
 

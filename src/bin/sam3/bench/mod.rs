@@ -131,7 +131,7 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
             let on_cpu = LoadOptions {
                 device: candle::Device::Cpu,
                 dtype: candle_sam3::DType::F32,
-                precision: Precision::Strict,
+                precision: Precision::Highest,
                 ..options.clone()
             };
             let reference = load(&args, variant, &on_cpu)?;
