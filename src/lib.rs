@@ -24,9 +24,11 @@
 //! |---|---|
 //! | [`predict`] | what a user calls: [`concept`](predict::concept) for words and exemplars, [`interactive`](predict::interactive) for clicks, [`everything`](predict::everything) |
 //! | [`models`] | [`sam3`](models::sam3) and [`sam`](models::sam): loading, and every stage of the networks |
-//! | [`backbones`], [`text`] | image encoders; tokenizer and text encoders |
-//! | [`nn`], [`weights`], [`image`], [`mask`] | layers and CPU kernels; checkpoints of any layout; pixels; mask arithmetic |
+//! | `backbones`, [`text`] | image encoders; tokenizer and text encoders |
+//! | `nn`, [`weights`], [`image`], [`mask`] | layers and CPU kernels; checkpoints of any layout; pixels; mask arithmetic |
 //! | [`output`] | results as overlay, PNG, JSON and COCO records |
+//!
+//! `nn` and `backbones` are internals, left out of this documentation and of semantic versioning.
 //!
 //! Coordinates are pixels of the original image, x to the right and y down.
 //!
@@ -48,9 +50,11 @@ pub mod trace;
 
 pub mod image;
 pub mod mask;
+#[doc(hidden)]
 pub mod nn;
 pub mod weights;
 
+#[doc(hidden)]
 pub mod backbones;
 pub mod text;
 
