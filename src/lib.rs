@@ -41,7 +41,7 @@
 //! # Features
 //!
 //! `cli` (default) builds the command line; `demo` embeds a tiny model, see `weights::demo`; `cuda`,
-//! `cudnn`, `metal`, `accelerate` and `mkl` pass through to candle.
+//! `cudnn` and `metal` pass through to candle.
 #![warn(missing_docs)]
 
 pub mod device;

@@ -62,11 +62,9 @@ pub struct Versions {
 impl Versions {
     pub fn new() -> Self {
         let features = [
-            ("accelerate", cfg!(feature = "accelerate")),
             ("cuda", cfg!(feature = "cuda")),
             ("cudnn", cfg!(feature = "cudnn")),
             ("metal", cfg!(feature = "metal")),
-            ("mkl", cfg!(feature = "mkl")),
         ];
         let built = features.into_iter().filter(|(_, is_on)| *is_on);
         Self {
