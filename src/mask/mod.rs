@@ -5,6 +5,7 @@
 pub mod boxes;
 pub mod contour;
 pub mod nms;
+pub mod polygon;
 pub mod regions;
 pub mod rle;
 pub mod stability;
@@ -177,6 +178,26 @@ impl Mask {
         placed
     }
 
+    /// The part within `extent`, which must lie in the mask.
+    pub(crate) fn cropped(&self, extent: &Extent) -> Self {
+        let (columns, rows) = (&extent.columns, &extent.rows);
+        let mut cropped = Self::new(columns.len(), rows.len());
+        let (skipped, shift) = (columns.start / BITS, columns.start % BITS);
+        let padding = columns.len() % BITS;
+        for (to, y) in rows.clone().enumerate() {
+            let from = &self.row(y)[skipped..];
+            let row = cropped.row_mut(to);
+            for (i, word) in row.iter_mut().enumerate() {
+                let high = from.get(i + 1).filter(|_| shift > 0);
+                *word = from[i] >> shift | high.map_or(0, |high| high << (BITS - shift));
+            }
+            if let (Some(last), 1..) = (row.last_mut(), padding) {
+                *last &= (1 << padding) - 1;
+            }
+        }
+        cropped
+    }
+
     /// One byte per pixel, rows from the top: `inside` for pixels of the mask and 0 for the rest.
     pub fn to_bytes(&self, inside: u8) -> Vec<u8> {
         let mut bytes = vec![0; self.width * self.height];
@@ -347,6 +368,18 @@ pub(crate) mod tests {
         let want = Mask::from_fn(150, 12, |x, y| x >= 90 && y >= 5 && part.get(x - 90, y - 5));
         assert_eq!(whole, want);
         assert_eq!(part.placed(0, 0, 70, 9), part);
+    }
+
+    #[test]
+    fn a_crop_is_the_pixels_of_the_extent() {
+        let mask = noise(200, 9, 5, 50);
+        for columns in [0..200, 64..128, 3..199, 70..71, 63..65] {
+            let (left, rows) = (columns.start, 2..7);
+            let crop = mask.cropped(&Extent { columns, rows });
+            let (width, height) = (crop.width(), crop.height());
+            let want = Mask::from_fn(width, height, |x, y| mask.get(x + left, y + 2));
+            assert_eq!(crop, want);
+        }
     }
 
     #[test]

@@ -1,0 +1,234 @@
+//! Outlines of masks as polygons, and polygons as masks.
+//!
+//! Programs read polygons in two ways that must not be mixed, see [`Convention`]: an outline of the
+//! wrong kind loses a rim of half a pixel, 12 % of a disc of radius 10. Holes and separate parts are
+//! kept; formats that know neither get them by cuts of no width, see [`Polygons::cut`].
+
+mod raster;
+mod simplify;
+mod trace;
+
+pub use raster::{rasterize_centers, rasterize_edges};
+
+use super::{Extent, Mask};
+use crate::error::Result;
+use simplify::simplify;
+use trace::Contour;
+
+/// A closed path; the last point is joined to the first. Filled by parity.
+pub type Path = Vec<[f64; 2]>;
+
+/// What the vertices of a polygon lie on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Convention {
+    /// The edges of pixels: pixel (x, y) is the square from (x, y) to (x + 1, y + 1). Read so by
+    /// pycocotools and everything built on it.
+    PixelEdges,
+    /// The centers of the border pixels, by their index: a filled polygon includes its border. Read
+    /// so by OpenCV and PIL, hence by YOLO and LabelMe tools.
+    PixelCenters,
+}
+
+/// How far outlines may be simplified.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Simplify {
+    /// The farthest that a left-out point may be from the outline, in pixels; 0 keeps every turn.
+    pub tolerance: f64,
+    /// The least intersection over union of the filled polygons and the mask. The tolerance is
+    /// lowered until it is reached.
+    pub min_iou: f64,
+}
+
+impl Default for Simplify {
+    fn default() -> Self {
+        Self {
+            tolerance: 1.0,
+            min_iou: 0.98,
+        }
+    }
+}
+
+impl Simplify {
+    /// Outlines that give back every pixel.
+    pub const EXACT: Self = Self {
+        tolerance: 0.0,
+        min_iou: 1.0,
+    };
+}
+
+/// A connected part of a mask.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Part {
+    /// Around the part.
+    pub outer: Path,
+    /// Around each of its holes.
+    pub holes: Vec<Path>,
+}
+
+/// The outlines of a mask.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Polygons {
+    /// What the vertices lie on.
+    pub convention: Convention,
+    /// The 8-connected parts, by their first pixel by rows.
+    pub parts: Vec<Part>,
+}
+
+impl Polygons {
+    /// The outlines of a mask, with as few points as `limits` allow.
+    pub fn outline(mask: &Mask, convention: Convention, limits: &Simplify) -> Self {
+        let Some(extent) = mask.extent() else {
+            let parts = Vec::new();
+            return Self { convention, parts };
+        };
+        let mask = mask.cropped(&extent);
+        let contours = trace::contours(&mask);
+        let exact: Vec<Path> = match convention {
+            Convention::PixelEdges => contours.iter().map(Contour::turns).collect(),
+            Convention::PixelCenters => contours.iter().map(Contour::centers).collect(),
+        };
+        // The middles of the edges lose less to simplification than the corners.
+        let fine: Vec<Path> = match convention {
+            Convention::PixelEdges => contours.iter().map(Contour::midpoints).collect(),
+            Convention::PixelCenters => exact.clone(),
+        };
+        let points = |paths: &[Path]| paths.iter().map(Vec::len).sum::<usize>();
+        let simplified = tolerances(limits.tolerance).find_map(|tolerance| {
+            let paths: Vec<Path> = fine.iter().map(|path| reduced(path, tolerance)).collect();
+            let polygons = Self::assemble(convention, &contours, &paths);
+            let good = points(&paths) < points(&exact)
+                && polygons
+                    .fill(mask.width(), mask.height())
+                    .is_ok_and(|filled| f64::from(filled.iou(&mask)) >= limits.min_iou);
+            good.then_some(polygons)
+        });
+        let polygons = simplified.unwrap_or_else(|| Self::assemble(convention, &contours, &exact));
+        polygons.shifted(&extent)
+    }
+
+    /// The mask of the given size that a reader of this convention sees.
+    ///
+    /// # Errors
+    /// [`Error::InvalidImage`](crate::Error::InvalidImage) when a coordinate is not finite or over a
+    /// million pixels away; never for polygons from [`Polygons::outline`].
+    pub fn fill(&self, width: usize, height: usize) -> Result<Mask> {
+        let mut mask = Mask::new(width, height);
+        for path in self.cut() {
+            mask.unite(&match self.convention {
+                Convention::PixelEdges => rasterize_edges(&path, width, height)?.decode()?,
+                Convention::PixelCenters => rasterize_centers(&path, width, height)?,
+            });
+        }
+        Ok(mask)
+    }
+
+    /// One path for each part, its holes cut open: outline and hole are joined there and back by a
+    /// line between two near vertices, which no reader sees that fills by parity.
+    pub fn cut(&self) -> Vec<Path> {
+        let parts = self.parts.iter();
+        let cut = |part: &Part| {
+            let outer = part.outer.clone();
+            part.holes
+                .iter()
+                .fold(outer, |path, hole| spliced(path, hole))
+        };
+        parts.map(cut).collect()
+    }
+
+    /// One path for the whole mask: [`Polygons::cut`], and the parts joined in the same way. In
+    /// [`Convention::PixelCenters`] the lines between parts are drawn by readers.
+    pub fn joined(&self) -> Path {
+        let mut parts = self.cut().into_iter();
+        let first = parts.next().unwrap_or_default();
+        parts.fold(first, |path, part| spliced(path, &part))
+    }
+
+    /// Paths, one for each contour, grouped by part.
+    fn assemble(convention: Convention, contours: &[Contour], paths: &[Path]) -> Self {
+        let mut parts: Vec<Part> = Vec::new();
+        let mut part_of = vec![0; contours.len()];
+        for (i, (contour, path)) in contours.iter().zip(paths).enumerate() {
+            match contour.parent {
+                Some(outer) => parts[part_of[outer]].holes.push(path.clone()),
+                None => {
+                    part_of[i] = parts.len();
+                    parts.push(Part {
+                        outer: path.clone(),
+                        holes: Vec::new(),
+                    });
+                }
+            }
+        }
+        Self { convention, parts }
+    }
+
+    /// From the coordinates of a cropped mask to those of the whole one.
+    fn shifted(mut self, extent: &Extent) -> Self {
+        let (x0, y0) = (extent.columns.start as f64, extent.rows.start as f64);
+        for part in &mut self.parts {
+            for path in std::iter::once(&mut part.outer).chain(&mut part.holes) {
+                for [x, y] in path {
+                    *x += x0;
+                    *y += y0;
+                }
+            }
+        }
+        self
+    }
+}
+
+/// The tolerances to try, largest first; each keeps about 1.5 times the points of the one before.
+fn tolerances(largest: f64) -> impl Iterator<Item = f64> {
+    let smaller = [1.0, 0.71, 0.5, 0.36, 0.25].into_iter();
+    let all = std::iter::once(largest).chain(smaller.filter(move |&t| t < largest));
+    all.filter(|&tolerance| tolerance > 0.0)
+}
+
+/// A simplified path; as it was where less than a triangle would be left.
+fn reduced(path: &Path, tolerance: f64) -> Path {
+    let reduced = simplify(path, tolerance);
+    if reduced.len() < 3 {
+        path.clone()
+    } else {
+        reduced
+    }
+}
+
+/// `other` hung into `path` by a cut of no width between their nearest vertices.
+fn spliced(path: Path, other: &Path) -> Path {
+    let Some((at, start)) = nearest(&path, other) else {
+        return if path.is_empty() { other.clone() } else { path };
+    };
+    let mut spliced = Vec::with_capacity(path.len() + other.len() + 2);
+    spliced.extend(&path[..=at]);
+    spliced.extend(&other[start..]);
+    spliced.extend(&other[..=start]);
+    spliced.extend(&path[at..]);
+    spliced
+}
+
+/// Over this many pairs, only the first vertex of the second path is compared, so that outlines of
+/// noise do not take minutes.
+const MAX_PAIRS: usize = 1 << 20;
+
+/// The indices of the nearest vertices of two paths, of equal ones the first.
+fn nearest(path: &Path, other: &Path) -> Option<(usize, usize)> {
+    let compared = if path.len() * other.len() > MAX_PAIRS {
+        1
+    } else {
+        other.len()
+    };
+    let mut best: Option<(f64, usize, usize)> = None;
+    for (i, a) in path.iter().enumerate() {
+        for (j, b) in other[..compared].iter().enumerate() {
+            let squared = (a[0] - b[0]).powi(2) + (a[1] - b[1]).powi(2);
+            if best.is_none_or(|(least, ..)| squared < least) {
+                best = Some((squared, i, j));
+            }
+        }
+    }
+    best.map(|(_, i, j)| (i, j))
+}
+
+#[cfg(test)]
+mod tests;
