@@ -3,6 +3,7 @@
 pub mod inspect;
 pub mod sam;
 pub mod sam3;
+pub mod tracker;
 
 use crate::Result;
 use crate::image::Image;

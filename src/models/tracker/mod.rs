@@ -1,0 +1,131 @@
+//! Following objects through a video: what a frame remembers, and how the next one looks at it.
+//!
+//! Follows `Sam3TrackerBase`,
+//! <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/sam3_tracker_base.py#L20>.
+//!
+//! Tensors have the official names; all of them lie below `tracker` in a file of SAM 3.
+
+pub mod memory_attention;
+pub mod memory_encoder;
+pub mod object_pointer;
+pub mod selection;
+
+use candle::{Result, Tensor};
+
+pub use memory_attention::{MemoryAttention, MemoryTokens};
+pub use memory_encoder::{MaskProbability, MemoryEncoder};
+pub use object_pointer::ObjectPointers;
+pub use selection::{Position, Rules, Selection};
+
+/// Sizes and limits of a tracker.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Width of image tokens.
+    pub dim: usize,
+    /// Width of memory tokens.
+    pub memory_dim: usize,
+    /// Side of the grid of image tokens.
+    pub grid: usize,
+    /// Side of the model's input, in pixels.
+    pub image_size: usize,
+    /// Layers of the memory attention.
+    pub attention_layers: usize,
+    /// Hidden width of its feed-forward networks.
+    pub attention_ffn_dim: usize,
+    /// Base of its rotary frequencies.
+    pub rope_theta: f64,
+    /// Object pointers that a frame attends to at most.
+    pub max_pointers: usize,
+    /// Rows of the temporal embedding of memories.
+    pub num_memories: usize,
+    /// Conditioning frames that a frame attends to at most.
+    pub max_cond_frames: Option<usize>,
+    /// Tracked frames of less quality are not attended to.
+    pub min_quality: Option<f32>,
+}
+
+impl Config {
+    /// The tracker of every released SAM 3 with `grid`² image tokens.
+    pub fn sam3(grid: usize, image_size: usize) -> Self {
+        Self {
+            dim: 256,
+            memory_dim: 64,
+            grid,
+            image_size,
+            attention_layers: 4,
+            attention_ffn_dim: 2048,
+            rope_theta: 10_000.,
+            max_pointers: 16,
+            num_memories: 7,
+            max_cond_frames: Some(4),
+            min_quality: Some(0.01),
+        }
+    }
+
+    /// Side of the masks that are encoded into memories.
+    pub fn mask_size(&self) -> usize {
+        16 * self.grid
+    }
+
+    /// What a frame attends to.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            num_memories: self.num_memories,
+            max_cond_frames: self.max_cond_frames,
+            max_pointers: self.max_pointers,
+            min_quality: self.min_quality,
+        }
+    }
+}
+
+/// Mask logits (b, h, w) of which each pixel belongs to the object with the largest, of equal ones
+/// the first; those of the others are at most -10 there.
+///
+/// Follows `_apply_non_overlapping_constraints`,
+/// <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/sam3_tracker_base.py#L1115>.
+pub fn non_overlapping(logits: &Tensor) -> Result<Tensor> {
+    const OUTSIDE: f64 = -10.;
+    let (b, h, w) = logits.dims3()?;
+    if b == 1 {
+        return Ok(logits.clone());
+    }
+    let object = |i: usize| logits.narrow(0, i, 1);
+    let mut highest = object(0)?;
+    let mut owner = highest.zeros_like()?; // (1, h, w)
+    for i in 1..b {
+        let is_higher = object(i)?.gt(&highest)?;
+        let number = Tensor::full(i as f32, (1, h, w), logits.device())?;
+        owner = is_higher.where_cond(&number.to_dtype(logits.dtype())?, &owner)?;
+        highest = is_higher.where_cond(&object(i)?, &highest)?;
+    }
+    let objects = (0..b).map(|i| {
+        let is_owner = owner.eq(i as f64)?;
+        is_owner.where_cond(&object(i)?, &object(i)?.minimum(OUTSIDE)?)
+    });
+    Tensor::cat(&objects.collect::<Result<Vec<_>>>()?, 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle::Device;
+
+    #[test]
+    fn a_pixel_belongs_to_the_highest_object_and_among_equals_to_the_first() -> Result<()> {
+        let logits = [
+            [[1f32, 2., -20., 3.]],
+            [[1., 5., -12., -4.]],
+            [[0., 4., -30., 3.]],
+        ];
+        let got = non_overlapping(&Tensor::new(&logits, &Device::Cpu)?)?;
+        let want = [
+            [[1f32, -10., -20., 3.]],
+            [[-10., 5., -12., -10.]],
+            [[-10., -10., -30., -10.]],
+        ];
+        assert_eq!(got.to_vec3::<f32>()?, want);
+        let alone = Tensor::new(&[logits[0]], &Device::Cpu)?;
+        assert_eq!(non_overlapping(&alone)?.to_vec3::<f32>()?, [logits[0]]);
+        Ok(())
+    }
+}
