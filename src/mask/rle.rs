@@ -212,6 +212,13 @@ enum Counts {
     Plain(Vec<u32>),
 }
 
+/// As its run lengths.
+impl Serialize for Mask {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        Rle::encode(self).serialize(serializer)
+    }
+}
+
 impl Serialize for Rle {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         Document {
@@ -312,6 +319,10 @@ mod tests {
         let rle = Rle::encode(&drawn(&[".#.", "##."]));
         let text = serde_json::to_string(&rle).unwrap();
         assert_eq!(text, r#"{"size":[2,3],"counts":"132"}"#);
+        assert_eq!(
+            serde_json::to_string(&drawn(&[".#.", "##."])).unwrap(),
+            text
+        );
         assert_eq!(serde_json::from_str::<Rle>(&text).unwrap(), rle);
         let plain = r#"{"size":[2,3],"counts":[1,3,2]}"#;
         assert_eq!(serde_json::from_str::<Rle>(plain).unwrap(), rle);

@@ -1,10 +1,12 @@
 //! Floor 4: results as files.
 //!
+//! * [`answer`]: what the writers take, made of prompts and predictions;
 //! * [`overlay()`]: the image with coloured masks, outlines and labels, to look at;
 //! * [`masks`]: one PNG per instance and one label map, for other programs;
 //! * [`json`]: everything as one document, masks run-length encoded as in COCO;
 //! * [`records`]: what the original's automatic mask generator writes.
 
+pub mod answer;
 mod canvas;
 pub mod json;
 mod labels;

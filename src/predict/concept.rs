@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 
 use candle::{DType, Tensor};
+use serde::{Deserialize, Serialize};
 
 use super::Instance;
 use crate::mask::upsample::threshold_upsampled;
@@ -16,7 +17,7 @@ use crate::models::sam3::{ExemplarBox, Grounding, ImageEmbedding, Sam3, TextEmbe
 use crate::{Error, Result, Trace, text};
 
 /// A box around an object that shows what is meant, or what is not.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Exemplar {
     /// In pixels of the original image.
     pub bbox: BoxXyxy,
@@ -94,8 +95,8 @@ impl Default for Options {
     }
 }
 
-/// The answer to one prompt.
-#[derive(Debug, Clone)]
+/// The answer to one prompt. As JSON, masks are run-length encoded.
+#[derive(Debug, Clone, Serialize)]
 pub struct Prediction {
     /// How sure the model is that the concept is in the image at all, in 0..1.
     pub presence: f32,

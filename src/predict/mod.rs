@@ -12,10 +12,12 @@ mod fake;
 pub mod interactive;
 pub mod verify;
 
+use serde::Serialize;
+
 use crate::mask::{BoxXyxy, Mask};
 
-/// One found object.
-#[derive(Debug, Clone)]
+/// One found object. As JSON, its mask is run-length encoded.
+#[derive(Debug, Clone, Serialize)]
 pub struct Instance {
     /// Its pixels, at the size of the original image.
     pub mask: Mask,

@@ -21,6 +21,7 @@
 mod tests;
 
 use rayon::prelude::*;
+use serde::Serialize;
 
 use super::Instance;
 use crate::image::Image;
@@ -54,8 +55,8 @@ impl Default for Options {
     }
 }
 
-/// The answer to one prompt.
-#[derive(Debug, Clone)]
+/// The answer to one prompt. As JSON, masks are run-length encoded.
+#[derive(Debug, Clone, Serialize)]
 pub struct ClickPrediction {
     /// Three masks, or one without [`Options::multimask_output`], in the order of the model and not
     /// by score.
@@ -76,7 +77,7 @@ impl ClickPrediction {
 }
 
 /// One mask of an answer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct ClickMask {
     /// Its pixels, at the size of the original image.
     pub mask: Mask,
@@ -85,7 +86,8 @@ pub struct ClickMask {
     /// IoU of the masks cut higher and lower, in 0..=1; 0 when there is no mask at all.
     pub stability_score: f32,
     /// Logits at the model's low resolution, by rows: a mask prompt for the next round. SAM 3 limits
-    /// them to ±32, after the mask is made.
+    /// them to ±32, after the mask is made. Left out of JSON; `output::encode_logits` writes them.
+    #[serde(skip)]
     pub low_res_logits: Vec<f32>,
 }
 
