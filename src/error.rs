@@ -36,6 +36,15 @@ pub enum Error {
         /// Which value, which limit.
         reason: String,
     },
+    /// A data set, its results or a run over it cannot be used: malformed, or not what belongs
+    /// together.
+    #[error("{}: {problem}", path.display())]
+    Dataset {
+        /// The file or directory.
+        path: PathBuf,
+        /// What is wrong with it and what would work.
+        problem: String,
+    },
     /// The model or the build cannot do this.
     #[error("{what} is not supported; {instead}")]
     Unsupported {
@@ -60,6 +69,13 @@ pub enum Error {
 impl Error {
     pub(crate) fn checkpoint(path: impl AsRef<Path>, problem: impl Into<String>) -> Self {
         Self::Checkpoint {
+            path: path.as_ref().to_path_buf(),
+            problem: problem.into(),
+        }
+    }
+
+    pub(crate) fn dataset(path: impl AsRef<Path>, problem: impl Into<String>) -> Self {
+        Self::Dataset {
             path: path.as_ref().to_path_buf(),
             problem: problem.into(),
         }

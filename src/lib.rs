@@ -26,6 +26,7 @@
 //! | [`models`] | [`sam3`](models::sam3) and [`sam`](models::sam): loading, and every stage of the networks |
 //! | `backbones`, [`text`] | image encoders; tokenizer and text encoders |
 //! | `nn`, [`weights`], [`image`], [`mask`] | layers and CPU kernels; checkpoints of any layout; pixels; mask arithmetic |
+//! | [`eval`] | average precision, cgF1, clicks of simulated users |
 //! | [`output`] | results as overlay, PNG, JSON and COCO records |
 //!
 //! `nn` and `backbones` are internals, left out of this documentation and of semantic versioning.
@@ -62,6 +63,7 @@ pub mod models;
 
 pub mod predict;
 
+pub mod eval;
 pub mod output;
 
 pub use error::{Error, Result};

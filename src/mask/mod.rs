@@ -8,6 +8,7 @@ pub mod nms;
 pub mod polygon;
 pub mod regions;
 pub mod rle;
+mod runs;
 pub mod stability;
 pub mod upsample;
 

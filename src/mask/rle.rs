@@ -180,7 +180,7 @@ impl Rle {
     }
 
     /// The runs inside the mask, as positions down the columns.
-    fn runs(&self) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+    pub(super) fn runs(&self) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
         let mut position = 0;
         self.counts
             .iter()

@@ -9,12 +9,12 @@ const FLOORS: &[&[&str]] = &[
     &["backbones", "text"],
     &["models"],
     &["predict"],
-    &["output"],
+    &["eval", "output"],
     &["server", "bin"],
 ];
 
 /// Plain Rust: no tensors.
-const WITHOUT_CANDLE: &[&str] = &["image", "mask", "output"];
+const WITHOUT_CANDLE: &[&str] = &["eval", "image", "mask", "output"];
 
 #[test]
 fn imports_point_downward() {
