@@ -45,6 +45,23 @@ pub enum Error {
         /// What is wrong with it and what would work.
         problem: String,
     },
+    /// A mask, run-length encoding or map of logits is inconsistent or of another size.
+    #[error("invalid mask: {0}")]
+    InvalidMask(String),
+    /// An option is out of range; says which value and which limit.
+    #[error("invalid argument: {0}")]
+    InvalidArgument(String),
+    /// The network computed NaN or infinity.
+    #[error("{stage} computed NaN or infinity; {advice}")]
+    NotFinite {
+        /// The first stage whose result is not finite.
+        stage: String,
+        /// What to try.
+        advice: &'static str,
+    },
+    /// The caller asked the call to stop, see [`crate::CancelToken`].
+    #[error("cancelled")]
+    Cancelled,
     /// The model or the build cannot do this.
     #[error("{what} is not supported; {instead}")]
     Unsupported {
@@ -85,6 +102,18 @@ impl Error {
         Self::InvalidPrompt {
             reason: reason.into(),
         }
+    }
+
+    pub(crate) fn not_finite(stage: impl Into<String>) -> Self {
+        Self::NotFinite {
+            stage: stage.into(),
+            advice: "compute in f32 (`--dtype f32`) or bf16 if this was f16, and check that the \
+                     weights themselves hold no NaN",
+        }
+    }
+
+    pub(crate) fn argument(reason: impl Into<String>) -> Self {
+        Self::InvalidArgument(reason.into())
     }
 
     pub(crate) fn io(path: impl AsRef<Path>, cause: std::io::Error) -> Self {

@@ -47,6 +47,8 @@
 
 pub mod device;
 pub mod error;
+pub mod run;
+pub mod size;
 pub mod trace;
 
 pub mod image;
@@ -67,8 +69,16 @@ pub mod eval;
 pub mod output;
 
 pub use error::{Error, Result};
+pub use image::Image;
+pub use mask::{BoxXyxy, Mask, Rle};
+pub use models::sam::Sam;
+pub use models::sam3::Sam3;
+pub use models::{InteractiveModel, LoadOptions, Model, Point, VisualPrompt};
 pub use nn::Precision;
+pub use run::{CancelToken, Progress, Run};
+pub use size::Size;
 pub use trace::Trace;
+pub use weights::Checkpoint;
 
-/// Number formats that a model can compute in.
-pub use candle::DType;
+/// Number formats that a model can compute in, and devices that it can run on.
+pub use candle::{DType, Device};

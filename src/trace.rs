@@ -1,73 +1,38 @@
-//! Every stage's tensors of one run, for finding the first stage that differs from a reference, or
-//! the time at which each stage was done.
+//! Tensors of every stage of one run, for finding the first stage that differs from a reference.
 //!
 //! ```no_run
-//! use candle_sam3::{Trace, image::Image, models::sam3::Sam3};
+//! use candle_sam3::{Image, Run, Sam3, Trace};
 //!
 //! fn stages(model: &Sam3, image: &Image) -> candle_sam3::Result<()> {
-//!     let mut trace = Trace::on();
-//!     model.encode_image_traced(image, &mut trace)?;
+//!     let mut trace = Trace::default();
+//!     model.encode_image(image, &mut Run::traced(&mut trace))?;
 //!     trace.save("stages.safetensors")
 //! }
 //! ```
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Instant;
 
 use candle::{DType, Tensor};
 
 use crate::{Error, Result};
 
-/// Collects named tensors or times when it is on; costs one branch per stage when it is off.
+/// Collects named tensors, see [`crate::Run::trace`].
 #[derive(Debug, Default, Clone)]
 pub struct Trace {
-    tensors: Option<BTreeMap<String, Tensor>>,
-    times: Option<Vec<(String, Instant)>>,
+    tensors: BTreeMap<String, Tensor>,
     prefix: String,
 }
 
 impl Trace {
-    /// Records nothing.
-    pub fn off() -> Self {
-        Self::default()
-    }
-
-    /// Records every stage.
-    pub fn on() -> Self {
-        Self {
-            tensors: Some(BTreeMap::new()),
-            ..Self::default()
-        }
-    }
-
-    /// Records when every stage was done, after waiting for its device; keeps no tensor.
-    pub fn timed() -> Self {
-        Self {
-            times: Some(vec![]),
-            ..Self::default()
-        }
-    }
-
     /// Puts `prefix` before the names recorded from here on.
     pub fn set_prefix(&mut self, prefix: impl Into<String>) {
         self.prefix = prefix.into();
     }
 
-    /// Whether anything is recorded.
-    pub(crate) fn is_on(&self) -> bool {
-        self.tensors.is_some()
-    }
-
     pub(crate) fn record(&mut self, name: &str, tensor: &Tensor) {
-        if let Some(tensors) = &mut self.tensors {
-            tensors.insert(format!("{}{name}", self.prefix), tensor.clone());
-        }
-        if let Some(times) = &mut self.times {
-            // A device that fails here fails at the next operation, too, which says so.
-            let _ = tensor.device().synchronize();
-            times.push((format!("{}{name}", self.prefix), Instant::now()));
-        }
+        let name = format!("{}{name}", self.prefix);
+        self.tensors.insert(name, tensor.clone());
     }
 
     /// How far each stage recorded here is from the same stage of a `reference`, in the order of
@@ -81,7 +46,7 @@ impl Trace {
         };
         let mut differences = vec![];
         for (name, want) in reference.tensors().filter(|(_, t)| t.dtype().is_float()) {
-            let Some(got) = self.tensors.as_ref().and_then(|all| all.get(name)) else {
+            let Some(got) = self.tensors.get(name) else {
                 continue;
             };
             if got.dims() != want.dims() {
@@ -94,18 +59,10 @@ impl Trace {
         Ok(differences)
     }
 
-    /// When each stage was done, in that order, for [`Trace::timed`].
-    pub fn times(&self) -> impl Iterator<Item = (&str, Instant)> {
-        let times = self.times.iter().flatten();
-        times.map(|(name, time)| (name.as_str(), *time))
-    }
-
     /// The tensors recorded so far, by name.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.tensors
-            .iter()
-            .flatten()
-            .map(|(name, tensor)| (name.as_str(), tensor))
+        let tensors = self.tensors.iter();
+        tensors.map(|(name, tensor)| (name.as_str(), tensor))
     }
 
     /// Writes the recorded tensors to a safetensors file, replacing it in one step.
@@ -113,11 +70,8 @@ impl Trace {
         let path = path.as_ref();
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".part");
-        let tensors = self
-            .tensors
-            .iter()
-            .flatten()
-            .map(|(name, t)| Ok((name, t.contiguous()?)));
+        let tensors = self.tensors.iter();
+        let tensors = tensors.map(|(name, t)| Ok((name, t.contiguous()?)));
         let tensors = tensors.collect::<candle::Result<Vec<_>>>()?;
         let written = safetensors::serialize_to_file(tensors, None, temporary.as_ref())
             .map_err(|e| Error::Tensor(e.into()))
@@ -170,21 +124,8 @@ mod tests {
     use candle::Device;
 
     #[test]
-    fn a_timed_trace_has_times_in_order_and_keeps_no_tensor() {
-        let tensor = Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
-        let mut trace = Trace::timed();
-        trace.record("b", &tensor);
-        trace.set_prefix("prompts.0.");
-        trace.record("a", &tensor);
-        let (names, times): (Vec<_>, Vec<_>) = trace.times().unzip();
-        assert_eq!(names, ["b", "prompts.0.a"]);
-        assert!(times[0] <= times[1]);
-        assert_eq!(trace.tensors().count(), 0);
-    }
-
-    #[test]
     fn differences_are_relative_and_have_an_angle() {
-        let [mut got, mut want] = [Trace::on(), Trace::on()];
+        let [mut got, mut want] = [Trace::default(), Trace::default()];
         let tensor = |values: [f32; 2]| Tensor::new(&values, &Device::Cpu).unwrap();
         want.record("a", &tensor([3., 4.]));
         got.record("a", &tensor([4., 3.]));

@@ -16,6 +16,7 @@ use std::path::Path;
 pub use decode::MAX_PIXELS;
 
 use crate::error::{Error, Result};
+use crate::size::Size;
 
 /// An image of 8-bit RGB pixels.
 #[derive(Clone, PartialEq, Eq)]
@@ -78,6 +79,11 @@ impl Image {
             height,
             pixels,
         })
+    }
+
+    /// Width and height in pixels.
+    pub fn size(&self) -> Size {
+        Size::new(self.width, self.height)
     }
 
     /// Pixels per row.

@@ -15,6 +15,8 @@ pub mod upsample;
 pub use boxes::BoxXyxy;
 pub use rle::Rle;
 
+use crate::size::Size;
+
 const BITS: usize = u64::BITS as usize;
 
 /// A binary mask, one bit per pixel.
@@ -53,6 +55,11 @@ impl Mask {
             }
         }
         mask
+    }
+
+    /// Width and height in pixels.
+    pub fn size(&self) -> Size {
+        Size::new(self.width, self.height)
     }
 
     /// Pixels per row.

@@ -63,7 +63,7 @@ impl Rle {
     /// The mask that was encoded.
     ///
     /// # Errors
-    /// [`Error::InvalidImage`] when the counts do not add up to the size.
+    /// [`Error::InvalidMask`] when the counts do not add up to the size.
     pub fn decode(&self) -> Result<Mask> {
         let [height, width] = self.size;
         self.check()?;
@@ -129,9 +129,9 @@ impl Rle {
     /// Reads COCO's compressed counts for a mask of `size` (height, width).
     ///
     /// # Errors
-    /// [`Error::InvalidImage`] when the text is not such a list, or does not add up to the size.
+    /// [`Error::InvalidMask`] when the text is not such a list, or does not add up to the size.
     pub fn from_compressed(size: [usize; 2], text: &str) -> Result<Self> {
-        let broken = |why: &str| Error::InvalidImage(format!("run-length mask: {why}"));
+        let broken = |why: &str| Error::InvalidMask(format!("run-length mask: {why}"));
         let mut counts: Vec<u32> = Vec::new();
         let mut bytes = text.bytes();
         while bytes.len() > 0 {
@@ -174,7 +174,7 @@ impl Rle {
         if height as u64 * width as u64 == total {
             return Ok(());
         }
-        Err(Error::InvalidImage(format!(
+        Err(Error::InvalidMask(format!(
             "run-length mask: the counts add up to {total} pixels, {height} x {width} are needed"
         )))
     }

@@ -18,10 +18,10 @@ impl StableMask {
     /// Cuts logits of `width` columns, by rows, in one pass; NaN lies outside.
     ///
     /// # Errors
-    /// [`Error::InvalidImage`] when there is no whole number of rows.
+    /// [`Error::InvalidMask`] when there is no whole number of rows.
     pub fn new(logits: &[f32], width: usize, threshold: f64, offset: f64) -> Result<Self> {
         if width == 0 || !logits.len().is_multiple_of(width) {
-            return Err(Error::InvalidImage(format!(
+            return Err(Error::InvalidMask(format!(
                 "{} logits are no whole number of rows of {width}",
                 logits.len()
             )));

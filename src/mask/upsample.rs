@@ -4,7 +4,7 @@
 //! fused multiply-add, to the last bit when height + width of the result is over 128 (PyTorch has a
 //! second kernel for smaller results; it differs by one or two units in the last place).
 //!
-//! Sizes are (height, width), maps are stored by rows.
+//! Maps are stored by rows.
 
 use std::ops::Range;
 
@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use super::{BITS, Mask};
 use crate::error::{Error, Result};
+use crate::size::Size;
 
 /// Rows of the result that one task computes; neighbours share interpolated source rows.
 const BAND: usize = 32;
@@ -19,14 +20,10 @@ const BAND: usize = 32;
 /// Resizes a map of `size` to `new_size`, bilinear without antialiasing, corners not aligned.
 ///
 /// # Errors
-/// [`Error::InvalidImage`] when `map` does not have `size` or a side is zero.
-pub fn upsample_bilinear(
-    map: &[f32],
-    size: (usize, usize),
-    new_size: (usize, usize),
-) -> Result<Vec<f32>> {
+/// [`Error::InvalidMask`] when `map` does not have `size` or a side is zero.
+pub fn upsample_bilinear(map: &[f32], size: Size, new_size: Size) -> Result<Vec<f32>> {
     let sampling = Sampling::new(map, size, new_size)?;
-    let (height, width) = new_size;
+    let Size { width, height } = new_size;
     let mut resized = vec![0.0; height * width];
     resized
         .par_chunks_mut(BAND * width)
@@ -50,20 +47,20 @@ pub fn upsample_bilinear(
 /// computing it where no source value can bring it above the threshold.
 ///
 /// # Errors
-/// [`Error::InvalidImage`] when `logits` does not have `size` or a side is zero.
+/// [`Error::InvalidMask`] when `logits` does not have `size` or a side is zero.
 pub fn threshold_upsampled(
     logits: &[f32],
-    size: (usize, usize),
-    new_size: (usize, usize),
+    size: Size,
+    new_size: Size,
     threshold: f32,
 ) -> Result<Mask> {
     let sampling = Sampling::new(logits, size, new_size)?;
-    let (height, width) = new_size;
+    let Size { width, height } = new_size;
     // Rounding can lift a blend above its inputs by a few units in the last place of the largest.
     let largest = logits.iter().fold(0f32, |max, value| max.max(value.abs()));
     let low = |value: f32| value + 1e-6 * largest <= threshold;
     let high_columns: Vec<Option<Range<usize>>> = logits
-        .chunks_exact(size.1)
+        .chunks_exact(size.width)
         .map(|row| {
             let first = row.iter().position(|&value| !low(value))?;
             let last = row.iter().rposition(|&value| !low(value))?;
@@ -147,23 +144,20 @@ struct Sampling<'a> {
 }
 
 impl<'a> Sampling<'a> {
-    fn new(
-        map: &'a [f32],
-        (height, width): (usize, usize),
-        (new_height, new_width): (usize, usize),
-    ) -> Result<Self> {
-        if [height, width, new_height, new_width].contains(&0) || map.len() != height * width {
-            return Err(Error::InvalidImage(format!(
-                "cannot resize a {height}x{width} map of {} values to {new_height}x{new_width}; \
-                 no side may be zero and height * width values are needed",
+    fn new(map: &'a [f32], size: Size, new_size: Size) -> Result<Self> {
+        let sides = [size.width, size.height, new_size.width, new_size.height];
+        if sides.contains(&0) || map.len() != size.area() {
+            return Err(Error::InvalidMask(format!(
+                "cannot resize a {size} map of {} values to {new_size}; no side may be zero and \
+                 width * height values are needed",
                 map.len()
             )));
         }
         Ok(Self {
             map,
-            map_width: width,
-            rows: taps(height, new_height),
-            columns: taps(width, new_width),
+            map_width: size.width,
+            rows: taps(size.height, new_size.height),
+            columns: taps(size.width, new_size.width),
         })
     }
 
@@ -246,11 +240,14 @@ mod tests {
         std::fs::read(path).unwrap()
     }
 
-    fn tensor(golden: &SafeTensors, name: &str) -> ((usize, usize), Vec<f32>) {
+    fn tensor(golden: &SafeTensors, name: &str) -> (Size, Vec<f32>) {
         let tensor = golden.tensor(name).unwrap();
         let values = tensor.data().chunks_exact(4);
         let values = values.map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        ((tensor.shape()[0], tensor.shape()[1]), values.collect())
+        (
+            Size::new(tensor.shape()[1], tensor.shape()[0]),
+            values.collect(),
+        )
     }
 
     /// A smooth map with values on both sides of zero.
@@ -272,7 +269,7 @@ mod tests {
             let (new_size, want) = tensor(&golden, &format!("{case}.out"));
             let got = upsample_bilinear(&map, size, new_size).unwrap();
             let different = got.iter().zip(&want).filter(|(a, b)| a != b).count();
-            assert_eq!(different, 0, "{case}: {size:?} to {new_size:?}");
+            assert_eq!(different, 0, "{case}: {size} to {new_size}");
         }
     }
 
@@ -287,22 +284,21 @@ mod tests {
             ((1, 5), (40, 64), 0.0, -3.0),
             ((20, 30), (20, 30), 0.0, 1.0),
         ];
-        for (size, new_size, shift, threshold) in cases {
-            let map = waves(size.0, size.1, shift);
+        for ((h, w), (new_h, new_w), shift, threshold) in cases {
+            let (size, new_size) = (Size::new(w, h), Size::new(new_w, new_h));
+            let map = waves(h, w, shift);
             let large = upsample_bilinear(&map, size, new_size).unwrap();
             let mask = threshold_upsampled(&map, size, new_size, threshold).unwrap();
-            let want = Mask::from_fn(new_size.1, new_size.0, |x, y| {
-                large[y * new_size.1 + x] > threshold
-            });
-            assert_eq!(mask, want, "{size:?} to {new_size:?}, shift {shift}");
+            let want = Mask::from_fn(new_w, new_h, |x, y| large[y * new_w + x] > threshold);
+            assert_eq!(mask, want, "{size} to {new_size}, shift {shift}");
         }
     }
 
     #[test]
     fn a_constant_map_at_the_threshold_is_outside() {
         let map = vec![0.1; 12];
-        let want = upsample_bilinear(&map, (3, 4), (70, 90)).unwrap();
-        let mask = threshold_upsampled(&map, (3, 4), (70, 90), 0.1).unwrap();
+        let want = upsample_bilinear(&map, Size::new(4, 3), Size::new(90, 70)).unwrap();
+        let mask = threshold_upsampled(&map, Size::new(4, 3), Size::new(90, 70), 0.1).unwrap();
         assert_eq!(
             mask.area(),
             want.iter().filter(|&&value| value > 0.1).count()
@@ -311,8 +307,9 @@ mod tests {
 
     #[test]
     fn a_map_of_the_wrong_size_is_refused() {
-        assert!(upsample_bilinear(&[0.0; 5], (2, 3), (4, 4)).is_err());
-        assert!(threshold_upsampled(&[], (0, 3), (4, 4), 0.0).is_err());
-        assert!(threshold_upsampled(&[0.0; 6], (2, 3), (0, 4), 0.0).is_err());
+        let (small, square) = (Size::new(3, 2), Size::square(4));
+        assert!(upsample_bilinear(&[0.0; 5], small, square).is_err());
+        assert!(threshold_upsampled(&[], Size::new(3, 0), square, 0.0).is_err());
+        assert!(threshold_upsampled(&[0.0; 6], small, Size::new(4, 0), 0.0).is_err());
     }
 }

@@ -321,7 +321,8 @@ fn note_missing(components: &mut Components, survey: &Survey) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::sam3::{LoadOptions, Sam3};
+    use crate::LoadOptions;
+    use crate::models::sam3::Sam3;
     use crate::weights::key_lists::key_list;
     use candle::DType;
 

@@ -4,10 +4,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::mask::{BoxXyxy, Mask};
-use crate::models::ClickPrompt;
+use crate::models::{Point, VisualPrompt};
 use crate::predict::concept::{Exemplar, Prediction, Prompt};
 use crate::predict::everything::MaskRecord;
-use crate::predict::interactive::{ClickMask, ClickPrediction};
+use crate::predict::interactive::{self, MaskPrediction};
 
 /// The answer to one prompt on one image.
 ///
@@ -68,18 +68,9 @@ pub struct Description {
     /// Boxes around examples of what is meant and of what is not.
     pub exemplars: Vec<Exemplar>,
     /// Points on the object and beside it.
-    pub points: Vec<LabeledPoint>,
+    pub points: Vec<Point>,
     /// The box around the object.
     pub bbox: Option<BoxXyxy>,
-}
-
-/// A point of a prompt.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct LabeledPoint {
-    /// x and y in pixels of the image.
-    pub xy: [f32; 2],
-    /// Whether it lies on the object or on something else.
-    pub positive: bool,
 }
 
 impl Description {
@@ -103,14 +94,10 @@ impl From<&Prompt> for Description {
     }
 }
 
-impl From<&ClickPrompt> for Description {
-    fn from(prompt: &ClickPrompt) -> Self {
-        let point = |&(xy, label): &([f32; 2], u8)| LabeledPoint {
-            xy,
-            positive: label == 1,
-        };
+impl From<&VisualPrompt> for Description {
+    fn from(prompt: &VisualPrompt) -> Self {
         Self {
-            points: prompt.points.iter().map(point).collect(),
+            points: prompt.points.clone(),
             bbox: prompt.bbox,
             ..Self::default()
         }
@@ -137,11 +124,11 @@ impl From<(&Prompt, Prediction)> for Answer {
     }
 }
 
-impl From<(&ClickPrompt, ClickPrediction)> for Answer {
-    fn from((prompt, prediction): (&ClickPrompt, ClickPrediction)) -> Self {
+impl From<(&VisualPrompt, interactive::Prediction)> for Answer {
+    fn from((prompt, prediction): (&VisualPrompt, interactive::Prediction)) -> Self {
         let prompt = Description::from(prompt);
         let masks = prediction.masks.into_iter();
-        let instances = masks.map(|found: ClickMask| Found {
+        let instances = masks.map(|found: MaskPrediction| Found {
             label: prompt.label().to_string(),
             bbox: box_around(&found.mask),
             mask: found.mask,
@@ -245,22 +232,19 @@ mod tests {
 
     #[test]
     fn a_click_is_boxed_by_its_mask_and_its_logit_becomes_a_presence() {
-        let prompt = ClickPrompt {
-            points: vec![([1.5, 2.0], 1), ([0.0, 0.0], 0)],
-            ..ClickPrompt::default()
-        };
-        let click = |mask| ClickMask {
+        let prompt = VisualPrompt::point(1.5, 2.0).and_not(0.0, 0.0);
+        let click = |mask| MaskPrediction {
             mask,
             iou_score: 1.02,
             stability_score: 0.5,
             low_res_logits: vec![],
         };
-        let prediction = ClickPrediction {
+        let prediction = interactive::Prediction {
             masks: vec![click(bar()), click(Mask::new(4, 3))],
             object_score: Some(0.0),
         };
         let answer = Answer::from((&prompt, prediction));
-        let points: Vec<bool> = answer.prompt.points.iter().map(|p| p.positive).collect();
+        let points: Vec<bool> = answer.prompt.points.iter().map(|p| p.on_object).collect();
         assert_eq!(points, [true, false]);
         assert_eq!(answer.presence, Some(0.5));
         let boxes: Vec<BoxXyxy> = answer.instances.iter().map(|found| found.bbox).collect();

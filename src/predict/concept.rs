@@ -10,11 +10,11 @@ use std::collections::HashMap;
 use candle::{DType, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::Instance;
+use super::{Instance, is_finite, sigmoid};
 use crate::mask::upsample::threshold_upsampled;
 use crate::mask::{BoxXyxy, Mask, nms};
 use crate::models::sam3::{ExemplarBox, Grounding, ImageEmbedding, Sam3, TextEmbedding};
-use crate::{Error, Result, Trace, text};
+use crate::{Error, Result, Run, Size, text};
 
 /// A box around an object that shows what is meant, or what is not.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -26,9 +26,9 @@ pub struct Exemplar {
 }
 
 impl Exemplar {
-    /// As fractions of an image of `(width, height)` pixels.
-    pub fn normalise(&self, (width, height): (usize, usize)) -> ExemplarBox {
-        let cxcywh_norm = self.bbox.to_cxcywh_norm(width, height);
+    /// As fractions of an image of this size.
+    pub fn normalize(&self, image: Size) -> ExemplarBox {
+        let cxcywh_norm = self.bbox.to_cxcywh_norm(image.width, image.height);
         ExemplarBox {
             cxcywh_norm,
             positive: self.positive,
@@ -95,10 +95,10 @@ impl Default for Options {
     }
 }
 
-/// The answer to one prompt. As JSON, masks are run-length encoded.
-#[derive(Debug, Clone, Serialize)]
+/// The answer to one prompt.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Prediction {
-    /// How sure the model is that the concept is in the image at all, in 0..1.
+    /// Confidence that the concept is in the image at all, in 0..1.
     pub presence: f32,
     /// The objects found, in the order of the model's queries.
     pub instances: Vec<Instance>,
@@ -106,118 +106,167 @@ pub struct Prediction {
     pub semantic: Option<Mask>,
 }
 
-/// Answers several prompts on one image; equal texts are encoded once.
+/// A prompt whose text is encoded: good for any number of images, as far as it has no exemplars.
+#[derive(Debug, Clone)]
+pub struct EncodedPrompt {
+    /// The prompt.
+    pub prompt: Prompt,
+    /// Its text, or the stand-in for a prompt of exemplars alone.
+    pub text: TextEmbedding,
+}
+
+/// Encodes the texts of prompts, each distinct one once.
 ///
 /// # Errors
-/// [`Error::InvalidPrompt`] for an empty prompt, a box that is inverted, not finite or outside the
-/// image, or an option out of range; nothing is computed then.
+/// [`Error::InvalidPrompt`] for an empty prompt, before any work; [`Error::Cancelled`].
+pub fn encode(model: &Sam3, prompts: &[Prompt], run: &mut Run) -> Result<Vec<EncodedPrompt>> {
+    prompts.iter().try_for_each(validate_words)?;
+    let mut known: HashMap<Option<&str>, TextEmbedding> = HashMap::new();
+    let mut encoded = Vec::with_capacity(prompts.len());
+    for prompt in prompts {
+        let key = prompt.text.as_deref();
+        let text = match known.get(&key) {
+            Some(text) => text.clone(),
+            None => run.stage("text", || match key {
+                Some(text) => model.encode_text(text),
+                None => model.encode_visual(),
+            })?,
+        };
+        known.insert(key, text.clone());
+        encoded.push(EncodedPrompt {
+            prompt: prompt.clone(),
+            text,
+        });
+    }
+    Ok(encoded)
+}
+
+/// Answers prompts on one image, in their order.
+///
+/// A GPU answers several in one pass; with a trace, they are answered one by one, each stage
+/// recorded under `prompts.N.`.
+///
+/// # Errors
+/// [`Error::InvalidPrompt`] for a box that is inverted, not finite or outside the image,
+/// [`Error::InvalidArgument`] for an option out of range, both before any work;
+/// [`Error::NotFinite`] if the network computes NaN or infinity; [`Error::Cancelled`].
 pub fn predict(
     model: &Sam3,
     image: &ImageEmbedding,
-    prompts: &[Prompt],
+    prompts: &[EncodedPrompt],
     options: &Options,
+    run: &mut Run,
 ) -> Result<Vec<Prediction>> {
-    predict_traced(model, image, prompts, options, &mut Trace::off())
+    let batch = match run.trace {
+        None if !model.device().is_cpu() => GPU_BATCH,
+        _ => 1,
+    };
+    predict_in_batches(model, image, prompts, options, batch, run)
 }
 
-/// Like [`predict`], recording each stage under `prompts.N.`.
-pub fn predict_traced(
-    model: &Sam3,
-    image: &ImageEmbedding,
-    prompts: &[Prompt],
-    options: &Options,
-    trace: &mut Trace,
-) -> Result<Vec<Prediction>> {
-    validate(prompts, options, (image.width, image.height))?;
-    let texts = encode_texts(model, prompts)?;
-    predict_encoded(model, image, prompts, &texts, options, trace)
-}
+/// Prompts that a GPU answers in one pass: each keeps a pixel embedding of 85 MB in f32.
+const GPU_BATCH: usize = 8;
 
-/// Like [`predict_traced`] with the texts encoded before, by [`encode_texts`]: for the same prompts
-/// on many images.
-pub fn predict_encoded(
+fn predict_in_batches(
     model: &Sam3,
     image: &ImageEmbedding,
-    prompts: &[Prompt],
-    texts: &[TextEmbedding],
+    prompts: &[EncodedPrompt],
     options: &Options,
-    trace: &mut Trace,
+    batch: usize,
+    run: &mut Run,
 ) -> Result<Vec<Prediction>> {
-    validate(prompts, options, (image.width, image.height))?;
-    let mut predictions = Vec::with_capacity(prompts.len());
-    for (i, (prompt, text)) in prompts.iter().zip(texts).enumerate() {
-        trace.set_prefix(format!("prompts.{i}."));
-        predictions.push(detect(model, image, text, prompt, options, trace)?);
+    options.validate()?;
+    for prompt in prompts {
+        validate_prompt(&prompt.prompt, image.size)?;
     }
-    trace.set_prefix("");
+    let mut predictions = Vec::with_capacity(prompts.len());
+    for batch in prompts.chunks(batch) {
+        run.set_prefix(format!("prompts.{}.", predictions.len()));
+        predictions.extend(answer(model, image, batch, options, run)?);
+        run.report(predictions.len(), prompts.len());
+    }
+    run.set_prefix("");
     if let (Some(iou), true) = (options.nms, options.nms_across_prompts) {
         suppress_across(&mut predictions, iou);
     }
     Ok(predictions)
 }
 
-/// The text embedding of each prompt, computed once per distinct text.
-pub fn encode_texts(model: &Sam3, prompts: &[Prompt]) -> Result<Vec<TextEmbedding>> {
-    let mut known: HashMap<Option<&str>, TextEmbedding> = HashMap::new();
-    let mut texts = Vec::with_capacity(prompts.len());
-    for prompt in prompts {
-        let key = prompt.text.as_deref();
-        if let Some(text) = known.get(&key) {
-            texts.push(text.clone());
-            continue;
-        }
-        let text = match key {
-            Some(text) => model.encode_text(text)?,
-            None => model.encode_visual()?,
-        };
-        known.insert(key, text.clone());
-        texts.push(text);
-    }
-    Ok(texts)
-}
-
-/// Answers one prompt whose `text` is encoded already; the prompt's own text is not read.
-pub fn detect(
+/// Answers a few prompts in one pass of the network.
+fn answer(
     model: &Sam3,
     image: &ImageEmbedding,
-    text: &TextEmbedding,
-    prompt: &Prompt,
+    prompts: &[EncodedPrompt],
     options: &Options,
-    trace: &mut Trace,
-) -> Result<Prediction> {
-    let size = (image.width, image.height);
-    let boxes: Vec<ExemplarBox> = prompt.exemplars.iter().map(|e| e.normalise(size)).collect();
-    let detector = model.detector();
-    let grounding = detector.ground(&image.features, &text.features, &boxes, trace)?;
-
-    let presence = sigmoid(grounding.found.presence_logit.to_vec1::<f32>()?[0]);
-    let logits = grounding.logits.squeeze(0)?.to_vec1::<f32>()?;
-    let scores: Vec<f32> = logits
+    run: &mut Run,
+) -> Result<Vec<Prediction>> {
+    let boxes: Vec<Vec<ExemplarBox>> = prompts
         .iter()
-        .map(|logit| sigmoid(*logit) * presence)
+        .map(|p| {
+            p.prompt
+                .exemplars
+                .iter()
+                .map(|e| e.normalize(image.size))
+                .collect()
+        })
         .collect();
-    let threshold = prompt.threshold.unwrap_or(options.threshold);
-    let kept = keep(&scores, threshold, options.max_instances);
+    let inputs: Vec<_> = prompts
+        .iter()
+        .zip(&boxes)
+        .map(|(prompt, boxes)| (&prompt.text.features, boxes.as_slice()))
+        .collect();
+    let detector = model.detector();
+    let groundings = detector.ground(&image.features, &inputs, run)?;
+    let logits = groundings.logits.to_vec2::<f32>()?;
+    let presence = groundings.found.presence_logit.to_vec1::<f32>()?;
 
-    let instances = instances(model, &grounding, &scores, &kept, options, size, trace)?;
-    let instances = match options.nms {
-        Some(iou) => suppress(instances, iou),
-        None => instances,
-    };
-    let semantic = match options.semantic {
-        true => masks(
-            &detector.semantic(&grounding.pixels)?,
-            options.mask_threshold,
-            size,
-        )?
-        .pop(),
-        false => None,
-    };
-    Ok(Prediction {
-        presence,
-        instances,
-        semantic,
-    })
+    let mut predictions = Vec::with_capacity(prompts.len());
+    for (i, (logits, presence)) in logits.into_iter().zip(presence).enumerate() {
+        let grounding = groundings.of_prompt(i)?;
+        if !presence.is_finite() || logits.iter().any(|logit| !logit.is_finite()) {
+            return Err(not_finite(image, &prompts[i], &grounding)?);
+        }
+        let presence = sigmoid(presence);
+        let scores: Vec<f32> = logits.iter().map(|l| sigmoid(*l) * presence).collect();
+        let threshold = prompts[i].prompt.threshold.unwrap_or(options.threshold);
+        let kept = keep(&scores, threshold, options.max_instances);
+        let found = instances(model, &grounding, &scores, &kept, options, image.size, run)?;
+        let semantic = match options.semantic {
+            true => {
+                let logits = detector.semantic(&grounding.pixels)?;
+                masks(&logits, options.mask_threshold, image.size)?.pop()
+            }
+            false => None,
+        };
+        predictions.push(Prediction {
+            presence,
+            instances: match options.nms {
+                Some(iou) => suppress(found, iou),
+                None => found,
+            },
+            semantic,
+        });
+    }
+    Ok(predictions)
+}
+
+/// The error that names the first stage whose result is not finite.
+fn not_finite(image: &ImageEmbedding, prompt: &EncodedPrompt, found: &Grounding) -> Result<Error> {
+    let [fine, middle, coarse] = &image.features.fpn;
+    let stages = [
+        ("the image encoder", vec![fine, middle, coarse]),
+        ("the text encoder", vec![&prompt.text.features.tokens]),
+        ("the fusion encoder", vec![&found.memory]),
+        ("the decoder", vec![&found.found.hs, &found.found.boxes]),
+    ];
+    for (stage, tensors) in stages {
+        for tensor in tensors {
+            if !is_finite(tensor)? {
+                return Ok(Error::not_finite(stage));
+            }
+        }
+    }
+    Ok(Error::not_finite("the scoring head"))
 }
 
 /// Masks and boxes of the kept queries.
@@ -227,21 +276,21 @@ fn instances(
     scores: &[f32],
     kept: &[u32],
     options: &Options,
-    (width, height): (usize, usize),
-    trace: &mut Trace,
+    size: Size,
+    run: &mut Run,
 ) -> Result<Vec<Instance>> {
     if kept.is_empty() {
         return Ok(vec![]);
     }
     let queries = Tensor::new(kept, grounding.pixels.device())?;
     let hs = grounding.found.hs.index_select(&queries, 1)?;
-    let logits = model.detector().masks(&grounding.pixels, &hs)?;
-    trace.record("pred_masks", &logits);
+    let logits = run.stage("masks", || model.detector().masks(&grounding.pixels, &hs))?;
+    run.record("pred_masks", &logits);
     let boxes = grounding.found.boxes.squeeze(0)?.to_vec2::<f32>()?;
-    let masks = masks(&logits, options.mask_threshold, (width, height))?;
+    let masks = run.stage("enlarge", || masks(&logits, options.mask_threshold, size))?;
     let instance = |(query, mask): (&u32, Mask)| {
         let b = &boxes[*query as usize];
-        let bbox = BoxXyxy::from_cxcywh_norm([b[0], b[1], b[2], b[3]], width, height);
+        let bbox = BoxXyxy::from_cxcywh_norm([b[0], b[1], b[2], b[3]], size.width, size.height);
         Instance {
             mask,
             bbox,
@@ -252,14 +301,18 @@ fn instances(
 }
 
 /// Mask logits (1, k, h, w) -> k masks at the size of the image.
-fn masks(logits: &Tensor, threshold: f32, (width, height): (usize, usize)) -> Result<Vec<Mask>> {
+fn masks(logits: &Tensor, threshold: f32, size: Size) -> Result<Vec<Mask>> {
     let (_, _, h, w) = logits.dims4()?;
+    let low_res = Size::new(w, h);
     let logits = logits
         .to_dtype(DType::F32)?
         .flatten_all()?
         .to_vec1::<f32>()?;
-    let maps = logits.chunks_exact(h * w);
-    maps.map(|map| threshold_upsampled(map, (h, w), (height, width), threshold))
+    if logits.iter().any(|logit| !logit.is_finite()) {
+        return Err(Error::not_finite("the mask head"));
+    }
+    let maps = logits.chunks_exact(low_res.area());
+    maps.map(|map| threshold_upsampled(map, low_res, size, threshold))
         .collect()
 }
 
@@ -307,67 +360,60 @@ fn non_maximum_suppression<'a>(
     is_kept
 }
 
-fn sigmoid(x: f32) -> f32 {
-    1. / (1. + (-x).exp())
+impl Options {
+    /// Checks the ranges.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] with the option, its value and its limits.
+    pub fn validate(&self) -> Result<()> {
+        fraction("threshold", self.threshold).map_err(Error::argument)?;
+        if self.mask_threshold.is_nan() {
+            return Err(Error::argument("mask_threshold is NaN"));
+        }
+        match self.nms {
+            Some(iou) => fraction("nms", iou).map_err(Error::argument),
+            None => Ok(()),
+        }
+    }
 }
 
-/// Checks prompts and options against an image of `width` x `height` pixels, before any work.
+fn fraction(name: &str, value: f32) -> Result<(), String> {
+    match (0. ..=1.).contains(&value) {
+        true => Ok(()),
+        false => Err(format!("{name} is {value}; it must be in 0..1")),
+    }
+}
+
+/// Checks prompts and options against an image of this size, before any work.
 ///
 /// # Errors
-/// [`Error::InvalidPrompt`], see [`predict`].
-pub fn validate(
-    prompts: &[Prompt],
-    options: &Options,
-    (width, height): (usize, usize),
-) -> Result<()> {
-    let fraction = |name: &str, value: f32| match (0. ..=1.).contains(&value) {
-        true => Ok(()),
-        false => Err(Error::prompt(format!(
-            "{name} is {value}; it must be in 0..1"
-        ))),
-    };
-    fraction("threshold", options.threshold)?;
-    if options.mask_threshold.is_nan() {
-        return Err(Error::prompt("the mask threshold is not a number"));
+/// As [`encode`] and [`predict`].
+pub fn validate(prompts: &[Prompt], options: &Options, image: Size) -> Result<()> {
+    options.validate()?;
+    prompts.iter().try_for_each(|prompt| {
+        validate_words(prompt)?;
+        validate_prompt(prompt, image)
+    })
+}
+
+fn validate_words(prompt: &Prompt) -> Result<()> {
+    match &prompt.text {
+        Some(text) if text::clean(text).is_empty() => Err(Error::prompt(
+            "the text is empty; name what to look for, as in \"a dog\"",
+        )),
+        None if !prompt.exemplars.iter().any(|e| e.positive) => Err(Error::prompt(
+            "a prompt needs a text or a positive exemplar",
+        )),
+        _ => Ok(()),
     }
-    if let Some(iou) = options.nms {
-        fraction("nms", iou)?;
+}
+
+fn validate_prompt(prompt: &Prompt, image: Size) -> Result<()> {
+    if let Some(threshold) = prompt.threshold {
+        fraction("threshold", threshold).map_err(Error::prompt)?;
     }
-    for prompt in prompts {
-        if let Some(threshold) = prompt.threshold {
-            fraction("threshold", threshold)?;
-        }
-        match &prompt.text {
-            Some(text) if text::clean(text).is_empty() => {
-                return Err(Error::prompt(
-                    "the text is empty; name what to look for, as in \"a dog\"",
-                ));
-            }
-            None if !prompt.exemplars.iter().any(|e| e.positive) => {
-                return Err(Error::prompt(
-                    "a prompt needs a text or a positive exemplar",
-                ));
-            }
-            _ => {}
-        }
-        for exemplar in &prompt.exemplars {
-            let BoxXyxy { x0, y0, x1, y1 } = exemplar.bbox;
-            let name = format!("exemplar {x0},{y0},{x1},{y1}");
-            if ![x0, y0, x1, y1].iter().all(|v| v.is_finite()) {
-                return Err(Error::prompt(format!("{name} is not finite")));
-            }
-            if x1 <= x0 || y1 <= y0 {
-                return Err(Error::prompt(format!(
-                    "{name} is inverted or empty; give x0,y0,x1,y1"
-                )));
-            }
-            let (w, h) = (width as f32, height as f32);
-            if x1 <= 0. || y1 <= 0. || x0 >= w || y0 >= h {
-                return Err(Error::prompt(format!(
-                    "{name} is outside the image of {width} x {height}"
-                )));
-            }
-        }
+    for exemplar in &prompt.exemplars {
+        super::validate_box("exemplar", exemplar.bbox, image)?;
     }
     Ok(())
 }
@@ -407,7 +453,7 @@ mod tests {
                 "must be in 0..1",
             ),
         ] {
-            let error = validate(&[prompt], &Options::default(), (100, 50))
+            let error = validate(&[prompt], &Options::default(), Size::new(100, 50))
                 .unwrap_err()
                 .to_string();
             assert!(error.contains(want), "{error:?} lacks {want:?}");
@@ -416,7 +462,7 @@ mod tests {
         validate(
             &[partly_outside, Prompt::text("dog")],
             &Options::default(),
-            (100, 50),
+            Size::new(100, 50),
         )
         .unwrap();
     }
@@ -442,7 +488,7 @@ mod tests {
             },
         ] {
             assert!(
-                validate(&[Prompt::text("dog")], &options, (10, 10)).is_err(),
+                validate(&[Prompt::text("dog")], &options, Size::square(10)).is_err(),
                 "{options:?}"
             );
         }

@@ -1,73 +1,122 @@
-//! A model that draws discs, to test what is generic over models.
+//! A model that draws discs, to test everything that is generic over models.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::Result;
+use candle::{Device, IndexOp, Tensor};
+
 use crate::image::Image;
 use crate::mask::upsample::upsample_bilinear;
 use crate::mask::{BoxXyxy, Mask};
-use crate::models::{ClickMasks, ClickPrompt, InteractiveModel};
+use crate::models::head::{Config, Decoded, ImageTokens, NUM_MASKS};
+use crate::models::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
+use crate::{Result, Run, Size};
 
 const SIDE: usize = 32;
 /// Largest logit that is handed back.
 pub(super) const LIMIT: f32 = 25.0;
 
+/// The four masks of one prompt, with the predicted IoU of each.
+pub(super) type Answer = [(Vec<f32>, f32); NUM_MASKS];
+
+/// An embedding that holds one number.
+pub(super) fn embedding(size: Size, seed: f32) -> InteractiveEmbedding {
+    let tokens = Tensor::new(&[[[seed]]], &Device::Cpu).unwrap();
+    InteractiveEmbedding {
+        features: ImageTokens {
+            tokens,
+            high_res_features: None,
+        },
+        size,
+    }
+}
+
+/// Answers that are known before they are drawn: the logits travel as mask tokens.
+pub(super) fn decoded(answers: Vec<Answer>, object_score: Option<f32>) -> Decoded {
+    let device = &Device::Cpu;
+    let (b, n) = (answers.len(), answers[0][0].0.len());
+    let iou: Vec<f32> = answers.iter().flatten().map(|mask| mask.1).collect();
+    let logits: Vec<f32> = answers
+        .into_iter()
+        .flatten()
+        .flat_map(|mask| mask.0)
+        .collect();
+    Decoded {
+        mask_tokens: Tensor::from_vec(logits, (b, NUM_MASKS, n), device).unwrap(),
+        image: Tensor::zeros((b, 1, 1), candle::DType::F32, device).unwrap(),
+        iou: Tensor::from_vec(iou, (b, NUM_MASKS), device).unwrap(),
+        object_score: object_score.map(|score| Tensor::full(score, b, device).unwrap()),
+    }
+}
+
+/// The logits of [`decoded`] as maps.
+pub(super) fn drawn(decoded: &Decoded, masks: Range<usize>) -> Result<Tensor> {
+    let logits = decoded.mask_tokens.i((.., masks))?;
+    let (b, masks, n) = logits.dims3()?;
+    let side = n.isqrt();
+    Ok(logits.reshape((b, masks, side, side))?)
+}
+
 /// Stretches images to 32 x 32 cells. The object is a disc around the mean of the positive points,
 /// of a third of the image's width, or the disc in the box; negative points push it away, and the
 /// logits of a mask prompt are added to its own.
-#[derive(Default)]
 pub(super) struct Discs {
-    /// How often something was decoded.
+    /// Number of batches that were decoded.
     pub(super) decodes: AtomicUsize,
+    config: Config,
+}
+
+impl Default for Discs {
+    fn default() -> Self {
+        Self {
+            decodes: AtomicUsize::new(0),
+            config: Config {
+                grid: SIDE / 4,
+                max_prompt_logit: Some(LIMIT),
+                ..Config::sam1()
+            },
+        }
+    }
 }
 
 impl InteractiveModel for Discs {
-    type Embedding = (usize, usize);
-
-    fn encode_for_clicks(&self, image: &Image) -> Result<(usize, usize)> {
-        Ok((image.width(), image.height()))
+    fn name(&self) -> &str {
+        "discs"
     }
 
-    fn original_size(&self, image: &(usize, usize)) -> (usize, usize) {
-        *image
+    fn head_config(&self) -> &Config {
+        &self.config
     }
 
-    fn low_res_size(&self) -> (usize, usize) {
-        (SIDE, SIDE)
+    fn encode_interactive(&self, image: &Image, _: &mut Run) -> Result<InteractiveEmbedding> {
+        Ok(embedding(image.size(), 0.))
     }
 
-    fn decode(
-        &self,
-        &(width, height): &(usize, usize),
-        prompts: &[ClickPrompt],
-        multimask_output: bool,
-    ) -> Result<Vec<ClickMasks>> {
+    fn attend(&self, image: &InteractiveEmbedding, prompts: &[&VisualPrompt]) -> Result<Decoded> {
         self.decodes.fetch_add(1, Ordering::Relaxed);
-        let scales: &[f32] = if multimask_output {
-            &[0.5, 1.0, 1.5]
-        } else {
-            &[1.0]
+        let answer = |prompt: &&VisualPrompt| {
+            [1.0, 0.5, 1.0, 1.5].map(|scale: f32| {
+                let iou = 1.0 - (scale - 1.0).abs() / 2.0;
+                (disc(prompt, image.size, scale), iou)
+            })
         };
-        let answer = |prompt: &ClickPrompt| ClickMasks {
-            low_res_logits: scales
-                .iter()
-                .map(|scale| disc(prompt, (width as f32, height as f32), *scale))
-                .collect(),
-            iou_scores: scales.iter().map(|s| 1.0 - (s - 1.0).abs() / 2.0).collect(),
-            object_score: Some(3.0),
-        };
-        Ok(prompts.iter().map(answer).collect())
+        Ok(decoded(prompts.iter().map(answer).collect(), Some(3.0)))
     }
 
-    fn upscale(&self, &(width, height): &(usize, usize), logits: &[f32]) -> Result<Vec<f32>> {
-        upsample_bilinear(logits, (SIDE, SIDE), (height, width))
+    fn draw(
+        &self,
+        _: &InteractiveEmbedding,
+        decoded: &Decoded,
+        masks: Range<usize>,
+    ) -> Result<Tensor> {
+        drawn(decoded, masks)
     }
 
-    fn feed_back(&self, logits: Vec<f32>) -> Vec<f32> {
-        logits.into_iter().map(|v| v.clamp(-LIMIT, LIMIT)).collect()
+    fn upscale(&self, image: Size, logits: &[f32]) -> Result<Vec<f32>> {
+        upsample_bilinear(logits, Size::square(SIDE), image)
     }
 
-    fn drawn_logits(&self, mask: &Mask) -> Result<Vec<f32>> {
+    fn logits_from_mask(&self, mask: &Mask) -> Result<Vec<f32>> {
         let scaled = |i: usize, of: usize| (2 * i + 1) * of / (2 * SIDE);
         let logit = |i: usize| match mask.get(
             scaled(i % SIDE, mask.width()),
@@ -80,15 +129,16 @@ impl InteractiveModel for Discs {
     }
 }
 
-fn disc(prompt: &ClickPrompt, (width, height): (f32, f32), scale: f32) -> Vec<f32> {
-    let positive: Vec<[f32; 2]> = prompt
-        .points
-        .iter()
-        .filter(|p| p.1 == 1)
-        .map(|p| p.0)
-        .collect();
-    let count = positive.len().max(1) as f32;
-    let mean = |axis: usize| positive.iter().map(|p| p[axis]).sum::<f32>() / count;
+fn disc(prompt: &VisualPrompt, image: Size, scale: f32) -> Vec<f32> {
+    let (width, height) = (image.width as f32, image.height as f32);
+    let points = |on_object| {
+        let points = prompt.points.iter();
+        points
+            .filter(move |p| p.on_object == on_object)
+            .map(|p| p.xy)
+    };
+    let count = points(true).count().max(1) as f32;
+    let mean = |axis: usize| points(true).map(|p| p[axis]).sum::<f32>() / count;
     let ([cx, cy], radius) = match prompt.bbox {
         Some(BoxXyxy { x0, y0, x1, y1 }) => (
             [(x0 + x1) / 2.0, (y0 + y1) / 2.0],
@@ -103,7 +153,7 @@ fn disc(prompt: &ClickPrompt, (width, height): (f32, f32), scale: f32) -> Vec<f3
             let x = ((i % SIDE) as f32 + 0.5) * width / side;
             let y = ((i / SIDE) as f32 + 0.5) * height / side;
             let mut logit = (radius - (x - cx).hypot(y - cy)) * 2.0;
-            for ([px, py], _) in prompt.points.iter().filter(|point| point.1 == 0) {
+            for [px, py] in points(false) {
                 logit = logit.min(((x - px).hypot(y - py) - radius / 2.0) * 2.0);
             }
             logit

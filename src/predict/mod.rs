@@ -10,19 +10,61 @@ pub mod everything;
 #[cfg(test)]
 mod fake;
 pub mod interactive;
+mod shortcuts;
 pub mod verify;
 
+use candle::{DType, Tensor};
 use serde::Serialize;
 
 use crate::mask::{BoxXyxy, Mask};
+use crate::{Error, Result, Size};
 
-/// One found object. As JSON, its mask is run-length encoded.
-#[derive(Debug, Clone, Serialize)]
+/// One found object.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Instance {
     /// Its pixels, at the size of the original image.
     pub mask: Mask,
     /// Its box in pixels of the original image, as the model predicts it: not clipped.
     pub bbox: BoxXyxy,
-    /// How sure the model is, in 0..1.
+    /// Confidence in 0..1.
     pub score: f32,
+}
+
+/// Checks a box against an image of this size; `what` names it in the message.
+fn validate_box(what: &str, bbox: BoxXyxy, image: Size) -> Result<()> {
+    let BoxXyxy { x0, y0, x1, y1 } = bbox;
+    let name = format!("{what} {x0},{y0},{x1},{y1}");
+    if ![x0, y0, x1, y1].iter().all(|v| v.is_finite()) {
+        return Err(Error::prompt(format!("{name} is not finite")));
+    }
+    if x1 <= x0 || y1 <= y0 {
+        return Err(Error::prompt(format!(
+            "{name} is inverted or empty; give x0,y0,x1,y1"
+        )));
+    }
+    if x1 <= 0. || y1 <= 0. || x0 >= image.width as f32 || y0 >= image.height as f32 {
+        return Err(Error::prompt(format!(
+            "{name} is outside the image of {image}"
+        )));
+    }
+    // A corner far outside would make the pooling of an exemplar visit cells without end.
+    let limit = 4. * image.width.max(image.height) as f32;
+    if [x0, y0, x1, y1].iter().any(|v| v.abs() > limit) {
+        return Err(Error::prompt(format!(
+            "{name} has a corner more than {limit} pixels away; cut it at the edge of the image \
+             of {image}"
+        )));
+    }
+    Ok(())
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1. / (1. + (-x).exp())
+}
+
+/// True if no value is NaN or infinite: any such value makes the sum of `x - x` NaN.
+fn is_finite(tensor: &Tensor) -> Result<bool> {
+    let tensor = tensor.to_dtype(DType::F32)?;
+    let sum = (&tensor - &tensor)?.sum_all()?.to_scalar::<f32>()?;
+    Ok(sum == 0.)
 }

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle::{DType, Device, Tensor};
-use candle_sam3::Trace;
 use candle_sam3::image::Image;
-use candle_sam3::models::sam3::{LoadOptions, Sam3};
+use candle_sam3::models::sam3::Sam3;
 use candle_sam3::predict::concept::{self, Options, Prompt};
 use candle_sam3::predict::interactive;
+use candle_sam3::{LoadOptions, Run, Trace, VisualPrompt};
 use candle_sam3::{mask::Mask, weights};
 use predicates::prelude::*;
 use predicates::str::contains;
@@ -45,19 +45,20 @@ fn vector(values: Vec<f32>) -> Tensor {
 /// What the demo model makes of a text and a point.
 fn record() -> BTreeMap<String, Tensor> {
     let options = LoadOptions {
-        clicks: true,
+        interactive: true,
         ..LoadOptions::default()
     };
     let model = Sam3::load(&weights::demo().unwrap(), &options).unwrap();
     let image = Image::open(scene()).unwrap();
-    let mut trace = Trace::on();
-    let embedding = model.encode_image_traced(&image, &mut trace).unwrap();
+    let mut trace = Trace::default();
+    let run = &mut Run::traced(&mut trace);
+    let embedding = model.encode_image(&image, run).unwrap();
     let all = Options {
         threshold: 0.,
         ..Options::default()
     };
-    let prompts = [Prompt::text(TEXT)];
-    let found = concept::predict_traced(&model, &embedding, &prompts, &all, &mut trace).unwrap();
+    let prompts = concept::encode(&model, &[Prompt::text(TEXT)], run).unwrap();
+    let found = concept::predict(&model, &embedding, &prompts, &all, run).unwrap();
     let mut tensors = BTreeMap::new();
     for (name, tensor) in trace.tensors() {
         tensors.insert(
@@ -81,11 +82,16 @@ fn record() -> BTreeMap<String, Tensor> {
         .flat_map(|i| [i.bbox.x0, i.bbox.y0, i.bbox.x1, i.bbox.y1]);
     let pixels: Vec<u8> = image.pixels().to_vec();
     let size = (image.height(), image.width(), 3);
-    let click = interactive::from_points(&[POINT], &[1]).unwrap();
-    let clicked = model.embed_for_clicks(&embedding).unwrap();
-    let clicked =
-        interactive::predict(&model, &clicked, &[click], &interactive::Options::default()).unwrap();
-    let masks = &clicked[0].masks;
+    let clicked = model.interactive_embedding(&embedding).unwrap();
+    let options = interactive::Options {
+        multimask: interactive::Multimask::Three,
+        ..interactive::Options::default()
+    };
+    let [x, y] = POINT;
+    let click = VisualPrompt::point(x, y);
+    let run = &mut Run::default();
+    let clicked = interactive::predict_one(&model, &clicked, &click, &options, run).unwrap();
+    let masks = &clicked.masks;
     let logits = masks.iter().flat_map(|m| m.low_res_logits.clone());
     tensors.extend(
         [

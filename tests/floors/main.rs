@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// From the ground up. A file may import its own module, and modules of lower floors.
 const FLOORS: &[&[&str]] = &[
-    &["error", "device", "trace"], // open to all
+    &["error", "device", "run", "size", "trace"], // open to all
     &["nn", "weights", "image", "mask"],
     &["backbones", "text"],
     &["models"],
@@ -35,7 +35,7 @@ fn imports_point_downward() {
             continue;
         }
         let floor = floor_of(module).unwrap_or_else(|| panic!("{module} stands on no floor"));
-        let text = std::fs::read_to_string(&file).unwrap();
+        let text = code(&std::fs::read_to_string(&file).unwrap());
         for used in imports(&text) {
             let Some(other) = floor_of(&used) else {
                 continue;
@@ -57,6 +57,13 @@ fn imports_point_downward() {
         "only {checked} imports seen: is the test looking in the right place?"
     );
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// A file without its comments, which may name anything.
+fn code(text: &str) -> String {
+    let lines = text.lines();
+    let lines = lines.filter(|line| !line.trim_start().starts_with("//"));
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn floor_of(module: &str) -> Option<usize> {

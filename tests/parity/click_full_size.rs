@@ -14,8 +14,9 @@ use std::time::Instant;
 use candle::Tensor;
 use candle_sam3::image::Image;
 use candle_sam3::models::InteractiveModel;
-use candle_sam3::models::sam3::{LoadOptions, Sam3};
+use candle_sam3::models::sam3::Sam3;
 use candle_sam3::weights::Checkpoint;
+use candle_sam3::{LoadOptions, Run};
 
 use crate::clicks;
 use crate::reference::{Reference, check};
@@ -45,7 +46,7 @@ fn compare(name: &str) {
     let records = folder("CLICK_REFERENCE");
     let checkpoint = Checkpoint::open(folder("SAM3_REFERENCE").join(format!("{name}.pt"))).unwrap();
     let options = LoadOptions {
-        clicks: true,
+        interactive: true,
         ..LoadOptions::default()
     };
     let model = Sam3::load(&checkpoint, &options).unwrap();
@@ -53,14 +54,16 @@ fn compare(name: &str) {
         let want = Reference::open(&records.join(format!("{name}.{image}.dump.safetensors")));
         let pixels = Image::open(records.join(format!("{image}.png"))).unwrap();
         let start = Instant::now();
-        let embedding = model.encode_for_clicks(&pixels).unwrap();
+        let embedding = model
+            .encode_interactive(&pixels, &mut Run::default())
+            .unwrap();
         println!("== {}, {image}: {:.1?}", model.name(), start.elapsed());
 
         let features = &embedding.features;
         let expected = want.tensor("image_embedding");
         check("embedding", &features.tokens, &expected, EMBEDDING);
-        let grid = model.low_res_size().0 / 4;
-        let [middle, fine] = features.details.clone().unwrap();
+        let grid = model.low_res_size().width / 4;
+        let [middle, fine] = features.high_res_features.clone().unwrap();
         for (title, got, stage) in [
             ("fine features", fine, "fine"),
             ("middle features", middle, "middle"),

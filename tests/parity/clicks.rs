@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use candle::{Device, Tensor};
 use candle_sam3::mask::BoxXyxy;
-use candle_sam3::models::{ClickMasks, ClickPrompt, InteractiveModel};
+use candle_sam3::models::{InteractiveEmbedding, Point};
+use candle_sam3::predict::interactive::{LowResMasks, decode};
+use candle_sam3::{InteractiveModel, Run, VisualPrompt};
 
 use crate::reference::{Reference, max_error, relative_error, values};
 
@@ -15,12 +17,13 @@ const LOGITS: f64 = 1e-4;
 const PIXELS: f64 = 1e-4;
 
 /// Asks everything that was asked of the reference, for three masks and for one.
-pub fn compare<M: InteractiveModel>(model: &M, embedding: &M::Embedding, want: &Reference) {
+pub fn compare(model: &dyn InteractiveModel, embedding: &InteractiveEmbedding, want: &Reference) {
     println!("prompts    masks   low-res  largest    IoU     object  pixels that differ");
     for (kind, prompts) in prompts(want) {
         for multimask in [true, false] {
             let start = Instant::now();
-            let got = model.decode(embedding, &prompts, multimask).unwrap();
+            let run = &mut Run::default();
+            let got = decode(model, embedding, &prompts, multimask, run).unwrap();
             let elapsed = start.elapsed();
             let key = format!("{kind}.{}", u8::from(multimask));
             let (low, iou, objects) = compare_scores(&got, want, &key);
@@ -42,7 +45,7 @@ pub fn compare<M: InteractiveModel>(model: &M, embedding: &M::Embedding, want: &
 }
 
 /// Relative errors of logits, IoU and, where there are some, object scores.
-fn compare_scores(got: &[ClickMasks], want: &Reference, key: &str) -> (f64, f64, f64) {
+fn compare_scores(got: &[LowResMasks], want: &Reference, key: &str) -> (f64, f64, f64) {
     let flat = |values: Vec<f32>| Tensor::new(values, &Device::Cpu).unwrap();
     let iou: Vec<f32> = got.iter().flat_map(|m| m.iou_scores.clone()).collect();
     let objects: Vec<f32> = got.iter().filter_map(|m| m.object_score).collect();
@@ -58,22 +61,22 @@ fn compare_scores(got: &[ClickMasks], want: &Reference, key: &str) -> (f64, f64,
 }
 
 /// The low-resolution logits of all masks (masks, h * w)
-fn tensor(answers: &[ClickMasks]) -> Tensor {
+fn tensor(answers: &[LowResMasks]) -> Tensor {
     let rows = answers.iter().flat_map(|m| m.low_res_logits.clone());
     Tensor::new(rows.collect::<Vec<_>>(), &Device::Cpu).unwrap()
 }
 
 /// The largest share of pixels in which a mask differs from the packed one.
-fn worst_mask<M: InteractiveModel>(
-    model: &M,
-    embedding: &M::Embedding,
-    got: &[ClickMasks],
+fn worst_mask(
+    model: &dyn InteractiveModel,
+    embedding: &InteractiveEmbedding,
+    got: &[LowResMasks],
     packed: &[u8],
 ) -> f64 {
     let mut bit = 0;
     let mut worst = 0.;
     for logits in got.iter().flat_map(|m| &m.low_res_logits) {
-        let full = model.upscale(embedding, logits).unwrap();
+        let full = model.upscale(embedding.size, logits).unwrap();
         let mut different = 0;
         for v in &full {
             let is_set = packed[bit / 8] >> (7 - bit % 8) & 1 == 1;
@@ -86,18 +89,18 @@ fn worst_mask<M: InteractiveModel>(
     worst
 }
 
-fn prompts(want: &Reference) -> Vec<(&'static str, Vec<ClickPrompt>)> {
+fn prompts(want: &Reference) -> Vec<(&'static str, Vec<VisualPrompt>)> {
     let points: Vec<Vec<f32>> = want.tensor("points").to_vec2().unwrap();
     let labels: Vec<i64> = want.tensor("labels").to_vec1().unwrap();
-    let point = |i: usize| ([points[i][0], points[i][1]], labels[i] as u8);
-    let of_points = |points| ClickPrompt {
+    let point = |i: usize| Point {
+        xy: [points[i][0], points[i][1]],
+        on_object: labels[i] == 1,
+    };
+    let of_points = |points| VisualPrompt {
         points,
-        ..ClickPrompt::default()
+        ..VisualPrompt::default()
     };
-    let of_box = |bbox: BoxXyxy| ClickPrompt {
-        bbox: Some(bbox),
-        ..ClickPrompt::default()
-    };
+    let of_box = |bbox: BoxXyxy| VisualPrompt::bbox(bbox);
     let bbox = boxes(&want.tensor("box"))[0];
     vec![
         ("point", vec![of_points(vec![point(0)])]),
@@ -105,14 +108,14 @@ fn prompts(want: &Reference) -> Vec<(&'static str, Vec<ClickPrompt>)> {
         ("box", vec![of_box(bbox)]),
         (
             "box_point",
-            vec![ClickPrompt {
+            vec![VisualPrompt {
                 points: vec![point(2)],
                 ..of_box(bbox)
             }],
         ),
         (
             "refine",
-            vec![ClickPrompt {
+            vec![VisualPrompt {
                 mask_logits: Some(values(&want.tensor("refine.in"))),
                 ..of_points(vec![point(0)])
             }],

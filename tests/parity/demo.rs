@@ -6,10 +6,11 @@ use candle::{DType, Device, Tensor};
 use candle_sam3::Trace;
 use candle_sam3::image::Image;
 use candle_sam3::mask::BoxXyxy;
-use candle_sam3::models::sam3::{ExemplarBox, LoadOptions, Sam3};
+use candle_sam3::models::sam3::{ExemplarBox, ImageEmbedding, Sam3};
 use candle_sam3::predict::concept::{self, Exemplar, Options, Prompt};
 use candle_sam3::text::Tokenizer;
 use candle_sam3::weights;
+use candle_sam3::{LoadOptions, Run};
 
 use crate::reference::{Reference, check};
 
@@ -54,7 +55,7 @@ fn every_prompt_matches_the_goldens() {
     let model = model();
     let detector = model.detector();
     for (s, (scene, image)) in scenes().iter().enumerate() {
-        let embedding = model.encode_image(image).unwrap();
+        let embedding = model.encode_image(image, &mut Run::default()).unwrap();
         for (p, prompt) in scene["prompts"].as_array().unwrap().iter().enumerate() {
             let want = |part: &str| golden.tensor(&format!("s{s}.p{p}.{part}"));
             println!("scene {s}: {prompt}");
@@ -63,13 +64,14 @@ fn every_prompt_matches_the_goldens() {
             let exemplar = |e: &serde_json::Value| {
                 let positive = e["positive"].as_bool().unwrap();
                 let bbox = bbox(&e["box"]);
-                Exemplar { bbox, positive }.normalise((image.width(), image.height()))
+                Exemplar { bbox, positive }.normalize(image.size())
             };
             let boxes = prompt["boxes"].as_array().unwrap().iter();
             let boxes: Vec<ExemplarBox> = boxes.map(exemplar).collect();
             let features = &embedding.features;
+            let prompt = [(&text.features, &boxes[..])];
             let got = detector
-                .ground(features, &text.features, &boxes, &mut Trace::off())
+                .ground(features, &prompt, &mut Run::default())
                 .unwrap();
             let presence = &got.found.presence_logit;
             check("presence", presence, &want("presence"), 1e-4);
@@ -108,25 +110,25 @@ fn the_goldens_token_ids_are_the_tokenizers() {
 fn a_batch_of_prompts_equals_single_prompts() {
     let model = model();
     let image = Image::open(tests().join("scenes/shapes.png")).unwrap();
-    let embedding = model.encode_image(&image).unwrap();
+    let embedding = model.encode_image(&image, &mut Run::default()).unwrap();
     let prompts = [
         Prompt::text("blue circle"),
         Prompt::text("triangles"),
         Prompt::text("blue circle"),
     ];
-    let together = concept::predict(&model, &embedding, &prompts, &Options::default()).unwrap();
+    let together = answers(&model, &embedding, &prompts);
     for (prompt, both) in prompts.iter().zip(&together) {
-        let alone = concept::predict(
-            &model,
-            &embedding,
-            std::slice::from_ref(prompt),
-            &Options::default(),
-        )
-        .unwrap();
+        let alone = answers(&model, &embedding, std::slice::from_ref(prompt));
         let scores =
             |p: &concept::Prediction| p.instances.iter().map(|i| i.score).collect::<Vec<_>>();
         assert_eq!(scores(both), scores(&alone[0]));
     }
+}
+
+fn answers(model: &Sam3, image: &ImageEmbedding, prompts: &[Prompt]) -> Vec<concept::Prediction> {
+    let run = &mut Run::default();
+    let prompts = concept::encode(model, prompts, run).unwrap();
+    concept::predict(model, image, &prompts, &Options::default(), run).unwrap()
 }
 
 /// Half precision runs and finds the same objects.
@@ -139,9 +141,9 @@ fn half_precision_finds_the_same_objects() {
             ..LoadOptions::default()
         };
         let model = Sam3::load(&weights::demo().unwrap(), &options).unwrap();
-        let embedding = model.encode_image(&image).unwrap();
+        let embedding = model.encode_image(&image, &mut Run::default()).unwrap();
         let prompts = [Prompt::text("blue circle"), Prompt::text("triangles")];
-        let found = concept::predict(&model, &embedding, &prompts, &Options::default()).unwrap();
+        let found = answers(&model, &embedding, &prompts);
         let counts: Vec<usize> = found.iter().map(|p| p.instances.len()).collect();
         assert_eq!(counts, [1, 2], "{dtype:?}");
     }
@@ -151,17 +153,11 @@ fn half_precision_finds_the_same_objects() {
 fn a_trace_holds_every_stage_and_can_be_read_back() {
     let model = model();
     let image = Image::open(tests().join("scenes/shapes.png")).unwrap();
-    let mut trace = Trace::on();
-    let embedding = model.encode_image_traced(&image, &mut trace).unwrap();
-    let prompts = [Prompt::text("triangles")];
-    concept::predict_traced(
-        &model,
-        &embedding,
-        &prompts,
-        &Options::default(),
-        &mut trace,
-    )
-    .unwrap();
+    let mut trace = Trace::default();
+    let run = &mut Run::traced(&mut trace);
+    let embedding = model.encode_image(&image, run).unwrap();
+    let prompts = concept::encode(&model, &[Prompt::text("triangles")], run).unwrap();
+    concept::predict(&model, &embedding, &prompts, &Options::default(), run).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("stages.safetensors");
     trace.save(&path).unwrap();

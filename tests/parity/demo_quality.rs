@@ -10,10 +10,12 @@ use std::path::{Path, PathBuf};
 
 use candle_sam3::image::Image;
 use candle_sam3::mask::Mask;
-use candle_sam3::models::sam3::{ClickEmbedding, LoadOptions, Sam3};
-use candle_sam3::models::{ClickPrompt, InteractiveModel};
+use candle_sam3::models::InteractiveEmbedding;
+use candle_sam3::models::sam3::Sam3;
 use candle_sam3::predict::concept::{self, Exemplar, Options, Prompt};
+use candle_sam3::predict::interactive::{self, Multimask};
 use candle_sam3::weights;
+use candle_sam3::{InteractiveModel, LoadOptions, Run, VisualPrompt};
 use serde_json::Value;
 
 use crate::demo::bbox;
@@ -106,7 +108,7 @@ fn asked(prompt: &Value) -> Prompt {
 
 fn measure(folder: &Path) -> Figures {
     let options = LoadOptions {
-        clicks: true,
+        interactive: true,
         ..LoadOptions::default()
     };
     let model = Sam3::load(&weights::demo().unwrap(), &options).unwrap();
@@ -127,17 +129,13 @@ fn measure(folder: &Path) -> Figures {
             })
             .collect();
         concepts(&model, &image, scene, &masks, &mut figures);
-        let embedding = model.encode_for_clicks(&image).unwrap();
+        let embedding = model
+            .encode_interactive(&image, &mut Run::default())
+            .unwrap();
         for (object, mask) in objects.iter().zip(&masks) {
-            let point = serde_json::from_value(object["click"].clone()).unwrap();
-            let click = ClickPrompt {
-                points: vec![(point, 1)],
-                ..ClickPrompt::default()
-            };
-            let around = ClickPrompt {
-                bbox: Some(bbox(&object["box"])),
-                ..ClickPrompt::default()
-            };
+            let [x, y]: [f32; 2] = serde_json::from_value(object["click"].clone()).unwrap();
+            let click = VisualPrompt::point(x, y);
+            let around = VisualPrompt::bbox(bbox(&object["box"]));
             figures.clicks.push(best(&model, &embedding, click, mask));
             figures.boxes.push(best(&model, &embedding, around, mask));
         }
@@ -148,8 +146,10 @@ fn measure(folder: &Path) -> Figures {
 fn concepts(model: &Sam3, image: &Image, scene: &Value, masks: &[Mask], figures: &mut Figures) {
     let questions = scene["prompts"].as_array().unwrap();
     let prompts: Vec<Prompt> = questions.iter().map(asked).collect();
-    let embedding = model.encode_image(image).unwrap();
-    let answers = concept::predict(model, &embedding, &prompts, &Options::default()).unwrap();
+    let run = &mut Run::default();
+    let embedding = model.encode_image(image, run).unwrap();
+    let prompts = concept::encode(model, &prompts, run).unwrap();
+    let answers = concept::predict(model, &embedding, &prompts, &Options::default(), run).unwrap();
     for (question, answer) in questions.iter().zip(&answers) {
         let numbers = question["objects"].as_array().unwrap();
         if numbers.is_empty() {
@@ -169,17 +169,14 @@ fn concepts(model: &Sam3, image: &Image, scene: &Value, masks: &[Mask], figures:
 }
 
 /// IoU of the mask that the model itself calls the best of three.
-fn best(model: &Sam3, embedding: &ClickEmbedding, prompt: ClickPrompt, object: &Mask) -> f64 {
-    let answer = &model.decode(embedding, &[prompt], true).unwrap()[0];
-    let scores = &answer.iou_scores;
-    let best = (0..scores.len()).max_by(|a, b| scores[*a].total_cmp(&scores[*b]));
-    let logits = model
-        .upscale(embedding, &answer.low_res_logits[best.unwrap()])
-        .unwrap();
-    let found = Mask::from_fn(object.width(), object.height(), |x, y| {
-        logits[y * object.width() + x] > 0.
-    });
-    found.iou(object) as f64
+fn best(model: &Sam3, image: &InteractiveEmbedding, prompt: VisualPrompt, object: &Mask) -> f64 {
+    let options = interactive::Options {
+        multimask: Multimask::Three,
+        ..interactive::Options::default()
+    };
+    let run = &mut Run::default();
+    let answer = interactive::predict_one(model, image, &prompt, &options, run).unwrap();
+    answer.best().unwrap().mask.iou(object) as f64
 }
 
 /// The first scenes of the 200 whose figures are in `weights/README.md`, so few that one object more or

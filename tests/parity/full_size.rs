@@ -10,8 +10,9 @@
 use std::path::PathBuf;
 
 use candle::DType;
+use candle_sam3::LoadOptions;
 use candle_sam3::Precision;
-use candle_sam3::models::sam3::{LoadOptions, Sam3};
+use candle_sam3::models::sam3::Sam3;
 use candle_sam3::predict::verify::{Reference, Tolerances, verify_sam3};
 use candle_sam3::weights::Checkpoint;
 
@@ -58,7 +59,7 @@ fn compare(name: &str) {
     let reference = Reference::open(reference).unwrap();
     let checkpoint = Checkpoint::open(folder().join(format!("{name}.pt"))).unwrap();
     let options = LoadOptions {
-        clicks: reference.has_clicks(),
+        interactive: reference.has_clicks(),
         precision: precision(),
         ..LoadOptions::default()
     };

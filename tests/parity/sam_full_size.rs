@@ -11,8 +11,9 @@ use std::time::Instant;
 
 use candle_sam3::image::Image;
 use candle_sam3::models::InteractiveModel;
-use candle_sam3::models::sam::{LoadOptions, Sam};
+use candle_sam3::models::sam::Sam;
 use candle_sam3::weights::Checkpoint;
+use candle_sam3::{LoadOptions, Run};
 
 use crate::clicks;
 use crate::reference::{Reference, check};
@@ -52,7 +53,9 @@ fn compare(name: &str) {
         let want = Reference::open(&folder.join(format!("{name}.{image}.dump.safetensors")));
         let pixels = Image::open(folder.join(format!("{image}.png"))).unwrap();
         let start = Instant::now();
-        let embedding = model.encode_for_clicks(&pixels).unwrap();
+        let embedding = model
+            .encode_interactive(&pixels, &mut Run::default())
+            .unwrap();
         println!("== {}, {image}: {:.1?}", model.name(), start.elapsed());
         let expected = want.tensor("image_embedding");
         check(

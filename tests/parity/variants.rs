@@ -1,7 +1,8 @@
 //! Every released variant, built from its list of tensors: it reads all and only these.
 
 use candle::{DType, Device};
-use candle_sam3::models::sam3::{LoadOptions, Sam3};
+use candle_sam3::LoadOptions;
+use candle_sam3::models::sam3::Sam3;
 use candle_sam3::weights::Checkpoint;
 
 use crate::key_lists::key_list;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use candle::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
+use candle_sam3::Size;
 use candle_sam3::image::{Image, resize::resize_bilinear_antialias};
 use candle_sam3::mask::upsample::threshold_upsampled;
 use candle_sam3::mask::{Mask, Rle};
@@ -84,7 +85,14 @@ fn pixels(c: &mut Criterion) {
         .map(|i| ((i % 288) as f32 * 0.05).sin() + (i / 288) as f32 * 0.01 - 1.5)
         .collect();
     group.bench_function("mask_288_1200x1800", |b| {
-        b.iter(|| threshold_upsampled(black_box(&logits), (288, 288), (1200, 1800), 0.))
+        b.iter(|| {
+            threshold_upsampled(
+                black_box(&logits),
+                Size::square(288),
+                Size::new(1800, 1200),
+                0.,
+            )
+        })
     });
     let mask = Mask::from_fn(1800, 1200, |x, y| (x / 37 + y / 23) % 3 == 0);
     group.bench_function("rle_1800x1200", |b| {

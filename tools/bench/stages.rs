@@ -6,18 +6,18 @@
 use std::hint::black_box;
 use std::time::Duration;
 
+use candle_sam3::LoadOptions;
 use candle_sam3::image::Image;
-use candle_sam3::models::sam3::{LoadOptions, Sam3};
-use candle_sam3::models::{ClickPrompt, InteractiveModel};
+use candle_sam3::models::sam3::Sam3;
 use candle_sam3::predict::concept::{self, Options, Prompt};
 use candle_sam3::predict::interactive;
 use candle_sam3::weights::{self, manifest};
-use candle_sam3::{Result, Trace};
+use candle_sam3::{InteractiveModel, Result, Run, VisualPrompt};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 fn model() -> Result<(Sam3, LoadOptions)> {
     let options = LoadOptions {
-        clicks: true,
+        interactive: true,
         ..LoadOptions::default()
     };
     let model = match std::env::var("SAM3_VARIANT") {
@@ -46,7 +46,7 @@ fn run(c: &mut Criterion) -> Result<()> {
     let (detector, image) = (model.detector(), image()?);
     let pixels = model.preprocess(&image)?;
     let trunk = detector.trunk(&pixels)?;
-    let embedding = model.encode_image(&image)?;
+    let embedding = model.encode_image(&image, &mut Run::default())?;
     let text = model.encode_text("blue circle")?;
     let features = &embedding.features;
     let geometry = detector.encode_boxes(features, &[])?;
@@ -59,12 +59,10 @@ fn run(c: &mut Criterion) -> Result<()> {
         max_instances: Some(20),
         ..Options::default()
     };
-    let whole = Prompt::text("blue circle");
-    let clicked = model.embed_for_clicks(&embedding)?;
-    let point = [ClickPrompt {
-        points: vec![([200., 200.], 1)],
-        ..ClickPrompt::default()
-    }];
+    let run = &mut Run::default();
+    let whole = concept::encode(&model, &[Prompt::text("blue circle")], run)?;
+    let clicked = model.interactive_embedding(&embedding)?;
+    let point = VisualPrompt::point(200., 200.);
     let at_once = interactive::Options::default();
 
     let mut group = c.benchmark_group("stages");
@@ -84,15 +82,15 @@ fn run(c: &mut Criterion) -> Result<()> {
     stage!("score", detector.score(&found.hs, &prompt));
     stage!("pixels", detector.embed_pixels(features, &memory, &prompt));
     stage!("masks", detector.masks(&embedded, &found.hs));
-    stage!("detect", {
-        let trace = &mut Trace::off();
-        concept::detect(&model, &embedding, &text, &whole, &all, trace)
-    });
-    stage!("click_embed", model.embed_for_clicks(&embedding));
-    stage!("click_decode", model.decode(&clicked, &point, true));
+    stage!(
+        "detect",
+        concept::predict(&model, &embedding, &whole, &all, run)
+    );
+    stage!("click_embed", model.interactive_embedding(&embedding));
+    stage!("click_attend", model.attend(&clicked, &[&point]));
     stage!(
         "click",
-        interactive::predict(&model, &clicked, &point, &at_once)
+        interactive::predict_one(&model, &clicked, &point, &at_once, run)
     );
     group.finish();
     Ok(())

@@ -1,11 +1,12 @@
 //! `sam3 everything`: no prompt -> every object there seems to be.
 
 use anyhow::{Context, Result};
-use candle_sam3::image::Image;
 use candle_sam3::mask::{BoxXyxy, Mask};
 use candle_sam3::output::json::{InstanceEntry, PromptEntry};
 use candle_sam3::output::{self, Format, LabeledInstance, OverlayOptions, masks, records};
 use candle_sam3::predict::everything::{self, MaskRecord, Options};
+use candle_sam3::weights::manifest::PromptKind;
+use candle_sam3::{Image, Progress, Run};
 
 use crate::args::{EverythingArgs, EverythingFormat, GeneratorArgs};
 use crate::results::{self, Target, Writer};
@@ -23,11 +24,15 @@ pub fn run(args: EverythingArgs, quiet: bool) -> Result<()> {
     let target = Target::new(args.output.as_deref(), is_json_alone)?;
 
     stages.start("load");
-    let model = model::load_for_clicks(&args.model)?;
+    let model = model::load(&args.model, PromptKind::Everything)?;
     demo::hint(model.name(), &image, quiet)?;
     stages.start("generate");
-    let mut progress = |done, all| stages.say(format!("{done} of {all} points"));
-    let found = everything::generate_with(&model, &image, None, &options, &mut progress)?;
+    let mut say = |Progress { done, total }| stages.say(format!("{done} of {total} points"));
+    let mut run = Run {
+        progress: Some(&mut say),
+        ..Run::default()
+    };
+    let found = everything::generate(model.as_interactive()?, &image, &options, &mut run)?;
     let timings = stages.finish();
 
     if !quiet {

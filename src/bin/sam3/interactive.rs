@@ -3,12 +3,12 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use candle_sam3::image::Image;
 use candle_sam3::mask::{BoxXyxy, Mask};
-use candle_sam3::models::{ClickPrompt, InteractiveModel};
 use candle_sam3::output::json::{InstanceEntry, PointEntry, PromptEntry};
 use candle_sam3::output::{self, LabeledInstance, OverlayOptions};
-use candle_sam3::predict::interactive::{self, ClickMask, ClickPrediction, Options};
+use candle_sam3::predict::interactive::{self, MaskPrediction, Multimask, Options, Prediction};
+use candle_sam3::weights::manifest::PromptKind;
+use candle_sam3::{Image, Point, Run, Size, VisualPrompt};
 
 use crate::args::{ClickArgs, SegmentArgs};
 use crate::results::{self, Target};
@@ -18,11 +18,11 @@ use crate::{demo, model};
 pub fn run(args: SegmentArgs, quiet: bool) -> Result<()> {
     let mut stages = Stages::new(quiet);
     let (mut prompts, drawn) = prompts(&args.clicks)?;
-    let options = options(&args.clicks, &prompts);
+    let options = options(&args.clicks);
 
     stages.start("decode");
     let image = Image::open(&args.image)?;
-    let size = (image.width(), image.height());
+    let size = image.size();
     interactive::validate(&prompts, &options, size)?;
     if let Some(mask) = &drawn {
         interactive::validate_drawn(mask, size)?;
@@ -33,22 +33,21 @@ pub fn run(args: SegmentArgs, quiet: bool) -> Result<()> {
     )?;
 
     stages.start("load");
-    let model = model::load_for_clicks(&args.model)?;
+    let loaded = model::load(&args.model, PromptKind::Clicks)?;
+    let model = loaded.as_interactive()?;
     demo::hint(model.name(), &image, quiet)?;
+    let run = &mut Run::default();
     stages.start("encode_image");
-    let embedding = model.encode_for_clicks(&image)?;
+    let embedding = model.encode_interactive(&image, run)?;
     if let Some(mask) = &drawn {
-        prompts[0].mask_logits = Some(interactive::from_drawn(&model, &embedding, mask)?);
+        prompts[0].mask_logits = Some(interactive::from_drawn(model, size, mask)?);
     }
     stages.start("segment");
-    let mut found = interactive::predict(&model, &embedding, &prompts, &options)?;
+    let found = interactive::predict(model, &embedding, &prompts, &options, run)?;
     let timings = stages.finish();
 
     if let Some(path) = &args.clicks.logits {
         output::write_file(path, &logits_file(&found, model.low_res_size())?)?;
-    }
-    if !args.clicks.multimask {
-        found.iter_mut().for_each(keep_best);
     }
     if !quiet {
         for (prompt, prediction) in prompts.iter().zip(&found) {
@@ -77,7 +76,7 @@ pub fn run(args: SegmentArgs, quiet: bool) -> Result<()> {
 ///
 /// A drawn mask is for the one prompt there is. It comes apart, and leaves no logits in the prompt
 /// yet: their number is known when the model is.
-fn prompts(args: &ClickArgs) -> Result<(Vec<ClickPrompt>, Option<Mask>)> {
+fn prompts(args: &ClickArgs) -> Result<(Vec<VisualPrompt>, Option<Mask>)> {
     if args.boxes.len() > 1 && !args.points.is_empty() {
         bail!(
             "{} boxes and points: it is not clear which box the points belong to; give one --box \
@@ -86,8 +85,8 @@ fn prompts(args: &ClickArgs) -> Result<(Vec<ClickPrompt>, Option<Mask>)> {
         );
     }
     let mut prompts = match args.boxes.len() {
-        0 => vec![ClickPrompt::default()],
-        _ => interactive::from_boxes(&args.boxes),
+        0 => vec![VisualPrompt::default()],
+        _ => args.boxes.iter().map(|b| VisualPrompt::bbox(*b)).collect(),
     };
     prompts[0].points.clone_from(&args.points);
     let Some(path) = &args.mask else {
@@ -119,16 +118,14 @@ fn prompts(args: &ClickArgs) -> Result<(Vec<ClickPrompt>, Option<Mask>)> {
     Ok((prompts, drawn))
 }
 
-fn options(args: &ClickArgs, prompts: &[ClickPrompt]) -> Options {
+fn options(args: &ClickArgs) -> Options {
     Options {
-        multimask_output: args.multimask || prompts.iter().all(interactive::prefers_multimask),
+        multimask: match args.multimask {
+            true => Multimask::Three,
+            false => Multimask::Auto,
+        },
         ..Options::default()
     }
-}
-
-fn keep_best(prediction: &mut ClickPrediction) {
-    let best = prediction.best().cloned();
-    prediction.masks = best.into_iter().collect();
 }
 
 /// The logits of an earlier answer, one map for each prompt.
@@ -138,14 +135,14 @@ fn read_logits(path: &Path) -> Result<Vec<Vec<f32>>> {
 }
 
 /// The logits of the best mask of each prompt, for [`read_logits`].
-fn logits_file(found: &[ClickPrediction], size: (usize, usize)) -> Result<Vec<u8>> {
-    let best = found.iter().filter_map(ClickPrediction::best);
+fn logits_file(found: &[Prediction], size: Size) -> Result<Vec<u8>> {
+    let best = found.iter().filter_map(Prediction::best);
     let maps: Vec<&[f32]> = best.map(|mask| mask.low_res_logits.as_slice()).collect();
-    Ok(output::encode_logits(&maps, size)?)
+    Ok(output::encode_logits(&maps, (size.height, size.width))?)
 }
 
 /// "box 40,60,120,180: 5120 pixels, IoU 0.97, stability 0.98"
-fn summary(prompt: &ClickPrompt, prediction: &ClickPrediction) -> String {
+fn summary(prompt: &VisualPrompt, prediction: &Prediction) -> String {
     let mut name = match (prompt.points.len(), prompt.bbox) {
         (_, Some(BoxXyxy { x0, y0, x1, y1 })) => format!("box {x0},{y0},{x1},{y1}"),
         (0, None) => "mask".to_string(),
@@ -162,12 +159,12 @@ fn summary(prompt: &ClickPrompt, prediction: &ClickPrediction) -> String {
     format!("{name}: {}", masks.collect::<Vec<_>>().join("; "))
 }
 
-fn entry(prompt: &ClickPrompt, prediction: &ClickPrediction) -> PromptEntry {
-    let point = |&(xy, label): &([f32; 2], u8)| PointEntry {
-        xy,
-        positive: label == 1,
+fn entry(prompt: &VisualPrompt, prediction: &Prediction) -> PromptEntry {
+    let point = |point: &Point| PointEntry {
+        xy: point.xy,
+        positive: point.on_object,
     };
-    let instance = |mask: &ClickMask| InstanceEntry {
+    let instance = |mask: &MaskPrediction| InstanceEntry {
         stability: Some(mask.stability_score),
         ..InstanceEntry::new(&mask.mask, bbox(mask), mask.iou_score)
     };
@@ -180,7 +177,7 @@ fn entry(prompt: &ClickPrompt, prediction: &ClickPrediction) -> PromptEntry {
     }
 }
 
-fn labelled(prediction: &ClickPrediction) -> impl Iterator<Item = LabeledInstance<'_>> {
+fn labelled(prediction: &Prediction) -> impl Iterator<Item = LabeledInstance<'_>> {
     prediction.masks.iter().map(|mask| LabeledInstance {
         label: "object",
         mask: &mask.mask,
@@ -190,7 +187,7 @@ fn labelled(prediction: &ClickPrediction) -> impl Iterator<Item = LabeledInstanc
 }
 
 /// The box around the mask; all zeros for an empty one.
-fn bbox(mask: &ClickMask) -> BoxXyxy {
+fn bbox(mask: &MaskPrediction) -> BoxXyxy {
     mask.mask.bbox().unwrap_or(BoxXyxy::from([0.0; 4]))
 }
 
@@ -206,7 +203,13 @@ mod tests {
 
     fn clicks(points: usize, boxes: usize) -> ClickArgs {
         ClickArgs {
-            points: vec![([3., 4.], 1); points],
+            points: vec![
+                Point {
+                    xy: [3., 4.],
+                    on_object: true
+                };
+                points
+            ],
             boxes: vec![BoxXyxy::from([1., 2., 3., 4.]); boxes],
             mask: None,
             multimask: false,
@@ -214,14 +217,14 @@ mod tests {
         }
     }
 
-    fn prediction(logit: f32) -> ClickPrediction {
-        let mask = |iou_score, logit| ClickMask {
+    fn prediction(logit: f32) -> Prediction {
+        let mask = |iou_score, logit| MaskPrediction {
             mask: Mask::from_fn(4, 3, |x, _| x == 1),
             iou_score,
             stability_score: 0.9,
             low_res_logits: vec![logit; 6],
         };
-        ClickPrediction {
+        Prediction {
             masks: vec![mask(0.5, -1.), mask(0.8, logit), mask(0.7, -2.)],
             object_score: None,
         }
@@ -237,23 +240,11 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_point_is_answered_with_the_best_of_three() {
-        let asks =
-            |clicks: &ClickArgs| options(clicks, &prompts(clicks).unwrap().0).multimask_output;
-        assert!(asks(&clicks(1, 0)));
-        assert!(!asks(&clicks(2, 0)) && !asks(&clicks(1, 1)) && !asks(&clicks(0, 2)));
-        let mut found = prediction(3.);
-        keep_best(&mut found);
-        assert_eq!(found.masks.len(), 1);
-        assert_eq!(found.masks[0].iou_score, 0.8);
-    }
-
-    #[test]
     fn logits_come_back_from_their_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("logits.safetensors");
         let found = [prediction(3.), prediction(4.)];
-        std::fs::write(&path, logits_file(&found, (2, 3)).unwrap()).unwrap();
+        std::fs::write(&path, logits_file(&found, Size::new(3, 2)).unwrap()).unwrap();
         assert_eq!(read_logits(&path).unwrap(), [vec![3.; 6], vec![4.; 6]]);
         let mut args = clicks(0, 2);
         args.mask = Some(path.clone());
@@ -279,7 +270,6 @@ mod tests {
         args.mask = Some(path);
         let (prompt, drawn) = prompts(&args).unwrap();
         assert_eq!((prompt.len(), drawn), (1, Some(mask)));
-        assert!(!options(&args, &prompt).multimask_output);
         args.boxes = clicks(0, 2).boxes;
         let error = prompts(&args).unwrap_err().to_string();
         assert!(error.contains("1 mask for 2 prompts"), "{error}");

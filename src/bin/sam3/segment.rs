@@ -1,11 +1,11 @@
 //! `sam3 segment`: text and exemplar boxes -> instances.
 
 use anyhow::Result;
-use candle_sam3::Trace;
-use candle_sam3::image::Image;
 use candle_sam3::output::json::{ExemplarEntry, InstanceEntry, PromptEntry};
 use candle_sam3::output::{LabeledInstance, OverlayOptions};
 use candle_sam3::predict::concept::{self, Exemplar, Options, Prediction, Prompt};
+use candle_sam3::weights::manifest::PromptKind;
+use candle_sam3::{Image, Run, Trace};
 
 use crate::args::SegmentArgs;
 use crate::results::{self, Target};
@@ -21,31 +21,31 @@ pub fn run(args: SegmentArgs, quiet: bool) -> Result<()> {
 
     stages.start("decode");
     let image = Image::open(&args.image)?;
-    concept::validate(&prompts, &options, (image.width(), image.height()))?;
+    concept::validate(&prompts, &options, image.size())?;
     let target = Target::new(
         args.output.as_deref(),
         results::is_json_alone(&args.formats),
     )?;
 
     stages.start("load");
-    let model = model::load(&args.model)?;
+    let model = model::load(&args.model, PromptKind::Text)?;
+    let concepts = model.as_concept()?;
     demo::hint(model.name(), &image, quiet)?;
-    let mut trace = if args.trace.is_some() {
-        Trace::on()
-    } else {
-        Trace::off()
+    let mut trace = args.trace.as_ref().map(|_| Trace::default());
+    let mut run = Run {
+        trace: trace.as_mut(),
+        ..Run::default()
     };
 
     stages.start("encode_image");
-    let embedding = model.encode_image_traced(&image, &mut trace)?;
+    let embedding = concepts.encode_image(&image, &mut run)?;
     stages.start("encode_text");
-    let texts = concept::encode_texts(&model, &prompts)?;
+    let encoded = concept::encode(concepts, &prompts, &mut run)?;
     stages.start("detect");
-    let found =
-        concept::predict_encoded(&model, &embedding, &prompts, &texts, &options, &mut trace)?;
+    let found = concept::predict(concepts, &embedding, &encoded, &options, &mut run)?;
     let timings = stages.finish();
 
-    if let Some(path) = &args.trace {
+    if let (Some(path), Some(trace)) = (&args.trace, &trace) {
         trace.save(path)?;
     }
     if !quiet {

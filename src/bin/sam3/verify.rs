@@ -4,13 +4,12 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use candle_sam3::predict::verify::{
-    Check, Figures, Limit, Reference, Tolerances, verify_sam, verify_sam3,
-};
+use candle_sam3::predict::verify::{Check, Figures, Limit, Reference, Tolerances, verify};
+use candle_sam3::weights::manifest::PromptKind;
 use serde_json::{Value, json};
 
 use crate::args::ModelArgs;
-use crate::model::{self, ClickModel};
+use crate::model;
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -44,21 +43,13 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
             }
             checks.push(check);
         };
-        match reference.has_clicks() {
-            false => {
-                let model = model::load(&args.model)?;
-                verify_sam3(&model, &reference, &tolerances, &mut report)?;
-                model.name().to_string()
-            }
-            true => {
-                let model = model::load_for_clicks(&args.model)?;
-                match &model {
-                    ClickModel::Sam(m) => verify_sam(m, &reference, &tolerances, &mut report)?,
-                    ClickModel::Sam3(m) => verify_sam3(m, &reference, &tolerances, &mut report)?,
-                }
-                model.name().to_string()
-            }
-        }
+        let prompts = match reference.has_clicks() {
+            false => PromptKind::Text,
+            true => PromptKind::Clicks,
+        };
+        let model = model::load(&args.model, prompts)?;
+        verify(&model, &reference, &tolerances, &mut report)?;
+        model.name().to_string()
     };
     let failed = checks.iter().filter(|check| !check.passes()).count();
     let summary = match args.json {

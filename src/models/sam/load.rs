@@ -1,36 +1,15 @@
 //! From a checkpoint of SAM 1 or MobileSAM to a model.
 
-use candle::{DType, Device};
 use candle_nn::VarBuilder;
 
+use super::Sam;
 use super::image_encoder::{BackboneConfig, ImageEncoder};
-use super::{Config, Heads, Sam};
 use crate::backbones::{tiny_vit, vit::sam1};
+use crate::models::LoadOptions;
+use crate::models::head::{Config, SamHead};
 use crate::models::inspect::Reading;
-use crate::nn::Precision;
 use crate::weights::{Checkpoint, Detected, Family, ImageEncoderKind, TinyVitSize, detect, random};
 use crate::{Error, Result};
-
-/// How to load a model. The default is the CPU in f32.
-#[derive(Debug, Clone)]
-pub struct LoadOptions {
-    /// Where the model runs.
-    pub device: Device,
-    /// What it computes in: f32, f16 or bf16.
-    pub dtype: DType,
-    /// How exactly it computes, on the CPU in f32; the only choice elsewhere is the default.
-    pub precision: Precision,
-}
-
-impl Default for LoadOptions {
-    fn default() -> Self {
-        Self {
-            device: Device::Cpu,
-            dtype: DType::F32,
-            precision: Precision::default(),
-        }
-    }
-}
 
 /// What segmentation never runs, and why.
 const LEFT_OUT: [(&str, &str); 2] = [
@@ -69,12 +48,12 @@ impl Sam {
 
     fn new(
         name: &str,
-        (image_encoder, heads): (ImageEncoder, Heads),
+        (image_encoder, head): (ImageEncoder, SamHead),
         options: &LoadOptions,
     ) -> Self {
         Self {
             image_encoder,
-            heads,
+            head,
             name: name.into(),
             device: options.device.clone(),
             dtype: options.dtype,
@@ -83,11 +62,11 @@ impl Sam {
 }
 
 /// The modules of a model; `vb` is at the root of the file.
-fn build(backbone: &BackboneConfig, vb: VarBuilder) -> candle::Result<(ImageEncoder, Heads)> {
+fn build(backbone: &BackboneConfig, vb: VarBuilder) -> candle::Result<(ImageEncoder, SamHead)> {
     let cfg = Config::sam1();
     let image_encoder = ImageEncoder::new(backbone, cfg.dim, vb.pp("image_encoder"))?;
-    let heads = Heads::new(&cfg, vb.pp("prompt_encoder"), vb.pp("mask_decoder"))?;
-    Ok((image_encoder, heads))
+    let head = SamHead::new(&cfg, vb.pp("prompt_encoder"), vb.pp("mask_decoder"))?;
+    Ok((image_encoder, head))
 }
 
 /// (part, why) of what no prompt needs in a checkpoint.
@@ -146,6 +125,8 @@ fn backbone(detected: &Detected) -> Result<(BackboneConfig, &'static str)> {
 
 #[cfg(test)]
 mod tests {
+    use candle::DType;
+
     use super::*;
     use crate::weights::key_lists::key_list;
     use crate::weights::manifest;

@@ -1,31 +1,23 @@
-//! SAM 1 and MobileSAM, and the heads that SAM 3 answers clicks with.
+//! SAM 1 and MobileSAM.
 //!
 //! Follows `SamPredictor`,
 //! <https://github.com/facebookresearch/segment-anything/blob/dca509f/segment_anything/predictor.py#L16>.
 
-pub(crate) mod drawn_mask;
-pub mod heads;
 pub mod image_encoder;
 mod load;
-pub mod mask_decoder;
-pub mod prompt_encoder;
-pub mod two_way;
 
 use std::ops::Range;
 
 use candle::{DType, Device, Tensor};
 
-pub use heads::{Config, Generation, Heads, Prompt};
 pub use image_encoder::ImageEncoder;
-pub use load::LoadOptions;
 pub(super) use load::{left_out, survey};
-pub use mask_decoder::{ImageTokens, NUM_MASKS};
-pub use prompt_encoder::Label;
 
-use crate::Result;
+use super::head::{self, Decoded, ImageTokens, SamHead, drawn_mask};
+use super::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
 use crate::image::{Image, transform::LongestSide};
 use crate::mask::{Mask, upsample::upsample_bilinear};
-use crate::models::{ClickMasks, ClickPrompt, InteractiveModel};
+use crate::{Result, Run, Size};
 
 /// A loaded SAM 1 or MobileSAM.
 ///
@@ -33,21 +25,10 @@ use crate::models::{ClickMasks, ClickPrompt, InteractiveModel};
 #[derive(Debug)]
 pub struct Sam {
     image_encoder: ImageEncoder,
-    heads: Heads,
+    head: SamHead,
     name: String,
     device: Device,
     dtype: DType,
-}
-
-/// An encoded image: cheap to clone, good for any number of prompts.
-#[derive(Debug, Clone)]
-pub struct ImageEmbedding {
-    /// What the network knows of the image.
-    pub features: ImageTokens,
-    /// Width of the original image, in pixels.
-    pub width: usize,
-    /// Height of the original image, in pixels.
-    pub height: usize,
 }
 
 impl Sam {
@@ -67,11 +48,14 @@ impl Sam {
     }
 
     /// Prompt encoder and mask decoder, for running single stages.
-    pub fn heads(&self) -> &Heads {
-        &self.heads
+    pub fn head(&self) -> &SamHead {
+        &self.head
     }
 
     /// The pixels that the network sees (1, 3, s, s).
+    ///
+    /// # Errors
+    /// [`crate::Error::Tensor`] if they do not fit on the device.
     pub fn preprocess(&self, image: &Image) -> Result<Tensor> {
         let side = self.transform().size;
         let pixels = self.transform().apply(image)?;
@@ -79,90 +63,64 @@ impl Sam {
         Ok(pixels.to_dtype(self.dtype)?)
     }
 
-    fn decode_some(
-        &self,
-        image: &ImageEmbedding,
-        prompts: &[ClickPrompt],
-        masks: Range<usize>,
-        wanted: &dyn Fn(f32) -> bool,
-    ) -> Result<Vec<ClickMasks>> {
-        let transform = self.transform();
-        let to_input = |xy| transform.map_point(xy, image.width, image.height);
-        let prompts = prompts
-            .iter()
-            .map(|prompt| self.heads.prompt(prompt, to_input))
-            .collect::<Result<Vec<_>>>()?;
-        let features = &image.features;
-        Ok(self.heads.decode(features, &prompts, masks, wanted)?)
-    }
-
     fn transform(&self) -> LongestSide {
         LongestSide {
-            size: self.heads.config().image_size,
+            size: self.head.config().image_size,
         }
     }
 }
 
 impl InteractiveModel for Sam {
-    type Embedding = ImageEmbedding;
+    fn name(&self) -> &str {
+        &self.name
+    }
 
-    fn encode_for_clicks(&self, image: &Image) -> Result<ImageEmbedding> {
-        let tokens = self.image_encoder.forward(&self.preprocess(image)?)?;
-        Ok(ImageEmbedding {
+    fn head_config(&self) -> &head::Config {
+        self.head.config()
+    }
+
+    fn encode_interactive(&self, image: &Image, run: &mut Run) -> Result<InteractiveEmbedding> {
+        let pixels = run.stage("preprocess", || self.preprocess(image))?;
+        run.record("pixel_values", &pixels);
+        let tokens = run.stage("trunk", || self.image_encoder.forward(&pixels))?;
+        run.record("image_embedding", &tokens);
+        Ok(InteractiveEmbedding {
             features: ImageTokens {
                 tokens,
-                details: None,
+                high_res_features: None,
             },
-            width: image.width(),
-            height: image.height(),
+            size: image.size(),
         })
     }
 
-    fn original_size(&self, image: &ImageEmbedding) -> (usize, usize) {
-        (image.width, image.height)
+    fn attend(&self, image: &InteractiveEmbedding, prompts: &[&VisualPrompt]) -> Result<Decoded> {
+        let Size { width, height } = image.size;
+        let to_input = |xy| self.transform().map_point(xy, width, height);
+        self.head.attend(&image.features, prompts, to_input)
     }
 
-    fn low_res_size(&self) -> (usize, usize) {
-        let side = self.heads.config().low_res_side();
-        (side, side)
-    }
-
-    fn decode(
+    fn draw(
         &self,
-        image: &ImageEmbedding,
-        prompts: &[ClickPrompt],
-        multimask_output: bool,
-    ) -> Result<Vec<ClickMasks>> {
-        let masks = if multimask_output { 1..NUM_MASKS } else { 0..1 };
-        self.decode_some(image, prompts, masks, &|_| true)
-    }
-
-    /// The image is not drawn on for prompts without a wanted mask.
-    fn decode_wanted(
-        &self,
-        image: &ImageEmbedding,
-        prompts: &[ClickPrompt],
-        wanted: &dyn Fn(f32) -> bool,
-    ) -> Result<Vec<ClickMasks>> {
-        self.decode_some(image, prompts, 1..NUM_MASKS, wanted)
+        image: &InteractiveEmbedding,
+        decoded: &Decoded,
+        masks: Range<usize>,
+    ) -> Result<Tensor> {
+        Ok(self.head.draw(&image.features, decoded, masks)?)
     }
 
     /// Easy to get wrong: two steps, to the model's input and, without its padding, to the image.
-    fn upscale(&self, image: &ImageEmbedding, low_res_logits: &[f32]) -> Result<Vec<f32>> {
+    fn upscale(&self, image: Size, low_res_logits: &[f32]) -> Result<Vec<f32>> {
         let side = self.transform().size;
-        let padded = upsample_bilinear(low_res_logits, self.low_res_size(), (side, side))?;
+        let square = Size::square(side);
+        let padded = upsample_bilinear(low_res_logits, self.low_res_size(), square)?;
         let (width, height) = self.transform().resized(image.width, image.height);
         let rows = padded.chunks_exact(side).take(height);
         let cropped: Vec<f32> = rows.flat_map(|row| &row[..width]).copied().collect();
-        upsample_bilinear(&cropped, (height, width), (image.height, image.width))
+        upsample_bilinear(&cropped, Size::new(width, height), image)
     }
 
-    /// As they are.
-    fn feed_back(&self, low_res_logits: Vec<f32>) -> Vec<f32> {
-        low_res_logits
-    }
-
-    fn drawn_logits(&self, mask: &Mask) -> Result<Vec<f32>> {
-        drawn_mask::padded(mask, self.transform(), self.low_res_size().0)
+    fn logits_from_mask(&self, mask: &Mask) -> Result<Vec<f32>> {
+        let side = self.head.config().low_res_side();
+        drawn_mask::padded(mask, self.transform(), side)
     }
 }

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::encoder;
-use crate::models::sam;
+use crate::models::head;
 use crate::{backbones, text};
 
 /// Everything about a detector that is not in its tensors.
@@ -29,8 +29,8 @@ pub struct Config {
     pub scoring_dim: usize,
     /// Largest magnitude of a query's logit.
     pub max_logit: f64,
-    /// The heads that answer clicks.
-    pub clicks: sam::Config,
+    /// The head that answers points, boxes and masks.
+    pub interactive: head::Config,
 }
 
 impl Config {
@@ -44,7 +44,7 @@ impl Config {
         };
         Self {
             image_size: 1008,
-            clicks: sam::Config::sam3(image_encoder.grid(), 1008),
+            interactive: head::Config::sam3(image_encoder.grid(), 1008),
             image_encoder,
             text_encoder,
             geometry: layers(3),
@@ -154,14 +154,14 @@ impl From<Sizes> for Config {
             layers: l.layers,
             ffn_dim: l.ffn,
         };
-        let mut clicks = sam::Config {
+        let mut interactive = head::Config {
             dim: d_model,
-            ..sam::Config::sam3(sizes.image_size / sizes.patch_size, sizes.image_size)
+            ..head::Config::sam3(sizes.image_size / sizes.patch_size, sizes.image_size)
         };
         if let Some(tracker) = &sizes.tracker {
-            clicks.num_heads = tracker.heads;
-            clicks.mlp_dim = tracker.mlp;
-            clicks.iou_hidden_dim = tracker.iou_hidden;
+            interactive.num_heads = tracker.heads;
+            interactive.mlp_dim = tracker.mlp;
+            interactive.iou_hidden_dim = tracker.iou_hidden;
         }
         Self {
             image_size: sizes.image_size,
@@ -193,7 +193,7 @@ impl From<Sizes> for Config {
             num_queries: sizes.decoder.queries,
             scoring_dim: sizes.scoring.mlp,
             max_logit: sizes.scoring.clamp,
-            clicks,
+            interactive,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Follows `Sam3Image.forward_grounding`,
 //! <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/sam3_image.py#L439>.
 
-use candle::{DType, Result, Tensor};
+use candle::{DType, IndexOp, Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 
 use super::config::Config;
@@ -13,14 +13,14 @@ use super::geometry_encoder::{ExemplarBox, GeometryEncoder};
 use super::neck::Neck;
 use super::scoring::DotProductScoring;
 use super::segmentation_head::SegmentationHead;
+use crate::Run;
 use crate::backbones::ImageEncoder;
 use crate::nn::attention::padding_bias;
 use crate::nn::posenc;
 use crate::nn::sample::resize_bilinear;
 use crate::text::TextEncoder;
-use crate::trace::Trace;
 
-/// What is known of an image before any prompt.
+/// Features of an image before any prompt.
 #[derive(Debug, Clone)]
 pub struct ImageFeatures {
     /// The pyramid from fine to coarse: (1, d, 4g, 4g), (1, d, 2g, 2g), (1, d, g, g).
@@ -40,6 +40,15 @@ impl ImageFeatures {
         let (_, _, h, w) = self.fpn[2].dims4()?;
         Ok((h, w))
     }
+
+    /// Memory that the features keep, in bytes.
+    pub fn bytes(&self) -> usize {
+        let tokens = [&self.tokens, &self.pos, &self.attended, &self.no_boxes];
+        let tensors = self.fpn.iter().chain(tokens);
+        tensors
+            .map(|t| t.elem_count() * t.dtype().size_in_bytes())
+            .sum()
+    }
 }
 
 /// An encoded text.
@@ -51,18 +60,21 @@ pub struct TextFeatures {
     pub is_padding: Tensor,
 }
 
-/// A text and its exemplars as one sequence.
+/// Texts and exemplars of `b` prompts, each as one sequence.
 #[derive(Debug, Clone)]
 pub struct PromptTokens {
-    /// (1, m, d): the text, the exemplars, the CLS token of the geometry encoder.
+    /// (b, m, d): the text, the exemplars, the CLS token of the geometry encoder, padding.
     pub tokens: Tensor,
-    /// (1, m) u8, 1 for padding.
+    /// (b, m) u8, 1 for padding.
     pub is_padding: Tensor,
-    bias: Tensor, // (1, 1, 1, m), the padding as attention sees it
+    bias: Tensor, // (b, 1, 1, m), the padding as attention sees it
 }
 
 impl PromptTokens {
-    /// From `tokens` (1, m, d) and `is_padding` (1, m) u8.
+    /// From `tokens` (b, m, d) and `is_padding` (b, m) u8.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
     pub fn new(tokens: Tensor, is_padding: Tensor) -> Result<Self> {
         let bias = padding_bias(&is_padding, tokens.dtype())?;
         Ok(Self {
@@ -71,17 +83,61 @@ impl PromptTokens {
             bias,
         })
     }
+
+    /// Prompts of one batch each (1, m, d) as one batch, padded to the longest.
+    ///
+    /// # Errors
+    /// If there are none.
+    pub fn batch(prompts: &[Self]) -> Result<Self> {
+        if let [prompt] = prompts {
+            return Ok(prompt.clone());
+        }
+        let lengths = prompts.iter().map(|p| p.tokens.dim(1));
+        let longest = lengths.collect::<Result<Vec<_>>>()?.into_iter().max();
+        let longest = longest.unwrap_or_default();
+        let (mut tokens, mut is_padding) = (vec![], vec![]);
+        for prompt in prompts {
+            let missing = longest - prompt.tokens.dim(1)?;
+            tokens.push(prompt.tokens.pad_with_zeros(1, 0, missing)?);
+            let valid = &prompt.is_padding;
+            let padding = Tensor::ones((1, missing), DType::U8, valid.device())?;
+            is_padding.push(Tensor::cat(&[valid, &padding], 1)?);
+        }
+        Self::new(Tensor::cat(&tokens, 0)?, Tensor::cat(&is_padding, 0)?)
+    }
 }
 
-/// All queries' answers to one prompt on one image.
+/// All queries' answers to `b` prompts on one image.
 #[derive(Debug, Clone)]
 pub struct Grounding {
-    /// Logit of each query (1, q), f32.
+    /// Fused image tokens (b, g * g, d).
+    pub memory: Tensor,
+    /// Logit of each query (b, q), f32.
     pub logits: Tensor,
-    /// What the decoder found.
+    /// Queries and boxes of the decoder.
     pub found: Decoded,
-    /// Pixel embedding for the masks (1, d, 4g, 4g).
+    /// Pixel embedding for the masks (b, d, 4g, 4g).
     pub pixels: Tensor,
+}
+
+impl Grounding {
+    /// The answers to prompt `i` alone; nothing is copied.
+    ///
+    /// # Errors
+    /// If there are fewer prompts.
+    pub fn of_prompt(&self, i: usize) -> Result<Self> {
+        let narrow = |t: &Tensor| t.i(i..i + 1);
+        Ok(Self {
+            memory: narrow(&self.memory)?,
+            logits: narrow(&self.logits)?,
+            found: Decoded {
+                hs: narrow(&self.found.hs)?,
+                boxes: narrow(&self.found.boxes)?,
+                presence_logit: narrow(&self.found.presence_logit)?,
+            },
+            pixels: narrow(&self.pixels)?,
+        })
+    }
 }
 
 /// The detector of SAM 3, EfficientSAM3 and SAM3-LiteText.
@@ -123,30 +179,35 @@ impl Detector {
         })
     }
 
-    /// Normalised pixels (1, 3, s, s) -> what prompts share, and the trunk's features (1, c, h, w)
-    /// before a student resizes them
-    pub fn encode_image(
+    /// Normalised pixels (b, 3, s, s) -> the features of each image, and the trunk's features
+    /// (b, c, h, w) before a student resizes them
+    ///
+    /// # Errors
+    /// [`crate::Error::Cancelled`], or if a tensor operation fails.
+    pub fn encode_images(
         &self,
         pixels: &Tensor,
-        trace: &mut Trace,
-    ) -> Result<(ImageFeatures, Tensor)> {
-        trace.record("pixel_values", pixels);
-        let features = self.features(pixels)?;
-        self.record_trunk(&features, trace)?;
-        let fpn = self.neck(&features)?;
+        run: &mut Run,
+    ) -> crate::Result<(Vec<ImageFeatures>, Tensor)> {
+        run.record("pixel_values", pixels);
+        let trunk = run.stage("trunk", || self.features(pixels))?;
+        if run.trace.is_some() {
+            // As the official code has it.
+            run.record("trunk", &resize_bilinear(&trunk, self.neck.grid())?);
+        }
+        let fpn = run.stage("neck", || self.neck(&trunk))?;
         for (level, map) in fpn.iter().enumerate() {
-            trace.record(&format!("neck.{level}"), map);
+            run.record(&format!("neck.{level}"), map);
         }
-        Ok((self.prepare(fpn)?, features))
-    }
-
-    /// Records the trunk's features as the official code has them, resized, if they are kept.
-    pub(super) fn record_trunk(&self, features: &Tensor, trace: &mut Trace) -> Result<()> {
-        match trace.is_on() {
-            true => trace.record("trunk", &resize_bilinear(features, self.neck.grid())?),
-            false => trace.record("trunk", features), // of which a timed trace notes the moment
-        }
-        Ok(())
+        let features = run.stage("prepare", || {
+            let of_image = |i: usize| {
+                let [fine, middle, coarse] = &fpn;
+                let map = |map: &Tensor| map.i(i..i + 1)?.contiguous();
+                self.prepare([map(fine)?, map(middle)?, map(coarse)?])
+            };
+            (0..pixels.dim(0)?).map(of_image).collect::<Result<_>>()
+        })?;
+        Ok((features, trunk))
     }
 
     /// Token ids (1, s), u32, padded with 0 to the context length.
@@ -157,31 +218,42 @@ impl Detector {
         })
     }
 
-    /// Finds what `text` and `boxes` mean in the image.
+    /// Finds the objects that each prompt, a text with its exemplar boxes, means in the image.
+    ///
+    /// # Errors
+    /// [`crate::Error::Cancelled`], or if a tensor operation fails.
     pub fn ground(
         &self,
         image: &ImageFeatures,
-        text: &TextFeatures,
-        boxes: &[ExemplarBox],
-        trace: &mut Trace,
-    ) -> Result<Grounding> {
-        let geometry = self.encode_boxes(image, boxes)?;
-        trace.record("text_features", &text.tokens);
-        trace.record("geometry", &geometry);
-        let prompt = self.assemble(text, &geometry)?;
-        trace.record("prompt", &prompt.tokens);
-        trace.record("prompt_mask", &prompt.is_padding);
-        let memory = self.fuse(image, &prompt)?;
-        trace.record("encoder", &memory);
-        let found = self.decode(image, &memory, &prompt)?;
-        trace.record("hs", &found.hs);
-        trace.record("pred_boxes", &found.boxes);
-        trace.record("presence_logit", &found.presence_logit);
-        let logits = self.score(&found.hs, &prompt)?;
-        trace.record("pred_logits", &logits);
-        let pixels = self.embed_pixels(image, &memory, &prompt)?;
-        trace.record("pixel_embed", &pixels);
+        prompts: &[(&TextFeatures, &[ExemplarBox])],
+        run: &mut Run,
+    ) -> crate::Result<Grounding> {
+        let prompt = run.stage("geometry", || {
+            let assemble = |(text, boxes): &(&TextFeatures, &[ExemplarBox])| {
+                self.assemble(text, &self.encode_boxes(image, boxes)?)
+            };
+            let prompts: Result<Vec<_>> = prompts.iter().map(assemble).collect();
+            PromptTokens::batch(&prompts?)
+        })?;
+        if let [(text, _)] = prompts {
+            run.record("text_features", &text.tokens);
+            let (start, len) = (text.tokens.dim(1)?, prompt.tokens.dim(1)?);
+            run.record("geometry", &prompt.tokens.narrow(1, start, len - start)?);
+        }
+        run.record("prompt", &prompt.tokens);
+        run.record("prompt_mask", &prompt.is_padding);
+        let memory = run.stage("fusion", || self.fuse(image, &prompt))?;
+        run.record("encoder", &memory);
+        let found = run.stage("decoder", || self.decode(image, &memory, &prompt))?;
+        run.record("hs", &found.hs);
+        run.record("pred_boxes", &found.boxes);
+        run.record("presence_logit", &found.presence_logit);
+        let logits = run.stage("scoring", || self.score(&found.hs, &prompt))?;
+        run.record("pred_logits", &logits);
+        let pixels = run.stage("pixels", || self.embed_pixels(image, &memory, &prompt))?;
+        run.record("pixel_embed", &pixels);
         Ok(Grounding {
+            memory,
             logits,
             found,
             pixels,
@@ -191,17 +263,17 @@ impl Detector {
 
 /// The stages one by one, in the order in which they run.
 impl Detector {
-    /// Normalised pixels (1, 3, s, s) -> features (1, c, g, g)
+    /// Normalised pixels (b, 3, s, s) -> features (b, c, g, g)
     pub fn trunk(&self, pixels: &Tensor) -> Result<Tensor> {
         self.image_encoder.forward(pixels)
     }
 
-    /// Like [`Self::trunk`] before a student resizes its features: -> (1, c, h, w)
+    /// Like [`Self::trunk`] before a student resizes its features: -> (b, c, h, w)
     pub fn features(&self, pixels: &Tensor) -> Result<Tensor> {
         self.image_encoder.features(pixels)
     }
 
-    /// Features of the trunk (1, c, h, w), resized or not, -> pyramid from fine to coarse, see
+    /// Features of the trunk (b, c, h, w), resized or not, -> pyramid from fine to coarse, see
     /// [`ImageFeatures::fpn`]
     pub fn neck(&self, trunk: &Tensor) -> Result<[Tensor; 3]> {
         self.neck.forward(trunk)
@@ -242,13 +314,18 @@ impl Detector {
         )
     }
 
-    /// Image tokens that know the prompt: -> memory (1, g * g, d)
+    /// Image tokens that know the prompt: -> memory (b, g * g, d)
     pub fn fuse(&self, image: &ImageFeatures, prompt: &PromptTokens) -> Result<Tensor> {
+        let (b, _, _) = prompt.tokens.dims3()?;
+        let attended = match b {
+            1 => image.attended.clone(),
+            _ => image.attended.repeat((b, 1, 1))?,
+        };
         self.encoder
-            .forward(&image.attended, &image.pos, &prompt.tokens, &prompt.bias)
+            .forward(&attended, &image.pos, &prompt.tokens, &prompt.bias)
     }
 
-    /// Objects in the `memory` (1, g * g, d).
+    /// Objects in the `memory` (b, g * g, d).
     pub fn decode(
         &self,
         image: &ImageFeatures,
@@ -264,13 +341,13 @@ impl Detector {
         )
     }
 
-    /// Queries `hs` (1, q, d) -> logits (1, q), f32
+    /// Queries `hs` (b, q, d) -> logits (b, q), f32
     pub fn score(&self, hs: &Tensor, prompt: &PromptTokens) -> Result<Tensor> {
         self.dot_prod_scoring
             .forward(hs, &prompt.tokens, &prompt.is_padding)
     }
 
-    /// `memory` (1, g * g, d) and the pyramid -> pixel embedding (1, d, 4g, 4g)
+    /// `memory` (b, g * g, d) and the pyramid -> pixel embedding (b, d, 4g, 4g)
     pub fn embed_pixels(
         &self,
         image: &ImageFeatures,
@@ -281,7 +358,7 @@ impl Detector {
             .embed_pixels(memory, &image.fpn, &prompt.tokens, &prompt.bias)
     }
 
-    /// `pixels` (1, d, h, w) and queries `hs` (1, k, d) -> mask logits (1, k, h, w)
+    /// `pixels` (b, d, h, w) and queries `hs` (b, k, d) -> mask logits (b, k, h, w)
     pub fn masks(&self, pixels: &Tensor, hs: &Tensor) -> Result<Tensor> {
         self.segmentation_head.masks(pixels, hs)
     }

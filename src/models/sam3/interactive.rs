@@ -1,10 +1,10 @@
-//! Points, boxes and masks: the click head on the trunk's features.
+//! Points, boxes and masks: the interactive head on the trunk's features.
 //!
 //! Follows `SAM3InteractiveImagePredictor`,
 //! <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/sam1_task_predictor.py#L20>.
 //!
 //! # Easy to get wrong
-//! - The click head has a neck of its own; the coarse level gets the "no memory" embedding of
+//! - The interactive head has a neck of its own; the coarse level gets the "no memory" embedding of
 //!   video tracking.
 //! - A single mask is the first one if it is stable, else the best of the three others.
 //! - Small holes are filled before upscaling, not in the logits that go back as a prompt.
@@ -18,21 +18,15 @@ use candle_nn::VarBuilder;
 
 use super::neck::Neck;
 use super::{Config, ImageEmbedding, Sam3};
-use crate::Error;
 use crate::image::Image;
 use crate::mask::{Mask, regions, upsample::upsample_bilinear};
-use crate::models::sam::{Heads, ImageTokens, NUM_MASKS, drawn_mask};
-use crate::models::{ClickMasks, ClickPrompt, InteractiveModel};
+use crate::models::head::{self, Decoded, ImageTokens, SamHead, drawn_mask};
+use crate::models::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
+use crate::{Error, Run, Size};
 
-/// Largest magnitude of a logit that is handed back.
-const MAX_LOGIT: f32 = 32.;
-/// A mask is stable if moving the threshold by this much either way...
-const STABILITY_DELTA: f32 = 0.05;
-/// ...keeps at least this share of its pixels.
-const STABILITY_THRESHOLD: f32 = 0.98;
 /// Largest hole that is filled, in pixels of a low-resolution mask of 288 x 288.
 const MAX_HOLE_AREA: usize = 256;
-/// What becomes of the logits in a hole.
+/// Logit of the pixels in a filled hole.
 const FILLED: f32 = 10.;
 
 /// The parts of the files that only clicks need.
@@ -57,35 +51,24 @@ pub(super) const LEFT_OUT: &[&str] = &[
     "detector.backbone.vision_backbone.sam2_convs.3", // a pyramid level that is dropped
 ];
 
-/// What answers clicks: a neck, and the heads of SAM.
+/// The part of SAM 3 that answers points, boxes and masks: a neck, and the head of SAM.
 #[derive(Debug)]
-pub struct ClickHead {
+pub struct InteractiveHead {
     neck: Neck,
     no_mem_embed: Tensor, // (1, 1, d)
-    heads: Heads,
+    head: SamHead,
 }
 
-/// An image encoded for clicks: cheap to clone, good for any number of prompts.
-#[derive(Debug, Clone)]
-pub struct ClickEmbedding {
-    /// What the network knows of the image.
-    pub features: ImageTokens,
-    /// Width of the original image, in pixels.
-    pub width: usize,
-    /// Height of the original image, in pixels.
-    pub height: usize,
-}
-
-impl ClickHead {
-    /// Reads what [`PARTS`] names; `vb` is at the root of the file.
+impl InteractiveHead {
+    /// Reads the tensors that [`PARTS`] names; `vb` is at the root of the file.
     pub(super) fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
         let (d, tracker) = (cfg.d_model(), vb.pp("tracker"));
         let neck = vb.pp("detector.backbone.vision_backbone.sam2_convs");
         Ok(Self {
             neck: Neck::new(cfg.image_encoder.dim(), d, cfg.image_encoder.grid(), neck)?,
             no_mem_embed: tracker.get((1, 1, d), "no_mem_embed")?,
-            heads: Heads::new(
-                &cfg.clicks,
+            head: SamHead::new(
+                &cfg.interactive,
                 tracker.pp("sam_prompt_encoder"),
                 tracker.pp("sam_mask_decoder"),
             )?,
@@ -93,179 +76,139 @@ impl ClickHead {
     }
 
     /// Prompt encoder and mask decoder, for running single stages.
-    pub fn heads(&self) -> &Heads {
-        &self.heads
+    pub fn head(&self) -> &SamHead {
+        &self.head
     }
 
-    /// Features of the trunk (1, c, h, w), resized or not, -> what prompts share
-    pub fn embed(&self, trunk: &Tensor) -> Result<ImageTokens> {
+    /// Trunk features (1, c, h, w), resized to the ViT grid or not -> features of a frame as the
+    /// tracker keeps them, without the "no memory" embedding
+    ///
+    /// # Errors
+    /// For features of another shape.
+    pub fn embed_frame(&self, trunk: &Tensor) -> Result<ImageTokens> {
         let [fine, middle, coarse] = self.neck.forward(trunk)?;
-        let tokens = coarse.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
         Ok(ImageTokens {
-            tokens: tokens.broadcast_add(&self.no_mem_embed)?,
-            details: self.heads.mask_decoder().details(&fine, &middle)?,
+            tokens: coarse.flatten_from(2)?.transpose(1, 2)?.contiguous()?,
+            high_res_features: self.head.mask_decoder().high_res_features(&fine, &middle)?,
         })
     }
 
-    /// Answers `prompts` with those of `masks`, of the four in the decoder's order, whose predicted
-    /// quality is `wanted`.
+    /// Like [`InteractiveHead::embed_frame`], for an image that has no memory of earlier frames.
     ///
     /// # Errors
-    /// [`Error::InvalidPrompt`] for an unknown label and a mask of another size.
-    pub fn decode(
-        &self,
-        image: &ClickEmbedding,
-        prompts: &[ClickPrompt],
-        masks: Range<usize>,
-        wanted: &dyn Fn(f32) -> bool,
-    ) -> crate::Result<Vec<ClickMasks>> {
-        let size = self.heads.config().image_size as f32;
-        let (width, height) = (image.width as f32, image.height as f32);
-        let to_input = |[x, y]: [f32; 2]| [x / width * size, y / height * size];
-        let prompts = prompts
-            .iter()
-            .map(|prompt| self.heads.prompt(prompt, to_input))
-            .collect::<crate::Result<Vec<_>>>()?;
-        let features = &image.features;
-        Ok(self.heads.decode(features, &prompts, masks, wanted)?)
+    /// For features of another shape.
+    pub fn embed(&self, trunk: &Tensor) -> Result<ImageTokens> {
+        let frame = self.embed_frame(trunk)?;
+        Ok(ImageTokens {
+            tokens: frame.tokens.broadcast_add(&self.no_mem_embed)?,
+            ..frame
+        })
     }
 }
 
 impl Sam3 {
-    /// The click head, if it was loaded: [`super::LoadOptions::clicks`].
+    /// The interactive head, if it was loaded: [`crate::LoadOptions::interactive`].
     ///
     /// # Errors
     /// [`Error::Unsupported`] if it was not.
-    pub fn click_head(&self) -> crate::Result<&ClickHead> {
-        self.clicks.as_ref().ok_or_else(|| Error::Unsupported {
-            what: "a point or box prompt on a model loaded without its click head".into(),
-            instead: "load it with `LoadOptions::clicks`".into(),
+    pub fn interactive_head(&self) -> crate::Result<&InteractiveHead> {
+        self.interactive.as_ref().ok_or_else(|| Error::Unsupported {
+            what: "a point, box or mask prompt on a model loaded without its interactive head"
+                .into(),
+            instead: "load it with `LoadOptions::interactive`".into(),
         })
     }
 
-    /// An image that was encoded for text, for clicks: the trunk does not run again.
+    /// The interactive embedding of an image that was encoded for text: the trunk does not run
+    /// again.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if the model was loaded without its click head.
-    pub fn embed_for_clicks(&self, image: &ImageEmbedding) -> crate::Result<ClickEmbedding> {
-        let head = self.click_head()?;
+    /// [`Error::Unsupported`] if this model, or the one that encoded the image, was loaded without
+    /// its interactive head.
+    pub fn interactive_embedding(
+        &self,
+        image: &ImageEmbedding,
+    ) -> crate::Result<InteractiveEmbedding> {
+        let head = self.interactive_head()?;
         let Some(trunk) = &image.trunk else {
             return Err(Error::Unsupported {
-                what: "a click on an image encoded by a model without its click head".into(),
+                what: "a click on an image encoded by a model without its interactive head".into(),
                 instead: "encode it with this model".into(),
             });
         };
-        Ok(ClickEmbedding {
+        Ok(InteractiveEmbedding {
             features: head.embed(trunk)?,
-            width: image.width,
-            height: image.height,
+            size: image.size,
         })
     }
 }
 
 impl InteractiveModel for Sam3 {
-    type Embedding = ClickEmbedding;
+    fn name(&self) -> &str {
+        self.name()
+    }
 
-    /// Runs the trunk and the click head's neck; for text as well, see
-    /// [`Sam3::embed_for_clicks`].
-    fn encode_for_clicks(&self, image: &Image) -> crate::Result<ClickEmbedding> {
-        let head = self.click_head()?;
-        let trunk = self.detector.features(&self.preprocess(image)?)?;
-        Ok(ClickEmbedding {
-            features: head.embed(&trunk)?,
-            width: image.width(),
-            height: image.height(),
+    fn head_config(&self) -> &head::Config {
+        &self.config.interactive
+    }
+
+    /// Runs the trunk and the interactive neck; for text as well, see
+    /// [`Sam3::interactive_embedding`].
+    fn encode_interactive(
+        &self,
+        image: &Image,
+        run: &mut Run,
+    ) -> crate::Result<InteractiveEmbedding> {
+        let head = self.interactive_head()?;
+        let pixels = run.stage("preprocess", || self.preprocess(image))?;
+        run.record("pixel_values", &pixels);
+        let trunk = run.stage("trunk", || self.detector.features(&pixels))?;
+        Ok(InteractiveEmbedding {
+            features: run.stage("interactive_neck", || head.embed(&trunk))?,
+            size: image.size(),
         })
     }
 
-    fn original_size(&self, image: &ClickEmbedding) -> (usize, usize) {
-        (image.width, image.height)
-    }
-
-    fn low_res_size(&self) -> (usize, usize) {
-        let side = self.config.clicks.low_res_side();
-        (side, side)
-    }
-
-    fn decode(
+    fn attend(
         &self,
-        image: &ClickEmbedding,
-        prompts: &[ClickPrompt],
-        multimask_output: bool,
-    ) -> crate::Result<Vec<ClickMasks>> {
-        let head = self.click_head()?;
-        if multimask_output {
-            return head.decode(image, prompts, 1..NUM_MASKS, &|_| true);
-        }
-        let mut answers = head.decode(image, prompts, 0..NUM_MASKS, &|_| true)?;
-        answers.iter_mut().for_each(keep_one);
-        Ok(answers)
+        image: &InteractiveEmbedding,
+        prompts: &[&VisualPrompt],
+    ) -> crate::Result<Decoded> {
+        let head = &self.interactive_head()?.head;
+        let side = head.config().image_size as f32;
+        let (width, height) = (image.size.width as f32, image.size.height as f32);
+        let to_input = |[x, y]: [f32; 2]| [x / width * side, y / height * side];
+        head.attend(&image.features, prompts, to_input)
     }
 
-    /// The image is not drawn on for prompts without a wanted mask.
-    fn decode_wanted(
+    fn draw(
         &self,
-        image: &ClickEmbedding,
-        prompts: &[ClickPrompt],
-        wanted: &dyn Fn(f32) -> bool,
-    ) -> crate::Result<Vec<ClickMasks>> {
-        let head = self.click_head()?;
-        head.decode(image, prompts, 1..NUM_MASKS, wanted)
+        image: &InteractiveEmbedding,
+        decoded: &Decoded,
+        masks: Range<usize>,
+    ) -> crate::Result<Tensor> {
+        let head = &self.interactive_head()?.head;
+        Ok(head.draw(&image.features, decoded, masks)?)
     }
 
-    /// Holes are filled first.
-    fn upscale(&self, image: &ClickEmbedding, low_res_logits: &[f32]) -> crate::Result<Vec<f32>> {
-        let (height, width) = self.low_res_size();
+    /// Fills small holes before upscaling.
+    fn upscale(&self, image: Size, low_res_logits: &[f32]) -> crate::Result<Vec<f32>> {
+        let size = self.low_res_size();
         let mut logits = low_res_logits.to_vec();
-        if logits.len() == height * width {
-            fill_holes(&mut logits, (height, width));
+        if logits.len() == size.area() {
+            fill_holes(&mut logits, size);
         }
-        upsample_bilinear(&logits, (height, width), (image.height, image.width))
+        upsample_bilinear(&logits, size, image)
     }
 
-    /// Limited to ±32.
-    fn feed_back(&self, mut low_res_logits: Vec<f32>) -> Vec<f32> {
-        for logit in &mut low_res_logits {
-            *logit = logit.clamp(-MAX_LOGIT, MAX_LOGIT);
-        }
-        low_res_logits
-    }
-
-    fn drawn_logits(&self, mask: &Mask) -> crate::Result<Vec<f32>> {
-        drawn_mask::stretched(mask, self.low_res_size().0)
-    }
-}
-
-/// Of all four masks, the first if it is stable, else the best of the others.
-///
-/// Follows `_dynamic_multimask_via_stability`,
-/// <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/sam/mask_decoder.py#L266>.
-fn keep_one(answer: &mut ClickMasks) {
-    let mut kept = 0;
-    if stability(&answer.low_res_logits[0]) < STABILITY_THRESHOLD {
-        kept = 1;
-        for i in 2..answer.iou_scores.len() {
-            if answer.iou_scores[i] > answer.iou_scores[kept] {
-                kept = i;
-            }
-        }
-    }
-    answer.low_res_logits = vec![answer.low_res_logits.swap_remove(kept)];
-    answer.iou_scores = vec![answer.iou_scores[kept]];
-}
-
-/// The share of a mask's pixels that a higher threshold keeps of those of a lower one.
-fn stability(logits: &[f32]) -> f32 {
-    let above = |threshold| logits.iter().filter(|v| **v > threshold).count() as f32;
-    match above(-STABILITY_DELTA) {
-        0. => 1.,
-        low => above(STABILITY_DELTA) / low,
+    fn logits_from_mask(&self, mask: &Mask) -> crate::Result<Vec<f32>> {
+        drawn_mask::stretched(mask, self.low_res_size().width)
     }
 }
 
 /// Lifts the logits in small regions of background; a mask of another size than SAM 3's has its
 /// limit in proportion.
-fn fill_holes(logits: &mut [f32], (height, width): (usize, usize)) {
+fn fill_holes(logits: &mut [f32], Size { width, height }: Size) {
     let mask = Mask::from_fn(width, height, |x, y| logits[y * width + x] > 0.);
     let mut filled = mask.clone();
     regions::fill_holes(&mut filled, MAX_HOLE_AREA * height * width / (288 * 288));
@@ -281,7 +224,7 @@ fn fill_holes(logits: &mut [f32], (height, width): (usize, usize)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::sam3::LoadOptions;
+    use crate::models::LoadOptions;
     use crate::weights::Checkpoint;
     use crate::weights::key_lists::key_list;
     use candle::{DType, Device};
@@ -313,7 +256,7 @@ mod tests {
             let tensors = key_list(&list).into_iter();
             let checkpoint = Checkpoint::from_shapes(tensors).unwrap();
             let vb = checkpoint.var_builder(DType::F32, &Device::Cpu);
-            ClickHead::new(&Config::sam3(), vb).unwrap();
+            InteractiveHead::new(&Config::sam3(), vb).unwrap();
             let detector = [
                 "detector.backbone.vision_backbone.trunk",
                 "detector.backbone.vision_backbone.convs",
@@ -328,11 +271,11 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_the_click_head_says_so() {
+    fn a_file_without_the_interactive_head_says_so() {
         let list = |name: &str| Checkpoint::from_shapes(key_list(name)).unwrap();
         let donor = list("efficientsam3_repvit-m1.1_mobileclip-s1");
         let options = LoadOptions {
-            clicks: true,
+            interactive: true,
             ..Default::default()
         };
         for name in ["repvit-m1.1", "tinyvit-11m", "efficientvit-b1"] {
@@ -340,15 +283,15 @@ mod tests {
             let whole = stage3.with_part("detector.geometry_encoder", &donor);
             let error = Sam3::load(&whole.unwrap(), &options).unwrap_err();
             assert!(matches!(error, Error::Unsupported { .. }), "{error}");
-            assert!(error.to_string().contains("no click head"), "{error}");
+            assert!(error.to_string().contains("no interactive head"), "{error}");
         }
     }
 
     #[test]
-    fn a_click_head_with_a_tensor_too_many_or_too_few_is_refused() {
+    fn an_interactive_head_with_a_tensor_too_many_or_too_few_is_refused() {
         let list = key_list("efficientsam3_efficientvit-b0_mobileclip-s1");
         let options = LoadOptions {
-            clicks: true,
+            interactive: true,
             ..Default::default()
         };
         let load = |tensors| {
@@ -364,30 +307,6 @@ mod tests {
         assert!(load(surplus).contains(name));
     }
 
-    fn answer(first: Vec<f32>) -> ClickMasks {
-        ClickMasks {
-            low_res_logits: vec![first, vec![1.], vec![2.], vec![3.]],
-            iou_scores: vec![0.9, 0.1, 0.5, 0.5],
-            object_score: Some(0.),
-        }
-    }
-
-    #[test]
-    fn an_unstable_mask_gives_way_to_the_best_of_the_others() {
-        let mut stable = answer(vec![4., -4., -0.05]);
-        keep_one(&mut stable);
-        assert_eq!(stable.low_res_logits, [[4., -4., -0.05]]);
-        assert_eq!(stable.iou_scores, [0.9]);
-        // 0.05 is not above the higher threshold, so 1 of 2 pixels stay.
-        let mut unstable = answer(vec![4., -4., 0.05]);
-        keep_one(&mut unstable);
-        assert_eq!(unstable.low_res_logits, [[2.]]);
-        assert_eq!(unstable.iou_scores, [0.5]);
-        let mut empty = answer(vec![-1.; 3]);
-        keep_one(&mut empty);
-        assert_eq!(empty.iou_scores, [0.9]);
-    }
-
     #[test]
     fn holes_up_to_the_limit_are_filled() {
         let side = 288;
@@ -398,7 +317,7 @@ mod tests {
             logits[at(200, 200 + y)..][..16].fill(-1.); // 257 with the next line
         }
         logits[at(216, 216)] = 0.; // touches diagonally, and 0 is background
-        fill_holes(&mut logits, (side, side));
+        fill_holes(&mut logits, Size::square(side));
         assert_eq!(logits[at(100, 100)], FILLED);
         assert_eq!(logits[at(200, 200)], -1.);
         assert_eq!(logits[at(216, 216)], 0.);

@@ -1,49 +1,19 @@
 //! From a checkpoint of any member of the family to a model.
 
-use candle::{DType, Device};
 use candle_nn::VarBuilder;
 
-use super::interactive::{self, ClickHead};
+use super::interactive::{self, InteractiveHead};
 use super::{Config, Detector, Sam3};
 use crate::backbones::student::BackboneConfig;
 use crate::backbones::{efficientvit, repvit, student, tiny_vit, vit};
+use crate::models::LoadOptions;
 use crate::models::inspect::Reading;
-use crate::nn::Precision;
 use crate::text::{clip, mobileclip};
 use crate::weights::{
     Checkpoint, Detected, EfficientVitSize, Family, ImageEncoderKind, MobileClipSize, RepVitSize,
     TextEncoderKind, TinyVitSize, detect,
 };
 use crate::{Error, Result, backbones, text, weights};
-
-/// How to load a model. The default is the CPU in f32.
-#[derive(Debug, Clone)]
-pub struct LoadOptions {
-    /// Where the model runs.
-    pub device: Device,
-    /// What it computes in: f32, f16 or bf16.
-    pub dtype: DType,
-    /// How exactly it computes, on the CPU in f32; the only choice elsewhere is the default.
-    pub precision: Precision,
-    /// Tokens per text, where the default for the file is not wanted. A student's positional
-    /// table of 77 rows is resampled to 32 tokens by default, as it was trained; 77 uses it as is.
-    pub context_length: Option<usize>,
-    /// Whether points, boxes and masks will be asked for. It costs the memory of their part of
-    /// the file, and of the trunk's features with each encoded image.
-    pub clicks: bool,
-}
-
-impl Default for LoadOptions {
-    fn default() -> Self {
-        Self {
-            device: Device::Cpu,
-            dtype: DType::F32,
-            precision: Precision::default(),
-            context_length: None,
-            clicks: false,
-        }
-    }
-}
 
 /// Parts of the files that no prompt needs, and why.
 const LEFT_OUT: &[(&str, &str)] = &[
@@ -115,19 +85,19 @@ impl Sam3 {
         if !geometry_encoder {
             return Err(Error::checkpoint(checkpoint.path(), NO_GEOMETRY_ENCODER));
         }
-        if options.clicks
+        if options.interactive
             && !interactive::PARTS
                 .iter()
                 .all(|p| checkpoint.contains_part(p))
         {
-            return Err(no_click_head(&name));
+            return Err(no_interactive_head(&name));
         }
         let build = |vb: VarBuilder| {
-            let build = || build(&config, options.clicks, vb);
+            let build = || build(&config, options.interactive, vb);
             options.precision.scope(build)
         };
         let parts = checkpoint.build(options.dtype, &options.device, build)?;
-        let tracker = if options.clicks {
+        let tracker = if options.interactive {
             interactive::LEFT_OUT
         } else {
             TRACKER
@@ -142,15 +112,15 @@ impl Sam3 {
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a variant that is no SAM 3, or has no click head when
-    /// [`LoadOptions::clicks`] asks for it.
+    /// [`LoadOptions::interactive`] asks for it.
     pub fn with_random_weights(variant: &Detected, options: &LoadOptions) -> Result<Self> {
         options.precision.check(&options.device, options.dtype)?;
         let Kind { config, name, .. } = Kind::of_variant(variant, options.context_length)?;
-        if options.clicks && !variant.interactive {
-            return Err(no_click_head(&name));
+        if options.interactive && !variant.interactive {
+            return Err(no_interactive_head(&name));
         }
         let vb = weights::random(options.dtype, &options.device);
-        let build = || build(&config, options.clicks, vb);
+        let build = || build(&config, options.interactive, vb);
         let parts = options.precision.scope(build)?;
         Ok(Self::new(config, name, parts, options))
     }
@@ -158,12 +128,12 @@ impl Sam3 {
     fn new(
         config: Config,
         name: String,
-        (detector, clicks): (Detector, Option<ClickHead>),
+        (detector, interactive): (Detector, Option<InteractiveHead>),
         options: &LoadOptions,
     ) -> Self {
         Self {
             detector,
-            clicks,
+            interactive,
             config,
             name,
             device: options.device.clone(),
@@ -172,9 +142,11 @@ impl Sam3 {
     }
 }
 
-fn no_click_head(name: &str) -> Error {
+fn no_interactive_head(name: &str) -> Error {
     Error::Unsupported {
-        what: format!("a point or box prompt on {name} from this file, which has no click head"),
+        what: format!(
+            "a point or box prompt on {name} from this file, which has no interactive head"
+        ),
         instead: "use sam3.pt, or a LiteText or Stage-1 EfficientSAM3 file".into(),
     }
 }
@@ -184,8 +156,8 @@ fn build(
     config: &Config,
     clicks: bool,
     vb: VarBuilder,
-) -> candle::Result<(Detector, Option<ClickHead>)> {
-    let clicks = clicks.then(|| ClickHead::new(config, vb.clone()));
+) -> candle::Result<(Detector, Option<InteractiveHead>)> {
+    let clicks = clicks.then(|| InteractiveHead::new(config, vb.clone()));
     Ok((
         Detector::new(config, vb.pp("detector"))?,
         clicks.transpose()?,

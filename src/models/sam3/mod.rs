@@ -1,6 +1,5 @@
 //! SAM 3, EfficientSAM3 and SAM3-LiteText: one detector, other encoders.
 
-mod batch;
 pub mod config;
 pub mod decoder;
 pub mod detector;
@@ -12,18 +11,17 @@ pub mod neck;
 pub mod scoring;
 pub mod segmentation_head;
 
-use candle::{DType, Device, Tensor};
+use candle::{DType, Device, IndexOp, Tensor};
 
 pub use config::Config;
 pub use detector::{Detector, Grounding, ImageFeatures, PromptTokens, TextFeatures};
 pub use geometry_encoder::ExemplarBox;
-pub use interactive::{ClickEmbedding, ClickHead};
-pub use load::LoadOptions;
+pub use interactive::InteractiveHead;
 pub(super) use load::{left_out, survey};
 
 use crate::image::{Image, transform::Square};
 use crate::text::Tokenizer;
-use crate::{Error, Result, Trace};
+use crate::{Error, Result, Run, Size};
 
 /// A loaded model: the detector with what turns images and words into its inputs.
 ///
@@ -31,31 +29,40 @@ use crate::{Error, Result, Trace};
 #[derive(Debug)]
 pub struct Sam3 {
     detector: Detector,
-    clicks: Option<ClickHead>,
+    interactive: Option<InteractiveHead>,
     config: Config,
     name: String,
     device: Device,
     dtype: DType,
 }
 
-/// An encoded image: cheap to clone, good for any number of prompts.
+/// An image encoded for texts and exemplars: cheap to clone, good for any number of prompts.
 #[derive(Debug, Clone)]
 pub struct ImageEmbedding {
-    /// What the network knows of the image.
+    /// Features of the image.
     pub features: ImageFeatures,
     /// The trunk's features (1, c, h, w) before a student resizes them, where the model has its
-    /// click head.
+    /// interactive head.
     trunk: Option<Tensor>,
-    /// Width of the original image, in pixels.
-    pub width: usize,
-    /// Height of the original image, in pixels.
-    pub height: usize,
+    /// Size of the original image.
+    pub size: Size,
+}
+
+impl ImageEmbedding {
+    /// Memory that the embedding keeps, in bytes.
+    pub fn bytes(&self) -> usize {
+        let trunk = self
+            .trunk
+            .iter()
+            .map(|t| t.elem_count() * t.dtype().size_in_bytes());
+        self.features.bytes() + trunk.sum::<usize>()
+    }
 }
 
 /// An encoded text: cheap to clone, good for any number of images.
 #[derive(Debug, Clone)]
 pub struct TextEmbedding {
-    /// What the network knows of the text.
+    /// Features of the text.
     pub features: TextFeatures,
 }
 
@@ -89,23 +96,54 @@ impl Sam3 {
     }
 
     /// Encodes an image of any size; its aspect ratio is not kept, as in the reference.
-    pub fn encode_image(&self, image: &Image) -> Result<ImageEmbedding> {
-        self.encode_image_traced(image, &mut Trace::off())
-    }
-
-    /// Like [`Self::encode_image`], recording each stage.
-    pub fn encode_image_traced(&self, image: &Image, trace: &mut Trace) -> Result<ImageEmbedding> {
-        let pixels = self.preprocess(image)?;
-        let (features, trunk) = self.detector.encode_image(&pixels, trace)?;
-        Ok(ImageEmbedding {
-            features,
-            trunk: self.clicks.is_some().then_some(trunk),
-            width: image.width(),
-            height: image.height(),
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] if `run` was asked to stop.
+    pub fn encode_image(&self, image: &Image, run: &mut Run) -> Result<ImageEmbedding> {
+        let mut embeddings = self.encode_images(std::slice::from_ref(image), run)?;
+        embeddings.pop().ok_or_else(|| {
+            // One embedding per image; this tells a bug from a bad image.
+            Error::Tensor(candle::Error::msg("no embedding for the image"))
         })
     }
 
+    /// Encodes images of any sizes in one pass of the network: on a GPU faster than one by one, at
+    /// the price of memory.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] if `run` was asked to stop.
+    pub fn encode_images(&self, images: &[Image], run: &mut Run) -> Result<Vec<ImageEmbedding>> {
+        if images.is_empty() {
+            return Ok(vec![]);
+        }
+        let pixels = run.stage("preprocess", || {
+            let pixels: Result<Vec<_>> = images.iter().map(|i| self.preprocess(i)).collect();
+            Ok::<_, Error>(Tensor::cat(&pixels?, 0)?)
+        })?;
+        let (features, trunk) = self.detector.encode_images(&pixels, run)?;
+        let embed = |(i, (features, image)): (usize, (ImageFeatures, &Image))| {
+            let trunk = match &self.interactive {
+                Some(_) => Some(trunk.i(i..i + 1)?.contiguous()?),
+                None => None,
+            };
+            Ok(ImageEmbedding {
+                features,
+                trunk,
+                size: image.size(),
+            })
+        };
+        features
+            .into_iter()
+            .zip(images)
+            .enumerate()
+            .map(embed)
+            .collect()
+    }
+
     /// The pixels that the network sees (1, 3, s, s).
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if they do not fit on the device.
     pub fn preprocess(&self, image: &Image) -> Result<Tensor> {
         let side = self.config.image_size;
         let pixels = Square { size: side }.apply(image)?;
@@ -135,7 +173,75 @@ impl Sam3 {
     }
 
     /// The text embedding for a prompt of exemplar boxes alone.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
     pub fn encode_visual(&self) -> Result<TextEmbedding> {
         self.encode_text(VISUAL)
+    }
+}
+
+#[cfg(all(test, feature = "demo"))]
+mod tests {
+    use super::*;
+    use crate::models::LoadOptions;
+    use crate::nn::golden::assert_close;
+
+    fn image(width: usize, height: usize, step: usize) -> Image {
+        let pixels = (0..3 * width * height).map(|i| (i * step % 251) as u8);
+        Image::from_rgb8(width, height, pixels.collect()).unwrap()
+    }
+
+    fn demo() -> Sam3 {
+        let options = LoadOptions {
+            interactive: true,
+            ..LoadOptions::default()
+        };
+        Sam3::load(&crate::weights::demo().unwrap(), &options).unwrap()
+    }
+
+    #[test]
+    fn a_batch_of_images_equals_its_images_one_by_one() {
+        let model = demo();
+        let run = &mut Run::default();
+        let images = [image(60, 40, 3), image(50, 70, 7)];
+        let batch = model.encode_images(&images, run).unwrap();
+        assert_eq!(batch.len(), 2);
+        for (got, image) in batch.iter().zip(&images) {
+            let want = model.encode_image(image, run).unwrap();
+            assert_eq!(got.size, want.size);
+            assert_close(&got.features.attended, &want.features.attended, 1e-5);
+            assert_close(&got.features.fpn[0], &want.features.fpn[0], 1e-5);
+            let (got, want) = (got.trunk.as_ref(), want.trunk.as_ref());
+            assert_close(got.unwrap(), want.unwrap(), 1e-5);
+        }
+        assert!(model.encode_images(&[], run).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_batch_of_prompts_equals_its_prompts_one_by_one() {
+        let model = demo();
+        let run = &mut Run::default();
+        let embedding = model.encode_image(&image(60, 40, 3), run).unwrap();
+        let texts = ["red star", "a large blue circle", "triangle"];
+        let texts = texts.map(|text| model.encode_text(text).unwrap().features);
+        let exemplar = ExemplarBox {
+            cxcywh_norm: [0.5, 0.5, 0.4, 0.3],
+            positive: true,
+        };
+        let boxes = [vec![], vec![exemplar; 2], vec![exemplar]];
+        let prompts: Vec<_> = texts.iter().zip(boxes.iter().map(Vec::as_slice)).collect();
+        let detector = model.detector();
+        let batch = detector.ground(&embedding.features, &prompts, run).unwrap();
+        for (i, prompt) in prompts.iter().enumerate() {
+            let got = batch.of_prompt(i).unwrap();
+            let want = detector
+                .ground(&embedding.features, &[*prompt], run)
+                .unwrap();
+            assert_close(&got.memory, &want.memory, 1e-5);
+            assert_close(&got.logits, &want.logits, 1e-5);
+            assert_close(&got.found.boxes, &want.found.boxes, 1e-5);
+            assert_close(&got.pixels, &want.pixels, 1e-5);
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Where the generator looks: overlapping crops of the image, and a grid of points in each.
 
 use super::Options;
-use crate::Result;
 use crate::image::Image;
+use crate::{Result, Size};
 
 /// A part of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Crop {
 /// Follows `generate_crop_boxes`,
 /// <https://github.com/facebookresearch/segment-anything/blob/dca509f/segment_anything/utils/amg.py#L202>.
 /// Crops without a pixel, which tiny images have, are left out; the original fails on them.
-pub(super) fn crops((width, height): (usize, usize), options: &Options) -> Vec<Crop> {
+pub(super) fn crops(Size { width, height }: Size, options: &Options) -> Vec<Crop> {
     let whole = Crop {
         x0: 0,
         y0: 0,
@@ -121,7 +121,7 @@ mod tests {
             crop_n_layers: 1,
             ..Options::default()
         };
-        let crops = crops((800, 600), &options);
+        let crops = crops(Size::new(800, 600), &options);
         let edges: Vec<_> = crops.iter().map(|c| [c.x0, c.y0, c.x1, c.y1]).collect();
         // What the original returns for this size.
         let want = [
@@ -143,7 +143,7 @@ mod tests {
                     crop_overlap_ratio: ratio,
                     ..Options::default()
                 };
-                let crops = crops((width, height), &options);
+                let crops = crops(Size::new(width, height), &options);
                 assert!(crops.iter().all(|c| c.x0 < c.x1 && c.y0 < c.y1));
                 assert!(crops.iter().all(|c| c.x1 <= width && c.y1 <= height));
                 for layer in 0..=3 {

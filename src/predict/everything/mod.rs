@@ -24,11 +24,13 @@ use rayon::prelude::*;
 pub use options::Options;
 pub use records::MaskRecord;
 
+use super::interactive::decode_wanted;
 use crate::image::Image;
 use crate::mask::stability::StableMask;
 use crate::mask::{BoxXyxy, Mask, Rle, nms, regions};
-use crate::models::{ClickPrompt, InteractiveModel};
-use crate::{Error, Result};
+use crate::models::head::NUM_MASKS;
+use crate::models::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
+use crate::{Error, Result, Run, Size};
 use crops::Crop;
 
 /// A pixel belongs to a mask where its logit is higher than this.
@@ -40,42 +42,40 @@ const EDGE_TOLERANCE: usize = 20;
 /// Finds the masks of an image, the best first.
 ///
 /// With crops, masks of smaller crops come first. `min_mask_region_area` moves masks that it
-/// changed to the end.
+/// changed to the end. Progress counts points.
 ///
 /// # Errors
-/// [`Error::InvalidPrompt`] for options out of range, before any work; what the model fails with.
-pub fn generate<M>(model: &M, image: &Image, options: &Options) -> Result<Vec<MaskRecord>>
-where
-    M: InteractiveModel + Sync,
-{
-    generate_with(model, image, None, options, &mut |_, _| ())
+/// [`Error::InvalidArgument`] for options out of range, before any work; [`Error::NotFinite`] if the
+/// network computes NaN or infinity; [`Error::Cancelled`].
+pub fn generate(
+    model: &dyn InteractiveModel,
+    image: &Image,
+    options: &Options,
+    run: &mut Run,
+) -> Result<Vec<MaskRecord>> {
+    options.validate()?;
+    let embedding = model.encode_interactive(image, run)?;
+    generate_encoded(model, image, &embedding, options, run)
 }
 
-/// Like [`generate`], with the whole image encoded before if there is an `embedding` of it, and
-/// `progress(done, all)` called after each batch of points.
+/// Like [`generate`] with the whole image encoded before.
 ///
 /// # Errors
 /// As [`generate`]; [`Error::InvalidPrompt`] when the embedding is one of an image of another size.
-pub fn generate_with<M>(
-    model: &M,
+pub fn generate_encoded(
+    model: &dyn InteractiveModel,
     image: &Image,
-    embedding: Option<&M::Embedding>,
+    embedding: &InteractiveEmbedding,
     options: &Options,
-    progress: &mut dyn FnMut(usize, usize),
-) -> Result<Vec<MaskRecord>>
-where
-    M: InteractiveModel + Sync,
-{
+    run: &mut Run,
+) -> Result<Vec<MaskRecord>> {
     options.validate()?;
-    let size = (image.width(), image.height());
-    if let Some(embedding) = embedding {
-        let (width, height) = model.original_size(embedding);
-        if (width, height) != size {
-            return Err(Error::prompt(format!(
-                "the embedding is of an image of {width} x {height}, the image has {} x {}",
-                size.0, size.1
-            )));
-        }
+    let size = image.size();
+    if embedding.size != size {
+        return Err(Error::prompt(format!(
+            "the embedding is of an image of {}, the image has {size}",
+            embedding.size
+        )));
     }
     let crops = crops::crops(size, options);
     let grids: Vec<_> = (0..=options.crop_n_layers)
@@ -90,10 +90,9 @@ where
         if grid.is_empty() {
             continue;
         }
-        let embedding = match embedding {
-            Some(embedding) if crop.layer == 0 => embedding.clone(),
-            None if crop.layer == 0 => model.encode_for_clicks(image)?,
-            _ => model.encode_for_clicks(&crop.cut(image)?)?,
+        let embedding = match crop.layer {
+            0 => embedding.clone(),
+            _ => model.encode_interactive(&crop.cut(image)?, run)?,
         };
         let generator = CropGenerator {
             model,
@@ -104,9 +103,9 @@ where
         };
         let mut of_crop = vec![];
         for points in grid.chunks(options.points_per_batch) {
-            of_crop.extend(generator.decode(points)?);
+            of_crop.extend(generator.decode(points, run)?);
             done += points.len();
-            progress(done, all);
+            run.report(done, all);
         }
         let scores: Vec<f32> = of_crop
             .iter()
@@ -163,32 +162,28 @@ impl Candidate {
 }
 
 /// What is needed to find masks in one crop.
-struct CropGenerator<'a, M: InteractiveModel> {
-    model: &'a M,
-    embedding: M::Embedding,
+struct CropGenerator<'a> {
+    model: &'a dyn InteractiveModel,
+    embedding: InteractiveEmbedding,
     crop: Crop,
-    /// Width and height of the image.
-    size: (usize, usize),
+    /// Size of the image.
+    size: Size,
     options: &'a Options,
 }
 
-impl<M: InteractiveModel + Sync> CropGenerator<'_, M> {
+impl CropGenerator<'_> {
     /// The masks of a batch of points, given as fractions of the crop, that pass the filters.
-    fn decode(&self, points: &[[f64; 2]]) -> Result<Vec<Candidate>> {
+    fn decode(&self, points: &[[f64; 2]], run: &mut Run) -> Result<Vec<Candidate>> {
         let (width, height) = (self.crop.width() as f64, self.crop.height() as f64);
         let points: Vec<[f64; 2]> = points
             .iter()
             .map(|[x, y]| [x * width, y * height])
             .collect();
-        let prompt = |[x, y]: &[f64; 2]| ClickPrompt {
-            points: vec![([*x as f32, *y as f32], 1)],
-            ..ClickPrompt::default()
-        };
-        let prompts: Vec<ClickPrompt> = points.iter().map(prompt).collect();
+        let prompt = |[x, y]: &[f64; 2]| VisualPrompt::point(*x as f32, *y as f32);
+        let prompts: Vec<VisualPrompt> = points.iter().map(prompt).collect();
         let is_good = |iou| exceeds(iou, self.options.pred_iou_thresh);
-        let answers = self
-            .model
-            .decode_wanted(&self.embedding, &prompts, &is_good)?;
+        let masks = 1..NUM_MASKS;
+        let answers = decode_wanted(self.model, &self.embedding, &prompts, masks, &is_good, run)?;
         let masks: Vec<(&[f64; 2], f32, &Vec<f32>)> = points
             .iter()
             .zip(&answers)
@@ -212,8 +207,9 @@ impl<M: InteractiveModel + Sync> CropGenerator<'_, M> {
         low_res_logits: &[f32],
     ) -> Result<Option<Candidate>> {
         let options = self.options;
-        let logits = self.model.upscale(&self.embedding, low_res_logits)?;
         let width = self.crop.width();
+        let size = Size::new(width, self.crop.height());
+        let logits = self.model.upscale(size, low_res_logits)?;
         let cut = StableMask::new(
             &logits,
             width,
@@ -236,7 +232,7 @@ impl<M: InteractiveModel + Sync> CropGenerator<'_, M> {
         }
         let rle = match self.crop.layer {
             0 => Rle::encode(&cut.mask),
-            _ => Rle::encode(&cut.mask.placed(x0, y0, self.size.0, self.size.1)),
+            _ => Rle::encode(&cut.mask.placed(x0, y0, self.size.width, self.size.height)),
         };
         Ok(Some(Candidate {
             rle,
@@ -268,9 +264,9 @@ fn extent(mask: &Mask) -> Extent {
 }
 
 /// Whether a side of the box is at the side of the crop, and that not at the side of the image.
-fn is_near_crop_edge(extent: Extent, crop: Crop, (width, height): (usize, usize)) -> bool {
+fn is_near_crop_edge(extent: Extent, crop: Crop, image: Size) -> bool {
     let crop = [crop.x0, crop.y0, crop.x1, crop.y1];
-    let image = [0, 0, width, height];
+    let image = [0, 0, image.width, image.height];
     let is_near = |a: usize, b: usize| a.abs_diff(b) <= EDGE_TOLERANCE;
     (0..4).any(|i| is_near(extent[i], crop[i]) && !is_near(extent[i], image[i]))
 }

@@ -69,7 +69,7 @@ impl Options {
     /// quietly keeps or drops everything, with the values refused here.
     ///
     /// # Errors
-    /// [`Error::InvalidPrompt`] with the option, its value and its limits.
+    /// [`Error::InvalidArgument`] with the option, its value and its limits.
     pub fn validate(&self) -> Result<()> {
         for (name, value) in [
             ("pred_iou_thresh", self.pred_iou_thresh),
@@ -79,19 +79,21 @@ impl Options {
             ("crop_overlap_ratio", self.crop_overlap_ratio),
         ] {
             if !(0. ..=1.).contains(&value) {
-                return Err(Error::prompt(format!(
+                return Err(Error::argument(format!(
                     "{name} is {value}; it must be in 0..1"
                 )));
             }
         }
         let offset = self.stability_score_offset;
         if !(offset.is_finite() && offset >= 0.) {
-            return Err(Error::prompt(format!(
+            return Err(Error::argument(format!(
                 "stability_score_offset is {offset}; it must be 0 or more"
             )));
         }
         let at_least_one = |name: &str, value: usize| match value {
-            0 => Err(Error::prompt(format!("{name} is 0; it must be at least 1"))),
+            0 => Err(Error::argument(format!(
+                "{name} is 0; it must be at least 1"
+            ))),
             _ => Ok(()),
         };
         at_least_one("points_per_batch", self.points_per_batch)?;
@@ -100,7 +102,7 @@ impl Options {
             self.crop_n_points_downscale_factor,
         )?;
         if self.crop_n_layers > MAX_CROP_LAYERS {
-            return Err(Error::prompt(format!(
+            return Err(Error::argument(format!(
                 "crop_n_layers is {}; it must be in 0..{MAX_CROP_LAYERS}",
                 self.crop_n_layers
             )));
@@ -108,7 +110,7 @@ impl Options {
         match (self.points_per_side, &self.point_grids) {
             (Some(side), None) => self.validate_side(side),
             (None, Some(grids)) => self.validate_grids(grids),
-            _ => Err(Error::prompt(
+            _ => Err(Error::argument(
                 "exactly one of points_per_side and point_grids is needed",
             )),
         }
@@ -116,7 +118,7 @@ impl Options {
 
     fn validate_side(&self, side: usize) -> Result<()> {
         if !(1..=MAX_POINTS_PER_SIDE).contains(&side) {
-            return Err(Error::prompt(format!(
+            return Err(Error::argument(format!(
                 "points_per_side is {side}; it must be in 1..{MAX_POINTS_PER_SIDE}"
             )));
         }
@@ -125,7 +127,7 @@ impl Options {
             .find(|&layer| crops::points_in_layer(side, factor, layer) == 0)
         {
             None => Ok(()),
-            Some(layer) => Err(Error::prompt(format!(
+            Some(layer) => Err(Error::argument(format!(
                 "points_per_side {side} divided by crop_n_points_downscale_factor {factor} to the \
                  power of {layer} leaves no points for crop layer {layer}; use fewer layers, more \
                  points or a smaller factor"
@@ -135,7 +137,7 @@ impl Options {
 
     fn validate_grids(&self, grids: &[Vec<[f64; 2]>]) -> Result<()> {
         if grids.len() <= self.crop_n_layers {
-            return Err(Error::prompt(format!(
+            return Err(Error::argument(format!(
                 "{} point grids for the image and {} crop layers; {} are needed",
                 grids.len(),
                 self.crop_n_layers,
@@ -143,12 +145,12 @@ impl Options {
             )));
         }
         if grids.iter().all(|grid| grid.is_empty()) {
-            return Err(Error::prompt("the point grids have no points"));
+            return Err(Error::argument("the point grids have no points"));
         }
         let outside = |point: &&[f64; 2]| !point.iter().all(|v| (0. ..=1.).contains(v));
         match grids.iter().flatten().find(outside) {
             None => Ok(()),
-            Some([x, y]) => Err(Error::prompt(format!(
+            Some([x, y]) => Err(Error::argument(format!(
                 "point {x},{y} of a grid is outside 0..1"
             ))),
         }

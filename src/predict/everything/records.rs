@@ -35,7 +35,7 @@ impl MaskRecord {
     /// The pixels as a mask.
     ///
     /// # Errors
-    /// [`crate::Error::InvalidImage`] when the run lengths were changed and do not fill the image.
+    /// [`crate::Error::InvalidMask`] when the run lengths were changed and do not fill the image.
     pub fn mask(&self) -> Result<Mask> {
         self.segmentation.decode()
     }

@@ -4,10 +4,13 @@ use std::io::Read;
 
 use serde_json::Value;
 
+use candle::Tensor;
+
 use super::*;
+use crate::Progress;
 use crate::mask::upsample::upsample_bilinear;
-use crate::models::ClickMasks;
-use crate::predict::fake::Discs;
+use crate::models::head::{Config, Decoded};
+use crate::predict::fake::{self, Discs};
 
 /// Sides of the model's input and of its low-resolution logits.
 const SIDE: usize = 256;
@@ -17,13 +20,7 @@ const LOW: usize = 64;
 struct AnalyticSam {
     ripple: f64,
     lower: f64,
-}
-
-#[derive(Clone)]
-struct Analysed {
-    size: (usize, usize),
-    /// Depends on all pixels, so that a crop cut at the wrong place gives other masks.
-    seed: i64,
+    config: Config,
 }
 
 impl AnalyticSam {
@@ -57,69 +54,69 @@ fn triangle(t: f64) -> f64 {
 }
 
 /// Width and height of the image within the model's input.
-fn input_size((width, height): (usize, usize)) -> (usize, usize) {
-    let scale = SIDE as f64 / width.max(height) as f64;
+fn input_size(image: Size) -> Size {
+    let scale = SIDE as f64 / image.width.max(image.height) as f64;
     let scaled = |side: usize| (side as f64 * scale + 0.5) as usize;
-    (scaled(width), scaled(height))
+    Size::new(scaled(image.width), scaled(image.height))
 }
 
 impl InteractiveModel for AnalyticSam {
-    type Embedding = Analysed;
+    fn name(&self) -> &str {
+        "analytic"
+    }
 
-    fn encode_for_clicks(&self, image: &Image) -> Result<Analysed> {
+    fn head_config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The seed depends on all pixels, so that a crop cut at the wrong place gives other masks.
+    fn encode_interactive(&self, image: &Image, _: &mut Run) -> Result<InteractiveEmbedding> {
         let sum: i64 = image.pixels().iter().map(|&sample| i64::from(sample)).sum();
-        Ok(Analysed {
-            size: (image.width(), image.height()),
-            seed: sum % 97,
-        })
+        Ok(fake::embedding(image.size(), (sum % 97) as f32))
     }
 
-    fn original_size(&self, image: &Analysed) -> (usize, usize) {
-        image.size
-    }
-
-    fn low_res_size(&self) -> (usize, usize) {
-        (LOW, LOW)
-    }
-
-    fn decode(
-        &self,
-        image: &Analysed,
-        prompts: &[ClickPrompt],
-        multimask_output: bool,
-    ) -> Result<Vec<ClickMasks>> {
-        assert!(multimask_output);
-        let input = input_size(image.size);
-        let answer = |prompt: &ClickPrompt| {
-            let ([x, y], label) = prompt.points[0];
-            assert_eq!((label, prompt.points.len()), (1, 1));
+    fn attend(&self, image: &InteractiveEmbedding, prompts: &[&VisualPrompt]) -> Result<Decoded> {
+        let seed = image.features.tokens.flatten_all()?.to_vec1::<f32>()?[0] as i64;
+        let (size, input) = (image.size, input_size(image.size));
+        let answer = |prompt: &&VisualPrompt| {
+            let [point] = prompt.points[..] else {
+                panic!("{prompt:?}")
+            };
+            assert!(point.on_object);
             let scaled = [
-                f64::from(x) * (input.0 as f64 / image.size.0 as f64),
-                f64::from(y) * (input.1 as f64 / image.size.1 as f64),
+                f64::from(point.xy[0]) * (input.width as f64 / size.width as f64),
+                f64::from(point.xy[1]) * (input.height as f64 / size.height as f64),
             ];
-            let (low_res_logits, iou_scores) = self.answer(image.seed, scaled);
-            ClickMasks {
-                low_res_logits,
-                iou_scores,
-                object_score: None,
-            }
+            let (mut logits, scores) = self.answer(seed, scaled);
+            logits.reverse();
+            // The first mask, for clear prompts, is not asked for.
+            std::array::from_fn(|i| match i {
+                0 => (vec![0.; LOW * LOW], 0.),
+                i => (logits.pop().unwrap(), scores[i - 1]),
+            })
         };
-        Ok(prompts.iter().map(answer).collect())
+        Ok(fake::decoded(prompts.iter().map(answer).collect(), None))
     }
 
-    fn upscale(&self, image: &Analysed, low_res_logits: &[f32]) -> Result<Vec<f32>> {
-        let square = upsample_bilinear(low_res_logits, (LOW, LOW), (SIDE, SIDE))?;
-        let (width, height) = input_size(image.size);
-        let rows = square.chunks_exact(SIDE).take(height);
-        let cropped: Vec<f32> = rows.flat_map(|row| &row[..width]).copied().collect();
-        upsample_bilinear(&cropped, (height, width), (image.size.1, image.size.0))
+    fn draw(
+        &self,
+        _: &InteractiveEmbedding,
+        decoded: &Decoded,
+        masks: std::ops::Range<usize>,
+    ) -> Result<Tensor> {
+        fake::drawn(decoded, masks)
     }
 
-    fn feed_back(&self, _: Vec<f32>) -> Vec<f32> {
-        unreachable!("nothing is refined")
+    fn upscale(&self, image: Size, low_res_logits: &[f32]) -> Result<Vec<f32>> {
+        let (low, side) = (Size::square(LOW), Size::square(SIDE));
+        let square = upsample_bilinear(low_res_logits, low, side)?;
+        let input = input_size(image);
+        let rows = square.chunks_exact(SIDE).take(input.height);
+        let cropped: Vec<f32> = rows.flat_map(|row| &row[..input.width]).copied().collect();
+        upsample_bilinear(&cropped, input, image)
     }
 
-    fn drawn_logits(&self, _: &Mask) -> Result<Vec<f32>> {
+    fn logits_from_mask(&self, _: &Mask) -> Result<Vec<f32>> {
         unreachable!("nothing is refined")
     }
 }
@@ -184,9 +181,14 @@ fn the_records_equal_the_originals_in_their_order() {
         let model = AnalyticSam {
             ripple: case["ripple"].as_f64().unwrap(),
             lower: case["lower"].as_f64().unwrap(),
+            config: Config {
+                grid: LOW / 4,
+                ..Config::sam1()
+            },
         };
         let image = picture(size("width"), size("height"));
-        let got = generate(&model, &image, &options(&case["options"])).unwrap();
+        let run = &mut Run::default();
+        let got = generate(&model, &image, &options(&case["options"]), run).unwrap();
         let want = case["records"].as_array().unwrap();
         assert_eq!(got.len(), want.len(), "{name}");
         for (i, (got, want)) in got.iter().zip(want).enumerate() {
@@ -219,15 +221,20 @@ fn an_encoded_image_is_used_and_one_of_another_size_is_refused() {
         ..Options::default()
     };
     let mut calls = vec![];
-    let mut progress = |done, all| calls.push((done, all));
-    let embedding = (90, 60);
-    let with = generate_with(&model, &image, Some(&embedding), &options, &mut progress).unwrap();
+    let mut progress = |progress: Progress| calls.push((progress.done, progress.total));
+    let mut run = Run {
+        progress: Some(&mut progress),
+        ..Run::default()
+    };
+    let ours = fake::embedding(Size::new(90, 60), 0.);
+    let with = generate_encoded(&model, &image, &ours, &options, &mut run).unwrap();
     assert_eq!(calls, [(5, 16), (10, 16), (15, 16), (16, 16)]);
     assert!(!with.is_empty());
-    assert_eq!(with, generate(&model, &image, &options).unwrap());
-    let other = generate_with(&model, &image, Some(&(60, 90)), &options, &mut |_, _| ());
-    let error = other.unwrap_err().to_string();
-    assert!(error.contains("60 x 90"), "{error}");
+    let run = &mut Run::default();
+    assert_eq!(with, generate(&model, &image, &options, run).unwrap());
+    let other = fake::embedding(Size::new(60, 90), 0.);
+    let error = generate_encoded(&model, &image, &other, &options, run).unwrap_err();
+    assert!(error.to_string().contains("60 x 90"), "{error}");
 }
 
 #[test]
@@ -239,7 +246,8 @@ fn crops_that_find_nothing_are_no_error() {
         ..Options::default()
     };
     for (width, height) in [(300, 200), (3, 2), (1, 1)] {
-        let found = generate(&Discs::default(), &picture(width, height), &options).unwrap();
+        let (image, run) = (picture(width, height), &mut Run::default());
+        let found = generate(&Discs::default(), &image, &options, run).unwrap();
         assert!(found.is_empty());
     }
 }
@@ -251,7 +259,7 @@ fn options_are_checked_before_anything_is_decoded() {
         points_per_side: Some(0),
         ..Options::default()
     };
-    assert!(generate(&model, &picture(9, 9), &options).is_err());
+    assert!(generate(&model, &picture(9, 9), &options, &mut Run::default()).is_err());
     assert_eq!(model.decodes.into_inner(), 0);
 }
 

@@ -13,21 +13,35 @@ pub use reference::Reference;
 
 use super::{concept, interactive};
 use crate::mask::{BoxXyxy, Mask};
-use crate::models::InteractiveModel;
 use crate::models::sam::Sam;
-use crate::models::sam3::{
-    ClickEmbedding, ExemplarBox, ImageEmbedding, ImageFeatures, PromptTokens, Sam3,
-};
-use crate::{Error, Result};
+use crate::models::sam3::{ExemplarBox, ImageEmbedding, ImageFeatures, PromptTokens, Sam3};
+use crate::models::{InteractiveEmbedding, InteractiveModel, Model};
+use crate::{Error, Result, Run};
 use figures::{compare, compare_masks, values};
 use reference::{ClickEntry, ConceptPrompt};
+
+/// Compares a model with a reference, see [`verify_sam3`] and [`verify_sam`].
+///
+/// # Errors
+/// As those two.
+pub fn verify(
+    model: &Model,
+    reference: &Reference,
+    tolerances: &Tolerances,
+    report: &mut dyn FnMut(Check),
+) -> Result<()> {
+    match model {
+        Model::Sam(model) => verify_sam(model, reference, tolerances, report),
+        Model::Sam3(model) => verify_sam3(model, reference, tolerances, report),
+    }
+}
 
 /// Compares SAM 3, EfficientSAM3 or SAM3-LiteText with a reference; `report` is told each
 /// comparison as it is made.
 ///
 /// # Errors
 /// [`Error::Checkpoint`] for tensors that the reference lacks, before anything is computed;
-/// [`Error::Unsupported`] for clicks on a model that was loaded without its click head.
+/// [`Error::Unsupported`] for clicks on a model that was loaded without its interactive head.
 pub fn verify_sam3(
     model: &Sam3,
     reference: &Reference,
@@ -49,7 +63,7 @@ pub fn verify_sam3(
         names.extend(stage_names(CLICK, &[&click.name]));
     }
     reference.require(&names)?;
-    let mut run = Run {
+    let mut run = Comparison {
         reference,
         tolerances,
         report,
@@ -67,21 +81,20 @@ pub fn verify_sam3(
         }
     }
     if !clicks.is_empty() {
-        let fed = ClickEmbedding {
-            features: model.click_head()?.embed(&run.input("trunk")?)?,
-            width: reference.image().width(),
-            height: reference.image().height(),
+        let fed = InteractiveEmbedding {
+            features: model.interactive_head()?.embed(&run.input("trunk")?)?,
+            size: reference.image().size(),
         };
         for click in &clicks {
             run.click(model, &fed, click, "")?;
         }
     }
-    let embedding = model.encode_image(reference.image())?;
+    let embedding = model.encode_image(reference.image(), &mut Run::default())?;
     for prompt in concepts.iter().filter(|prompt| prompt.end_to_end) {
         run.answer(model, &embedding, prompt)?;
     }
     if !clicks.is_empty() {
-        let embedding = model.embed_for_clicks(&embedding)?;
+        let embedding = model.interactive_embedding(&embedding)?;
         for click in &clicks {
             run.click(model, &embedding, click, END_TO_END)?;
         }
@@ -111,7 +124,7 @@ pub fn verify_sam(
         names.extend(stage_names(CLICK, &[&click.name]));
     }
     reference.require(&names)?;
-    let mut run = Run {
+    let mut run = Comparison {
         reference,
         tolerances,
         report,
@@ -119,7 +132,7 @@ pub fn verify_sam(
         dtype: model.dtype(),
     };
     run.pixels(&model.preprocess(reference.image())?)?;
-    let embedding = model.encode_for_clicks(reference.image())?;
+    let embedding = model.encode_interactive(reference.image(), &mut Run::default())?;
     run.stage("image_embedding", &embedding.features.tokens)?;
     let mut fed = embedding.clone();
     fed.features.tokens = run.input("image_embedding")?;
@@ -168,7 +181,7 @@ fn stage_names(stages: &[&str], prompt: &[&String]) -> Vec<String> {
 }
 
 /// One comparison of everything.
-struct Run<'a> {
+struct Comparison<'a> {
     reference: &'a Reference,
     tolerances: &'a Tolerances,
     report: &'a mut dyn FnMut(Check),
@@ -176,7 +189,7 @@ struct Run<'a> {
     dtype: DType,
 }
 
-impl Run<'_> {
+impl Comparison<'_> {
     /// A tensor of the reference as the model takes it.
     fn input(&self, name: &str) -> Result<Tensor> {
         self.reference.tensor(name, self.dtype, &self.device)
@@ -228,10 +241,7 @@ impl Run<'_> {
     ) -> Result<()> {
         let detector = model.detector();
         let name = |stage: &str| format!("{}.{stage}", prompt.name);
-        let size = (
-            self.reference.image().width(),
-            self.reference.image().height(),
-        );
+        let size = self.reference.image().size();
 
         let ids = self
             .reference
@@ -240,7 +250,7 @@ impl Run<'_> {
         self.text(&name("text_features"), &text, &values(&ids)?)?;
         if self.reference.has(&name("geometry")) {
             let exemplars = prompt.prompt.exemplars.iter();
-            let boxes: Vec<ExemplarBox> = exemplars.map(|e| e.normalise(size)).collect();
+            let boxes: Vec<ExemplarBox> = exemplars.map(|e| e.normalize(size)).collect();
             self.stage(&name("geometry"), &detector.encode_boxes(image, &boxes)?)?;
         }
         let is_padding = self
@@ -294,8 +304,9 @@ impl Run<'_> {
             threshold: 0.,
             ..concept::Options::default()
         };
-        let prompts = std::slice::from_ref(&prompt.prompt);
-        let Some(found) = concept::predict(model, embedding, prompts, &all)?.pop() else {
+        let run = &mut Run::default();
+        let prompts = concept::encode(model, std::slice::from_ref(&prompt.prompt), run)?;
+        let Some(found) = concept::predict(model, embedding, &prompts, &all, run)?.pop() else {
             return Ok(()); // there is one answer for each prompt
         };
         let logit = self.reference.values(&name("presence_logit"))?;
@@ -321,7 +332,7 @@ impl Run<'_> {
         let want = seen.iter().filter_map(|i| want.get(*i).copied());
         let want: Vec<f32> = want.flatten().copied().collect();
         let figures = compare(&boxes, &want);
-        let side = embedding.width.max(embedding.height) as f64;
+        let side = embedding.size.width.max(embedding.size.height) as f64;
         let limit = Limit::Difference(self.tolerances.box_error * side);
         self.check(&title("boxes"), figures, limit);
 
@@ -334,22 +345,23 @@ impl Run<'_> {
     }
 
     /// Points and a box on an image; `title` goes before what is reported.
-    fn click<M: InteractiveModel + Sync>(
+    fn click(
         &mut self,
-        model: &M,
-        embedding: &M::Embedding,
+        model: &dyn InteractiveModel,
+        embedding: &InteractiveEmbedding,
         click: &ClickEntry,
         title: &str,
     ) -> Result<()> {
         let name = |result: &str| format!("{}.{result}", click.name);
         let options = interactive::Options {
-            multimask_output: click.multimask,
+            multimask: match click.multimask {
+                true => interactive::Multimask::Three,
+                false => interactive::Multimask::One,
+            },
             ..interactive::Options::default()
         };
-        let prompts = std::slice::from_ref(&click.prompt);
-        let Some(found) = interactive::predict(model, embedding, prompts, &options)?.pop() else {
-            return Ok(()); // there is one answer for each prompt
-        };
+        let run = &mut Run::default();
+        let found = interactive::predict_one(model, embedding, &click.prompt, &options, run)?;
         let stage = match title.is_empty() {
             true => self.tolerances.stage,
             false => Limit::Cosine(0.99),

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::image::Image;
 use crate::mask::{BoxXyxy, Mask};
-use crate::models::ClickPrompt;
+use crate::models::{Point, VisualPrompt};
 use crate::predict::concept::{Exemplar, Prompt};
 use crate::weights::Checkpoint;
 use crate::{Error, Result};
@@ -68,7 +68,7 @@ pub(super) struct ConceptPrompt {
 #[derive(Debug, Clone)]
 pub(super) struct ClickEntry {
     pub(super) name: String,
-    pub(super) prompt: ClickPrompt,
+    pub(super) prompt: VisualPrompt,
     pub(super) multimask: bool,
 }
 
@@ -207,10 +207,14 @@ impl Concept {
 impl Clicks {
     fn prompt(&self, name: &str) -> ClickEntry {
         let points = self.points_xy_px.iter().zip(&self.point_labels);
+        let point = |(xy, label): (&[f32; 2], &u8)| Point {
+            xy: *xy,
+            on_object: *label == 1,
+        };
         ClickEntry {
             name: name.into(),
-            prompt: ClickPrompt {
-                points: points.map(|(xy, label)| (*xy, *label)).collect(),
+            prompt: VisualPrompt {
+                points: points.map(point).collect(),
                 bbox: self.box_xyxy_px.map(bbox),
                 mask_logits: None,
             },

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use candle_sam3::Point;
 use candle_sam3::mask::BoxXyxy;
 use candle_sam3::output::Format;
 use clap::Args;
@@ -113,7 +114,7 @@ pub struct ClickArgs {
         allow_hyphen_values = true,
         conflicts_with_all = OF_TEXTS
     )]
-    pub points: Vec<([f32; 2], u8)>,
+    pub points: Vec<Point>,
 
     /// Box of one object, in pixels; each further box means a further object
     #[arg(
@@ -163,7 +164,7 @@ fn parse_box(text: &str) -> Result<BoxXyxy, String> {
     }
 }
 
-fn parse_point(text: &str) -> Result<([f32; 2], u8), String> {
+fn parse_point(text: &str) -> Result<Point, String> {
     let parts: Vec<&str> = text.split(',').map(str::trim).collect();
     let (x, y, label) = match parts[..] {
         [x, y] => (x, y, "1"),
@@ -171,8 +172,10 @@ fn parse_point(text: &str) -> Result<([f32; 2], u8), String> {
         _ => return Err("give x,y in pixels, and 0 after them for what is not meant".into()),
     };
     match (x.parse(), y.parse(), label) {
-        (Ok(x), Ok(y), "0") => Ok(([x, y], 0)),
-        (Ok(x), Ok(y), "1") => Ok(([x, y], 1)),
+        (Ok(x), Ok(y), "0" | "1") => Ok(Point {
+            xy: [x, y],
+            on_object: label == "1",
+        }),
         (Ok(_), Ok(_), _) => Err(format!(
             "label {label}; use 1 on the object and 0 beside it"
         )),
@@ -196,8 +199,9 @@ mod tests {
 
     #[test]
     fn points_are_read_with_and_without_a_label() {
-        assert_eq!(parse_point("3,4.5"), Ok(([3., 4.5], 1)));
-        assert_eq!(parse_point("3, 4, 0"), Ok(([3., 4.], 0)));
+        let point = |xy, on_object| Ok(Point { xy, on_object });
+        assert_eq!(parse_point("3,4.5"), point([3., 4.5], true));
+        assert_eq!(parse_point("3, 4, 0"), point([3., 4.], false));
         assert!(parse_point("3,4,2").unwrap_err().contains("label 2"));
         for bad in ["3", "3,4,1,1", "a,4", ""] {
             assert!(parse_point(bad).is_err(), "{bad}");

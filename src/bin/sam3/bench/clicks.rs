@@ -1,13 +1,12 @@
 //! SAM 1 and MobileSAM, and what every model does with points.
 
 use anyhow::{Result, bail};
-use candle_sam3::image::Image;
-use candle_sam3::models::sam::Sam;
-use candle_sam3::models::{ClickPrompt, InteractiveModel};
+use candle_sam3::models::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
 use candle_sam3::predict::{everything as generator, interactive};
+use candle_sam3::{Image, Run};
 
 use super::measure::{Clock, Samples, ms};
-use super::{Args, Measured, Outcome, Work};
+use super::{Args, Measured, Outcome, Work, spans};
 
 /// Refuses what only models that take texts can do.
 pub fn check(args: &Args) -> Result<()> {
@@ -20,23 +19,25 @@ pub fn check(args: &Args) -> Result<()> {
     Ok(())
 }
 
-pub fn measure(model: &Sam, work: &Work) -> Result<Measured> {
+pub fn measure(model: &dyn InteractiveModel, work: &Work) -> Result<Measured> {
     check(work.args)?;
     work.repeat(|samples| run(model, work, samples))
 }
 
-fn run(model: &Sam, work: &Work, samples: &mut Samples) -> Result<Outcome> {
+fn run(model: &dyn InteractiveModel, work: &Work, samples: &mut Samples) -> Result<Outcome> {
     let mut clock = Clock::start(work.device)?;
     let start = clock.last();
     let image = work.picture.decode()?;
     samples.push("decode_image", clock.lap()?);
-    let embedding = model.encode_for_clicks(&image)?;
+    let encode = || model.encode_interactive(&image, &mut Run::default());
+    let (embedding, stages) = spans::timed(work.device, encode);
+    let embedding = embedding?;
     samples.push("encode_image", clock.lap()?);
+    for (stage, ms) in stages {
+        samples.push(stage, ms);
+    }
     let outcome = decode(model, &embedding, work, &mut clock, samples)?;
     samples.push("total", ms(outcome.first_mask - start));
-    clock.lap()?;
-    model.preprocess(&image)?; // as within the encoding
-    samples.push("preprocess", clock.lap()?);
     if work.args.everything {
         everything(model, &image, &mut clock, samples)?;
     }
@@ -44,41 +45,43 @@ fn run(model: &Sam, work: &Work, samples: &mut Samples) -> Result<Outcome> {
 }
 
 /// One point, then 64 in one call: what became of the one.
-pub fn decode<M: InteractiveModel + Sync>(
-    model: &M,
-    image: &M::Embedding,
+pub fn decode(
+    model: &dyn InteractiveModel,
+    image: &InteractiveEmbedding,
     work: &Work,
     clock: &mut Clock,
     samples: &mut Samples,
 ) -> Result<Outcome> {
-    let prompt = |xy: [f32; 2]| ClickPrompt {
-        points: vec![(xy, 1)],
-        ..ClickPrompt::default()
+    let prompt = |[x, y]: [f32; 2]| VisualPrompt::point(x, y);
+    let options = interactive::Options {
+        multimask: interactive::Multimask::Three,
+        ..interactive::Options::default()
     };
-    let options = interactive::Options::default();
+    let run = &mut Run::default();
     let one = [prompt(work.picture.point())];
     clock.lap()?;
-    let found = interactive::predict(model, image, &one, &options)?;
+    let found = interactive::predict(model, image, &one, &options, run)?;
     samples.push("click", clock.lap()?);
     let outcome = Outcome {
         objects: found.iter().map(|found| found.masks.len()).sum(),
         first_mask: clock.last(),
     };
     let many: Vec<_> = work.picture.points().into_iter().map(prompt).collect();
-    interactive::predict(model, image, &many, &options)?;
+    interactive::predict(model, image, &many, &options, run)?;
     samples.push("clicks_64", clock.lap()?);
     Ok(outcome)
 }
 
 /// Every object of the image, its encoding included.
-pub fn everything<M: InteractiveModel + Sync>(
-    model: &M,
+pub fn everything(
+    model: &dyn InteractiveModel,
     image: &Image,
     clock: &mut Clock,
     samples: &mut Samples,
 ) -> Result<()> {
     clock.lap()?;
-    generator::generate(model, image, &generator::Options::default())?;
+    let options = generator::Options::default();
+    generator::generate(model, image, &options, &mut Run::default())?;
     samples.push("everything", clock.lap()?);
     Ok(())
 }

@@ -8,20 +8,19 @@ mod measure;
 mod parity;
 mod picture;
 mod report;
+mod spans;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use candle_sam3::models::sam::{self, Sam};
-use candle_sam3::models::sam3::{LoadOptions, Sam3};
 use candle_sam3::weights::{Detected, Family};
-use candle_sam3::{Precision, device, output};
+use candle_sam3::{LoadOptions, Model, Precision, device, models, output};
 use indicatif::ProgressBar;
 
 use crate::args::ModelArgs;
-use crate::model::{self, ClickModel};
+use crate::model;
 use crate::names;
 use measure::Samples;
 use picture::Picture;
@@ -120,9 +119,9 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
         progress: &progress,
         start,
     };
-    let measured = match &model {
-        ClickModel::Sam3(model) => concepts::measure(model, &work)?,
-        ClickModel::Sam(model) => clicks::measure(model, &work)?,
+    let measured = match model.as_concept() {
+        Ok(model) => concepts::measure(model, &work)?,
+        Err(_) => clicks::measure(model.as_interactive()?, &work)?,
     };
     let parity = match args.parity {
         false => None,
@@ -232,35 +231,18 @@ impl Work<'_> {
     }
 }
 
-fn load(args: &Args, variant: Option<&Detected>, options: &LoadOptions) -> Result<ClickModel> {
-    let of_sam1 = || sam::LoadOptions {
-        device: options.device.clone(),
-        dtype: options.dtype,
-        precision: options.precision,
-    };
-    let with_clicks = |clicks| LoadOptions {
-        clicks,
+fn load(args: &Args, variant: Option<&Detected>, options: &LoadOptions) -> Result<Model> {
+    let with_clicks = |interactive| LoadOptions {
+        interactive,
         ..options.clone()
     };
     if let Some(variant) = variant {
-        return Ok(match variant.family {
-            Family::Sam3 => {
-                let options = with_clicks(variant.interactive);
-                ClickModel::Sam3(Box::new(Sam3::with_random_weights(variant, &options)?))
-            }
-            Family::Sam | Family::MobileSam => {
-                ClickModel::Sam(Box::new(Sam::with_random_weights(variant, &of_sam1())?))
-            }
-        });
+        let options = with_clicks(variant.interactive);
+        return Ok(Model::with_random_weights(variant, &options)?);
     }
     let checkpoint = model::open_with(&args.model.model, args.model.geometry.as_deref(), None)?;
-    Ok(match model::is_sam1(&checkpoint)? {
-        true => ClickModel::Sam(Box::new(Sam::load(&checkpoint, &of_sam1())?)),
-        false => {
-            let options = with_clicks(checkpoint.contains_part("tracker.sam_mask_decoder"));
-            ClickModel::Sam3(Box::new(Sam3::load(&checkpoint, &options)?))
-        }
-    })
+    let options = with_clicks(checkpoint.contains_part("tracker.sam_mask_decoder"));
+    Ok(models::load(&checkpoint, &options)?)
 }
 
 fn parse_positive(text: &str) -> Result<f64, String> {

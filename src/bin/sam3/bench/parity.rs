@@ -3,16 +3,13 @@
 use std::fmt;
 
 use anyhow::{Result, bail};
-use candle_sam3::models::sam3::Sam3;
-use candle_sam3::models::{ClickPrompt, InteractiveModel};
 use candle_sam3::predict::concept::{self, Options, Prompt};
-use candle_sam3::predict::interactive::{self, ClickMask};
+use candle_sam3::predict::interactive::{self, MaskPrediction, Multimask};
 use candle_sam3::trace::{Difference, Trace};
-use candle_sam3::{DType, Precision};
+use candle_sam3::{DType, InteractiveModel, Model, Precision, Run, Sam3, VisualPrompt};
 use serde::Serialize;
 
 use super::picture::Picture;
-use crate::model::ClickModel;
 
 /// In f32 no stage may be further off, relative to its size.
 const MAX_RELATIVE: f64 = 1e-3;
@@ -38,12 +35,14 @@ struct StageDifference {
 }
 
 impl Parity {
-    pub fn of(model: &ClickModel, reference: &ClickModel, picture: &Picture) -> Result<Self> {
-        match (model, reference) {
-            (ClickModel::Sam3(model), ClickModel::Sam3(reference)) => {
-                of_concepts(model, reference, picture)
-            }
-            _ => of_clicks(model, reference, picture),
+    pub fn of(model: &Model, reference: &Model, picture: &Picture) -> Result<Self> {
+        match (model.as_concept(), reference.as_concept()) {
+            (Ok(model), Ok(reference)) => of_concepts(model, reference, picture),
+            _ => of_clicks(
+                model.as_interactive()?,
+                reference.as_interactive()?,
+                picture,
+            ),
         }
     }
 
@@ -107,17 +106,21 @@ impl fmt::Display for Parity {
 
 fn of_concepts(model: &Sam3, reference: &Sam3, picture: &Picture) -> Result<Parity> {
     let image = picture.decode()?;
-    let prompt = Prompt::text("wheel");
+    let prompt = [Prompt::text("wheel")];
     let every_query = Options {
         threshold: 0.,
         ..Options::default()
     };
     let run = |model: &Sam3| -> Result<_> {
-        let mut trace = Trace::on();
-        let embedding = model.encode_image_traced(&image, &mut trace)?;
-        let text = model.encode_text("wheel")?;
-        let found = concept::detect(model, &embedding, &text, &prompt, &every_query, &mut trace)?;
-        Ok((trace, found.instances))
+        let mut trace = Trace::default();
+        let run = &mut Run::traced(&mut trace);
+        let embedding = model.encode_image(&image, run)?;
+        let prompts = concept::encode(model, &prompt, run)?;
+        let found = concept::predict(model, &embedding, &prompts, &every_query, run)?;
+        let found = found
+            .into_iter()
+            .flat_map(|prediction| prediction.instances);
+        Ok((trace, found.collect::<Vec<_>>()))
     };
     let (want, wanted) = run(reference)?;
     let (got, found) = run(model)?;
@@ -134,28 +137,28 @@ fn of_concepts(model: &Sam3, reference: &Sam3, picture: &Picture) -> Result<Pari
 }
 
 /// Encoder and decoder together: the logits of one point's masks.
-fn of_clicks(model: &ClickModel, reference: &ClickModel, picture: &Picture) -> Result<Parity> {
+fn of_clicks(
+    model: &dyn InteractiveModel,
+    reference: &dyn InteractiveModel,
+    picture: &Picture,
+) -> Result<Parity> {
     let image = picture.decode()?;
-    let prompt = [ClickPrompt {
-        points: vec![(picture.point(), 1)],
-        ..ClickPrompt::default()
-    }];
-    let run = |model: &ClickModel| -> Result<_> {
-        let embedding = model.encode_for_clicks(&image)?;
-        Ok(interactive::predict(
-            model,
-            &embedding,
-            &prompt,
-            &Default::default(),
+    let [x, y] = picture.point();
+    let prompt = VisualPrompt::point(x, y);
+    let options = interactive::Options {
+        multimask: Multimask::Three,
+        ..interactive::Options::default()
+    };
+    let run = |model: &dyn InteractiveModel| -> Result<_> {
+        let run = &mut Run::default();
+        let embedding = model.encode_interactive(&image, run)?;
+        Ok(interactive::predict_one(
+            model, &embedding, &prompt, &options, run,
         )?)
     };
     let (want, got) = (run(reference)?, run(model)?);
-    let masks = || {
-        want.iter()
-            .zip(&got)
-            .flat_map(|(a, b)| a.masks.iter().zip(&b.masks))
-    };
-    let logits = |(i, (want, got)): (usize, (&ClickMask, &ClickMask))| {
+    let masks = || want.masks.iter().zip(&got.masks);
+    let logits = |(i, (want, got)): (usize, (&MaskPrediction, &MaskPrediction))| {
         let name = format!("low_res_logits.{i}");
         Difference::new(&name, &got.low_res_logits, &want.low_res_logits)
     };

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use candle_sam3::models::sam3::LoadOptions;
+use candle_sam3::LoadOptions;
 use serde::Serialize;
 
 use super::machine::{Machine, Versions};

@@ -12,8 +12,8 @@ use std::ops::Range;
 use candle::{DType, Result, Tensor};
 use candle_nn::{VarBuilder, ops::sigmoid};
 
+use super::Config;
 use super::two_way::TwoWayTransformer;
-use super::{Config, Generation};
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
 use crate::nn::conv_transpose::conv_transpose2x2_tokens;
 use crate::nn::{LayerNorm, Linear, Mlp, gelu, layer_norm};
@@ -23,29 +23,45 @@ pub const NUM_MASKS: usize = 4;
 /// Of the norm between the two upscalings.
 const EPS: f64 = 1e-6;
 
-/// What the decoder sees of an image, whatever the prompt.
+/// Features of an image that every prompt attends to.
 #[derive(Debug, Clone)]
 pub struct ImageTokens {
     /// (1, g * g, d), by rows
     pub tokens: Tensor,
-    /// Details for SAM 3: for each token its 4 pixels at double size (1, g * g, 4, d / 4), and
-    /// its 16 at four times the size (1, g * g, 4 * 4, d / 8).
-    pub details: Option<[Tensor; 2]>,
+    /// Finer maps for the upscaling of SAM 3: for each token its 4 pixels at double size
+    /// (1, g * g, 4, d / 4), and its 16 at four times the size (1, g * g, 4 * 4, d / 8).
+    pub high_res_features: Option<[Tensor; 2]>,
 }
 
-/// What is known of the answers to `b` prompts before their masks are drawn.
+impl ImageTokens {
+    /// Memory that the features keep, in bytes.
+    pub fn bytes(&self) -> usize {
+        let tensors = self.high_res_features.iter().flatten();
+        let tensors = tensors.chain([&self.tokens]);
+        tensors
+            .map(|t| t.elem_count() * t.dtype().size_in_bytes())
+            .sum()
+    }
+}
+
+/// Decoder outputs for `b` prompts, before mask upscaling.
 #[derive(Debug, Clone)]
-pub struct Attended {
-    mask_tokens: Tensor, // (b, NUM_MASKS, d)
-    image: Tensor,       // (b, g * g, d)
-    /// Predicted IoU of all masks (b, [`NUM_MASKS`]), f32
+pub struct Decoded {
+    /// Output tokens of all masks (b, [`NUM_MASKS`], d): what object pointers are made of.
+    pub mask_tokens: Tensor,
+    /// Image tokens after the transformer (b, g * g, d).
+    pub image: Tensor,
+    /// Predicted IoU of all masks (b, [`NUM_MASKS`]), f32.
     pub iou: Tensor,
     /// Logit of "there is an object" (b), f32; not in SAM 1.
     pub object_score: Option<Tensor>,
 }
 
-impl Attended {
-    /// What is known of `len` prompts from `start` on; nothing is copied.
+impl Decoded {
+    /// The outputs for `len` prompts from `start` on; nothing is copied.
+    ///
+    /// # Errors
+    /// If there are fewer prompts.
     pub fn narrow(&self, start: usize, len: usize) -> Result<Self> {
         let narrow = |xs: &Tensor| xs.narrow(0, start, len);
         Ok(Self {
@@ -67,16 +83,11 @@ pub struct MaskDecoder {
     upscale2: Linear,
     hypernetworks: Vec<Mlp>,
     iou_head: Mlp,
-    sam3: Option<Sam3Parts>,
+    /// `conv_s0` and `conv_s1`
+    high_res: Option<[Conv2d; 2]>,
+    object_score_head: Option<Mlp>,
+    iou_sigmoid: bool,
     grid: usize,
-}
-
-/// What SAM 3 has and SAM 1 has not.
-#[derive(Debug, Clone)]
-struct Sam3Parts {
-    conv_s0: Conv2d,
-    conv_s1: Conv2d,
-    object_score_head: Mlp,
 }
 
 impl MaskDecoder {
@@ -87,17 +98,19 @@ impl MaskDecoder {
         let (d, hidden) = (cfg.dim, cfg.iou_hidden_dim);
         let tokens = |name: &str, n| vb.pp(name).get((n, d), "weight");
         let mut output_tokens = vec![tokens("iou_token", 1)?, tokens("mask_tokens", NUM_MASKS)?];
-        let sam3 = match cfg.generation {
-            Generation::Sam1 => None,
-            Generation::Sam3 => {
-                output_tokens.insert(0, tokens("obj_score_token", 1)?);
-                let pointwise = ConvConfig::default();
-                Some(Sam3Parts {
-                    conv_s0: conv2d(d, d / 8, 1, pointwise, vb.pp("conv_s0"))?,
-                    conv_s1: conv2d(d, d / 4, 1, pointwise, vb.pp("conv_s1"))?,
-                    object_score_head: Mlp::new(&[d, d, d, 1], vb.pp("pred_obj_score_head"))?,
-                })
-            }
+        if cfg.object_score {
+            output_tokens.insert(0, tokens("obj_score_token", 1)?);
+        }
+        let pointwise = |channels: usize, name: &str| {
+            conv2d(d, channels, 1, ConvConfig::default(), vb.pp(name))
+        };
+        let high_res = match cfg.high_res_features {
+            true => Some([pointwise(d / 8, "conv_s0")?, pointwise(d / 4, "conv_s1")?]),
+            false => None,
+        };
+        let object_score_head = match cfg.object_score {
+            true => Some(Mlp::new(&[d, d, d, 1], vb.pp("pred_obj_score_head"))?),
+            false => None,
         };
         let upscaling = vb.pp("output_upscaling");
         let hypernetworks = (0..NUM_MASKS).map(|i| {
@@ -115,23 +128,29 @@ impl MaskDecoder {
                 &[d, hidden, hidden, NUM_MASKS],
                 vb.pp("iou_prediction_head"),
             )?,
-            sam3,
+            high_res,
+            object_score_head,
+            iou_sigmoid: cfg.iou_sigmoid,
             grid: cfg.grid,
         })
     }
 
-    /// The fine maps (1, d, 4g, 4g) and (1, d, 2g, 2g) of SAM 3's neck as [`ImageTokens::details`].
-    pub fn details(&self, fine: &Tensor, middle: &Tensor) -> Result<Option<[Tensor; 2]>> {
-        let Some(parts) = &self.sam3 else {
+    /// The fine maps (1, d, 4g, 4g) and (1, d, 2g, 2g) of SAM 3's neck as
+    /// [`ImageTokens::high_res_features`]; `None` for a decoder that takes none.
+    ///
+    /// # Errors
+    /// For maps of another shape.
+    pub fn high_res_features(&self, fine: &Tensor, middle: &Tensor) -> Result<Option<[Tensor; 2]>> {
+        let Some([conv_s0, conv_s1]) = &self.high_res else {
             return Ok(None);
         };
         let g = self.grid;
-        let s1 = middle.apply(&parts.conv_s1)?;
+        let s1 = middle.apply(conv_s1)?;
         let s1 = s1
             .reshape(vec![1, s1.dim(1)?, g, 2, g, 2])?
             .permute(vec![0, 2, 4, 3, 5, 1])?
             .reshape((1, g * g, 4, s1.dim(1)?))?;
-        let s0 = fine.apply(&parts.conv_s0)?;
+        let s0 = fine.apply(conv_s0)?;
         let s0 = s0
             .reshape(vec![1, s0.dim(1)?, g, 2, 2, g, 2, 2])?
             .permute(vec![0, 2, 5, 3, 6, 4, 7, 1])?
@@ -140,8 +159,11 @@ impl MaskDecoder {
     }
 
     /// `image` tokens with the embedded mask (1 or b, g * g, d), `image_pe` (1, g * g, d),
-    /// `prompts` (b, n, d) -> all but the masks, which [`MaskDecoder::draw`] makes of it
-    pub fn attend(&self, image: &Tensor, image_pe: &Tensor, prompts: &Tensor) -> Result<Attended> {
+    /// `prompts` (b, n, d) -> everything but the masks, which [`MaskDecoder::draw`] computes from it
+    ///
+    /// # Errors
+    /// For tensors of another shape.
+    pub fn attend(&self, image: &Tensor, image_pe: &Tensor, prompts: &Tensor) -> Result<Decoded> {
         let (b, _, d) = prompts.dims3()?;
         let (first, _) = self.output_tokens.dims2()?;
         let output_tokens = self.output_tokens.unsqueeze(0)?.expand((b, first, d))?;
@@ -151,15 +173,16 @@ impl MaskDecoder {
         let iou_at = first - NUM_MASKS - 1;
         let token = |i: usize| hs.narrow(1, i, 1)?.squeeze(1)?.contiguous();
         let iou = token(iou_at)?.apply(&self.iou_head)?.to_dtype(DType::F32)?;
-        let (iou, object_score) = match &self.sam3 {
-            None => (iou, None),
-            Some(parts) => {
-                let score = token(0)?.apply(&parts.object_score_head)?;
-                let score = score.squeeze(1)?.to_dtype(DType::F32)?;
-                (sigmoid(&iou)?, Some(score))
-            }
+        let iou = if self.iou_sigmoid {
+            sigmoid(&iou)?
+        } else {
+            iou
         };
-        Ok(Attended {
+        let object_score = match &self.object_score_head {
+            None => None,
+            Some(head) => Some(token(0)?.apply(head)?.squeeze(1)?.to_dtype(DType::F32)?),
+        };
+        Ok(Decoded {
             mask_tokens: hs.narrow(1, iou_at + 1, NUM_MASKS)?,
             image,
             iou,
@@ -170,33 +193,33 @@ impl MaskDecoder {
     /// The logits of `masks`, of the [`NUM_MASKS`]: (b, masks, 4g, 4g), f32
     pub fn draw(
         &self,
-        attended: &Attended,
-        details: Option<&[Tensor; 2]>,
+        decoded: &Decoded,
+        high_res: Option<&[Tensor; 2]>,
         masks: Range<usize>,
     ) -> Result<Tensor> {
         let weights = masks
             .map(|i| {
-                let token = attended.mask_tokens.narrow(1, i, 1)?.squeeze(1)?;
+                let token = decoded.mask_tokens.narrow(1, i, 1)?.squeeze(1)?;
                 token.contiguous()?.apply(&self.hypernetworks[i])
             })
             .collect::<Result<Vec<_>>>()?;
         let weights = Tensor::stack(&weights, 1)?; // (b, masks, d / 8)
-        let logits = weights.matmul(&self.upscale(&attended.image, details)?.t()?)?;
+        let logits = weights.matmul(&self.upscale(&decoded.image, high_res)?.t()?)?;
         self.place(&logits)?.to_dtype(DType::F32)
     }
 
     /// (b, g * g, d) -> the 4 x 4 pixels of each token (b, g * g * 16, d / 8)
-    fn upscale(&self, image: &Tensor, details: Option<&[Tensor; 2]>) -> Result<Tensor> {
+    fn upscale(&self, image: &Tensor, high_res: Option<&[Tensor; 2]>) -> Result<Tensor> {
         let (b, m, _) = image.dims3()?;
         let xs = image.apply(&self.upscale1)?.reshape((b, m, 4, ()))?; // (b, m, 4, d / 4)
-        let xs = match details {
+        let xs = match high_res {
             Some([s1, _]) => xs.broadcast_add(s1)?,
             None => xs,
         };
         let xs = gelu(&xs.apply(&self.norm)?)?;
         let xs = xs.flatten(1, 2)?.apply(&self.upscale2)?; // (b, m * 4, 4 * d / 8)
         let xs = xs.reshape((b, m, 16, ()))?;
-        let xs = match details {
+        let xs = match high_res {
             Some([_, s0]) => xs.broadcast_add(s0)?,
             None => xs,
         };
@@ -232,7 +255,9 @@ mod tests {
         let golden = Golden::open(name);
         let decoder = MaskDecoder::new(&Config::of(&golden), golden.weights())?;
         let details = match golden.contains("in.fine") {
-            true => decoder.details(&golden.tensor("in.fine"), &golden.tensor("in.middle"))?,
+            true => {
+                decoder.high_res_features(&golden.tensor("in.fine"), &golden.tensor("in.middle"))?
+            }
             false => None,
         };
         let (pe, prompts) = (golden.tensor("in.image_pe"), golden.tensor("in.prompts"));

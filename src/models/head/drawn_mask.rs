@@ -49,6 +49,7 @@ fn logits(square: &Image, side: usize) -> Result<Vec<f32>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Size;
     use crate::mask::upsample::upsample_bilinear;
 
     #[test]
@@ -69,7 +70,7 @@ mod tests {
         let disc = |x: usize, y: usize| (x as f32 - 70.).hypot(y as f32 - 40.) < 25.;
         let mask = Mask::from_fn(150, 90, disc);
         let logits = stretched(&mask, 72).unwrap();
-        let back = upsample_bilinear(&logits, (72, 72), (90, 150)).unwrap();
+        let back = upsample_bilinear(&logits, Size::square(72), Size::new(150, 90)).unwrap();
         let back = Mask::from_fn(150, 90, |x, y| back[y * 150 + x] > 0.);
         assert!(back.iou(&mask) > 0.97, "{}", back.iou(&mask));
     }

@@ -7,7 +7,7 @@
 //! # Easy to get wrong
 //! - The matrix of frequencies is random and part of the checkpoint.
 //! - Half a pixel is added to points, after they were scaled to the model's input.
-//! - A point that is none has no position: its embedding takes the place of the sines.
+//! - Padding points carry no position; `not_a_point_embed` replaces the Fourier features.
 //! - A mask prompt holds logits, not probabilities or a mask.
 
 use candle::{DType, Device, Module, Result, Tensor};

@@ -1,0 +1,191 @@
+//! A model of whichever family the checkpoint holds.
+
+use std::sync::{Arc, OnceLock};
+
+use candle::Device;
+
+use super::sam::Sam;
+use super::sam3::{self, Sam3};
+use super::{InteractiveEmbedding, InteractiveModel, LoadOptions};
+use crate::image::Image;
+use crate::weights::{self, Checkpoint, Detected, Family};
+use crate::{Error, Result, Run, Size};
+
+/// A loaded model of any supported family.
+///
+/// `Send + Sync`; share it behind an `Arc`.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Model {
+    /// SAM 1 or MobileSAM: points, boxes, masks, everything.
+    Sam(Box<Sam>),
+    /// SAM 3, EfficientSAM3 or SAM3-LiteText: text and exemplars, and with
+    /// [`LoadOptions::interactive`] all that SAM 1 answers.
+    Sam3(Box<Sam3>),
+}
+
+/// Loads a checkpoint of any supported family; family and sizes come from its tensors.
+///
+/// # Errors
+/// [`Error::Checkpoint`] listing the tensors that are missing, misshaped or left over;
+/// [`Error::Unsupported`] for another family, for a precision that the device or the dtype does not
+/// have, and if [`LoadOptions::interactive`] is asked for of a file without that part.
+pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Model> {
+    // A checkpoint that carries sizes of its own is a SAM 3.
+    let has_config = checkpoint.metadata().contains_key("config");
+    if has_config || weights::detect(checkpoint)?.family == Family::Sam3 {
+        Ok(Model::Sam3(Box::new(Sam3::load(checkpoint, options)?)))
+    } else {
+        Ok(Model::Sam(Box::new(Sam::load(checkpoint, options)?)))
+    }
+}
+
+impl Model {
+    /// A model of the sizes of `variant` on random weights, the same ones each time: for measuring
+    /// speed and memory without a file. Its masks mean nothing.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a variant without an interactive head if
+    /// [`LoadOptions::interactive`] asks for it.
+    pub fn with_random_weights(variant: &Detected, options: &LoadOptions) -> Result<Self> {
+        Ok(match variant.family {
+            Family::Sam3 => Self::Sam3(Box::new(Sam3::with_random_weights(variant, options)?)),
+            _ => Self::Sam(Box::new(Sam::with_random_weights(variant, options)?)),
+        })
+    }
+
+    /// What was loaded, for people: "EfficientSAM3 (RepViT-M0.9 + MobileCLIP-S1)".
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Sam(model) => model.name(),
+            Self::Sam3(model) => model.name(),
+        }
+    }
+
+    /// Where the model runs.
+    pub fn device(&self) -> &Device {
+        match self {
+            Self::Sam(model) => model.device(),
+            Self::Sam3(model) => model.device(),
+        }
+    }
+
+    /// The model as one that answers points, boxes and masks.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a SAM 3 loaded without its interactive head.
+    pub fn as_interactive(&self) -> Result<&dyn InteractiveModel> {
+        match self {
+            Self::Sam(model) => Ok(&**model),
+            Self::Sam3(model) => {
+                model.interactive_head()?;
+                Ok(&**model)
+            }
+        }
+    }
+
+    /// The model as one that answers texts and exemplars.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for SAM 1 and MobileSAM.
+    pub fn as_concept(&self) -> Result<&Sam3> {
+        match self {
+            Self::Sam3(model) => Ok(model),
+            Self::Sam(model) => Err(Error::Unsupported {
+                what: format!("a text or exemplar prompt on {}", model.name()),
+                instead: "use a checkpoint of SAM 3, EfficientSAM3 or SAM3-LiteText".into(),
+            }),
+        }
+    }
+
+    /// Encodes an image of any size for every kind of prompt that the model answers.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] if `run` was asked to stop.
+    pub fn encode(&self, image: &Image, run: &mut Run) -> Result<Embedding> {
+        Ok(Embedding(match self {
+            Self::Sam(model) => Kind::Sam(model.encode_interactive(image, run)?),
+            Self::Sam3(model) => Kind::Sam3 {
+                concept: model.encode_image(image, run)?,
+                interactive: Arc::default(),
+            },
+        }))
+    }
+
+    /// The part of an embedding that points, boxes and masks need. A SAM 3 computes it from its
+    /// trunk's features when it is first asked for.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a SAM 3 loaded without its interactive head, and for an embedding
+    /// of another model.
+    pub fn interactive_embedding(&self, image: &Embedding) -> Result<InteractiveEmbedding> {
+        match (self, &image.0) {
+            (Self::Sam(_), Kind::Sam(embedding)) => Ok(embedding.clone()),
+            (
+                Self::Sam3(model),
+                Kind::Sam3 {
+                    concept,
+                    interactive,
+                },
+            ) => {
+                if let Some(embedding) = interactive.get() {
+                    return Ok(embedding.clone());
+                }
+                let embedding = model.interactive_embedding(concept)?;
+                Ok(interactive.get_or_init(|| embedding).clone())
+            }
+            _ => Err(Error::Unsupported {
+                what: "an image encoded by another model".into(),
+                instead: "encode it with the model that decodes it".into(),
+            }),
+        }
+    }
+}
+
+/// An image encoded by a [`Model`]: cheap to clone, good for any number of prompts.
+#[derive(Debug, Clone)]
+pub struct Embedding(Kind);
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Sam(InteractiveEmbedding),
+    Sam3 {
+        concept: sam3::ImageEmbedding,
+        interactive: Arc<OnceLock<InteractiveEmbedding>>,
+    },
+}
+
+impl Embedding {
+    /// Size of the original image.
+    pub fn size(&self) -> Size {
+        match &self.0 {
+            Kind::Sam(embedding) => embedding.size,
+            Kind::Sam3 { concept, .. } => concept.size,
+        }
+    }
+
+    /// The part that texts and exemplars need.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for an image encoded by SAM 1 or MobileSAM.
+    pub fn as_concept(&self) -> Result<&sam3::ImageEmbedding> {
+        match &self.0 {
+            Kind::Sam3 { concept, .. } => Ok(concept),
+            Kind::Sam(_) => Err(Error::Unsupported {
+                what: "a text or exemplar prompt on an image encoded by SAM 1".into(),
+                instead: "encode it with SAM 3, EfficientSAM3 or SAM3-LiteText".into(),
+            }),
+        }
+    }
+
+    /// Memory that the embedding keeps, in bytes.
+    pub fn bytes(&self) -> usize {
+        match &self.0 {
+            Kind::Sam(embedding) => embedding.bytes(),
+            Kind::Sam3 {
+                concept,
+                interactive,
+            } => concept.bytes() + interactive.get().map_or(0, InteractiveEmbedding::bytes),
+        }
+    }
+}

@@ -1,0 +1,237 @@
+//! Prompts in batches, and their answers as numbers on the host.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::models::head::{NUM_MASKS, max_batch};
+use crate::models::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
+use crate::predict::is_finite;
+use crate::{Error, Result, Run};
+
+/// A single mask is stable if moving the threshold by this much either way...
+const STABILITY_DELTA: f32 = 0.05;
+/// ...keeps at least this share of its pixels.
+const STABILITY_THRESHOLD: f32 = 0.98;
+
+/// Masks of one prompt at the model's low resolution.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LowResMasks {
+    /// Logits (h, w) of each mask, by rows.
+    pub low_res_logits: Vec<Vec<f32>>,
+    /// Predicted IoU of each mask.
+    pub iou_scores: Vec<f32>,
+    /// Logit of "there is an object", where the model predicts one.
+    pub object_score: Option<f32>,
+}
+
+/// Three masks for each prompt, or one without `multimask_output`, at the model's low resolution.
+///
+/// # Errors
+/// As [`super::predict`], but prompts are not checked against the image.
+pub fn decode(
+    model: &dyn InteractiveModel,
+    image: &InteractiveEmbedding,
+    prompts: &[VisualPrompt],
+    multimask_output: bool,
+    run: &mut Run,
+) -> Result<Vec<LowResMasks>> {
+    let fallback = model.head_config().stability_fallback;
+    let masks = match (multimask_output, fallback) {
+        (true, _) => 1..NUM_MASKS,
+        (false, true) => 0..NUM_MASKS,
+        (false, false) => 0..1,
+    };
+    let mut answers = decode_wanted(model, image, prompts, masks, &|_| true, run)?;
+    if !multimask_output && fallback {
+        answers.iter_mut().for_each(keep_one);
+    }
+    Ok(answers)
+}
+
+/// Those of `masks`, of the four in the decoder's order, whose predicted IoU is `wanted`. Masks of
+/// prompts without any are not computed.
+///
+/// Prompts of one kind are decoded together, as many at a time as the device gains from.
+pub(in crate::predict) fn decode_wanted(
+    model: &dyn InteractiveModel,
+    image: &InteractiveEmbedding,
+    prompts: &[VisualPrompt],
+    masks: Range<usize>,
+    wanted: &dyn Fn(f32) -> bool,
+    run: &mut Run,
+) -> Result<Vec<LowResMasks>> {
+    let mut kinds = BTreeMap::<(usize, bool, bool), Vec<usize>>::new();
+    for (i, prompt) in prompts.iter().enumerate() {
+        let (bbox, mask) = (prompt.bbox.is_some(), prompt.mask_logits.is_some());
+        kinds
+            .entry((prompt.points.len(), bbox, mask))
+            .or_default()
+            .push(i);
+    }
+    let batch = max_batch(image.features.tokens.device());
+    let mut answers = vec![None; prompts.len()];
+    for indices in kinds.values().flat_map(|indices| indices.chunks(batch)) {
+        let batch: Vec<&VisualPrompt> = indices.iter().map(|i| &prompts[*i]).collect();
+        let decoded = decode_batch(model, image, &batch, masks.clone(), wanted, run)?;
+        for (i, answer) in indices.iter().zip(decoded) {
+            answers[*i] = Some(answer);
+        }
+    }
+    Ok(answers.into_iter().flatten().collect())
+}
+
+/// Prompts of one kind.
+fn decode_batch(
+    model: &dyn InteractiveModel,
+    image: &InteractiveEmbedding,
+    prompts: &[&VisualPrompt],
+    masks: Range<usize>,
+    wanted: &dyn Fn(f32) -> bool,
+    run: &mut Run,
+) -> Result<Vec<LowResMasks>> {
+    let decoded = run.stage("attend", || model.attend(image, prompts))?;
+    run.record("iou", &decoded.iou);
+    let iou = decoded
+        .iou
+        .narrow(1, masks.start, masks.len())?
+        .to_vec2::<f32>()?;
+    let objects = match &decoded.object_score {
+        None => vec![None; prompts.len()],
+        Some(scores) => scores.to_vec1::<f32>()?.into_iter().map(Some).collect(),
+    };
+    let is_nan = |score: &f32| !score.is_finite();
+    if iou.iter().flatten().any(is_nan) || objects.iter().flatten().any(is_nan) {
+        return Err(match is_finite(&image.features.tokens)? {
+            true => Error::not_finite("the mask decoder"),
+            false => Error::not_finite("the image encoder"),
+        });
+    }
+    let mut answers: Vec<LowResMasks> = iou
+        .into_iter()
+        .zip(objects)
+        .map(|(iou_scores, object_score)| LowResMasks {
+            low_res_logits: vec![],
+            iou_scores,
+            object_score,
+        })
+        .collect();
+
+    // Drawing is the expensive part that is left. Neighbors that have a wanted mask are drawn
+    // together, since a run of prompts can be narrowed without a copy; the others not at all.
+    let has_wanted = |answer: &LowResMasks| answer.iou_scores.iter().any(|iou| wanted(*iou));
+    let is_drawn: Vec<bool> = answers.iter().map(has_wanted).collect();
+    let mut start = 0;
+    for same in is_drawn.chunk_by(|a, b| a == b) {
+        if same[0] {
+            let neighbors = decoded.narrow(start, same.len())?;
+            let logits = run.stage("draw", || model.draw(image, &neighbors, masks.clone()))?;
+            run.record("low_res_logits", &logits);
+            let logits = logits.flatten_from(2)?.to_vec3::<f32>()?;
+            for (answer, logits) in answers[start..].iter_mut().zip(logits) {
+                answer.low_res_logits = logits;
+            }
+        }
+        start += same.len();
+    }
+    for answer in &mut answers {
+        retain(answer, wanted);
+        if answer.low_res_logits.iter().flatten().any(is_nan) {
+            return Err(Error::not_finite("the mask decoder's upscaling"));
+        }
+    }
+    Ok(answers)
+}
+
+/// Keeps the masks whose predicted IoU is `wanted`.
+fn retain(answer: &mut LowResMasks, wanted: &dyn Fn(f32) -> bool) {
+    let kept: Vec<bool> = answer.iou_scores.iter().map(|iou| wanted(*iou)).collect();
+    let mut keep = kept.iter();
+    answer.low_res_logits.retain(|_| keep.next() == Some(&true));
+    answer.iou_scores.retain(|iou| wanted(*iou));
+}
+
+/// Of all four masks, the first if it is stable, else the best of the others.
+///
+/// Follows `_dynamic_multimask_via_stability`,
+/// <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/sam/mask_decoder.py#L266>.
+fn keep_one(answer: &mut LowResMasks) {
+    let mut kept = 0;
+    if stability(&answer.low_res_logits[0]) < STABILITY_THRESHOLD {
+        kept = 1;
+        for i in 2..answer.iou_scores.len() {
+            if answer.iou_scores[i] > answer.iou_scores[kept] {
+                kept = i;
+            }
+        }
+    }
+    answer.low_res_logits = vec![answer.low_res_logits.swap_remove(kept)];
+    answer.iou_scores = vec![answer.iou_scores[kept]];
+}
+
+/// The share of a mask's pixels that a higher threshold keeps of those of a lower one.
+fn stability(logits: &[f32]) -> f32 {
+    let above = |threshold| logits.iter().filter(|v| **v > threshold).count() as f32;
+    match above(-STABILITY_DELTA) {
+        0. => 1.,
+        low => above(STABILITY_DELTA) / low,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(first: Vec<f32>) -> LowResMasks {
+        LowResMasks {
+            low_res_logits: vec![first, vec![1.], vec![2.], vec![3.]],
+            iou_scores: vec![0.9, 0.1, 0.5, 0.5],
+            object_score: Some(0.),
+        }
+    }
+
+    #[test]
+    fn an_unstable_mask_gives_way_to_the_best_of_the_others() {
+        let mut stable = answer(vec![4., -4., -0.05]);
+        keep_one(&mut stable);
+        assert_eq!(stable.low_res_logits, [[4., -4., -0.05]]);
+        assert_eq!(stable.iou_scores, [0.9]);
+        // 0.05 is not above the higher threshold, so 1 of 2 pixels stay.
+        let mut unstable = answer(vec![4., -4., 0.05]);
+        keep_one(&mut unstable);
+        assert_eq!(unstable.low_res_logits, [[2.]]);
+        assert_eq!(unstable.iou_scores, [0.5]);
+        let mut empty = answer(vec![-1.; 3]);
+        keep_one(&mut empty);
+        assert_eq!(empty.iou_scores, [0.9]);
+    }
+
+    /// Leaving out masks by their predicted IoU changes nothing about the others.
+    #[cfg(feature = "demo")]
+    #[test]
+    fn unwanted_masks_are_left_out_and_the_others_stay() {
+        use crate::image::Image;
+        use crate::models::{LoadOptions, sam3::Sam3};
+
+        let options = LoadOptions {
+            interactive: true,
+            ..LoadOptions::default()
+        };
+        let model = Sam3::load(&crate::weights::demo().unwrap(), &options).unwrap();
+        let pixels = (0..90 * 60 * 3).map(|i| (i * 7 % 251) as u8).collect();
+        let image = Image::from_rgb8(90, 60, pixels).unwrap();
+        let run = &mut Run::default();
+        let image = model.encode_interactive(&image, run).unwrap();
+        let point = |i: usize| VisualPrompt::point((i % 5 * 16) as f32, (i / 5 * 15) as f32);
+        let prompts: Vec<VisualPrompt> = (0..20).map(point).collect();
+        let mut all = decode(&model, &image, &prompts, true, run).unwrap();
+        let mut scores: Vec<f32> = all.iter().flat_map(|m| m.iou_scores.clone()).collect();
+        scores.sort_by(f32::total_cmp);
+        for threshold in [0., scores[scores.len() / 2], scores[scores.len() - 2], 2.] {
+            let wanted = |iou: f32| iou > threshold;
+            let masks = 1..NUM_MASKS;
+            let some = decode_wanted(&model, &image, &prompts, masks, &wanted, run).unwrap();
+            all.iter_mut().for_each(|answer| retain(answer, &wanted));
+            assert_eq!(some, all);
+        }
+    }
+}
