@@ -39,18 +39,42 @@ pub struct Progress {
 
 /// Asks a running call to stop. Clones share one flag.
 #[derive(Debug, Clone, Default)]
-pub struct CancelToken(Arc<AtomicBool>);
+pub struct CancelToken(Arc<Flag>);
+
+#[derive(Debug, Default)]
+struct Flag {
+    is_set: AtomicBool,
+    /// Cancels after this many looks at the flag, to stop a run at every place where it can stop.
+    #[cfg(test)]
+    looks_left: Option<std::sync::atomic::AtomicUsize>,
+}
 
 impl CancelToken {
     /// Makes every call that holds this token return [`Error::Cancelled`] as soon as the network
     /// layer it is in allows. There is no way back.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.is_set.store(true, Ordering::Relaxed);
     }
 
     /// True after [`CancelToken::cancel`].
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        #[cfg(test)]
+        if let Some(left) = &self.0.looks_left
+            && left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+                == Err(0)
+        {
+            self.cancel();
+        }
+        self.0.is_set.load(Ordering::Relaxed)
+    }
+
+    /// A token that cancels itself when it is looked at once more than `looks` times.
+    #[cfg(test)]
+    pub(crate) fn after(looks: usize) -> Self {
+        Self(Arc::new(Flag {
+            is_set: AtomicBool::new(false),
+            looks_left: Some(looks.into()),
+        }))
     }
 }
 

@@ -5,6 +5,8 @@
 //! * [`everything`]: no prompt -> every object there seems to be;
 //! * [`verify`]: a model against a recorded run of another implementation.
 
+#[cfg(all(test, feature = "demo"))]
+mod cancel_tests;
 pub mod concept;
 pub mod everything;
 #[cfg(test)]
