@@ -6,9 +6,10 @@ use candle::Device;
 
 use super::sam::Sam;
 use super::sam3::{self, Sam3};
+use super::variant::{Family, Variant};
 use super::{InteractiveEmbedding, InteractiveModel, LoadOptions};
 use crate::image::Image;
-use crate::weights::{self, Checkpoint, Detected, Family};
+use crate::weights::Checkpoint;
 use crate::{Error, Result, Run, Size};
 
 /// A loaded model of any supported family.
@@ -31,13 +32,10 @@ pub enum Model {
 /// [`Error::Unsupported`] for another family, for a precision that the device or the dtype does not
 /// have, and if [`LoadOptions::interactive`] is asked for of a file without that part.
 pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Model> {
-    // A checkpoint that carries sizes of its own is a SAM 3.
-    let has_config = checkpoint.metadata().contains_key("config");
-    if has_config || weights::detect(checkpoint)?.family == Family::Sam3 {
-        Ok(Model::Sam3(Box::new(Sam3::load(checkpoint, options)?)))
-    } else {
-        Ok(Model::Sam(Box::new(Sam::load(checkpoint, options)?)))
-    }
+    Ok(match Family::of(checkpoint)? {
+        Family::Sam3 => Model::Sam3(Box::new(Sam3::load(checkpoint, options)?)),
+        Family::Sam => Model::Sam(Box::new(Sam::load(checkpoint, options)?)),
+    })
 }
 
 impl Model {
@@ -47,10 +45,10 @@ impl Model {
     /// # Errors
     /// [`Error::Unsupported`] for a variant without an interactive head if
     /// [`LoadOptions::interactive`] asks for it.
-    pub fn with_random_weights(variant: &Detected, options: &LoadOptions) -> Result<Self> {
-        Ok(match variant.family {
+    pub fn with_random_weights(variant: &Variant, options: &LoadOptions) -> Result<Self> {
+        Ok(match variant.family() {
             Family::Sam3 => Self::Sam3(Box::new(Sam3::with_random_weights(variant, options)?)),
-            _ => Self::Sam(Box::new(Sam::with_random_weights(variant, options)?)),
+            Family::Sam => Self::Sam(Box::new(Sam::with_random_weights(variant, options)?)),
         })
     }
 

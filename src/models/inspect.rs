@@ -1,12 +1,13 @@
 //! What a checkpoint holds, part by part, and whether a model can be made of it.
 //!
-//! Easy to get wrong: what is complete, missing or unused is not a list of its own here. It is told
-//! by building the very model on the shapes in the file.
+//! Easy to get wrong: there is no separate list of what is complete, missing or unused: the report
+//! comes from a dry build of the model.
 
 use std::collections::BTreeMap;
 
+use super::variant::{Family, PromptKind};
 use super::{sam, sam3};
-use crate::weights::{Checkpoint, Family, Stored, Survey, detect, listing, matches};
+use crate::weights::{Checkpoint, Stored, Survey, matches};
 use crate::{Error, Result};
 
 /// What a checkpoint holds.
@@ -16,8 +17,8 @@ pub struct Inspection {
     pub model: Option<String>,
     /// Its kind.
     pub family: Option<Family>,
-    /// The prompts that it can answer: "text", "exemplars", "clicks", "everything".
-    pub prompts: Vec<&'static str>,
+    /// The prompts that it can answer.
+    pub prompts: Vec<PromptKind>,
     /// Why it cannot be loaded.
     pub problem: Option<String>,
     /// Its parts. Together they have every tensor of the file.
@@ -41,6 +42,7 @@ pub struct Component {
 
 /// What becomes of a component when the model is loaded.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Status {
     /// Everything the model asks for is there.
     Complete,
@@ -55,7 +57,7 @@ pub enum Status {
 /// What loading for every kind of prompt that the file has parts for would read.
 pub(super) struct Reading {
     pub(super) name: String,
-    pub(super) prompts: Vec<&'static str>,
+    pub(super) prompts: Vec<PromptKind>,
     pub(super) survey: Survey,
     /// (part, why) of what is left unread on purpose.
     pub(super) left_out: Vec<(&'static str, &'static str)>,
@@ -149,9 +151,9 @@ impl DeadParts {
     /// As [`Sam3::load`](sam3::Sam3::load) and [`Sam::load`](sam::Sam::load) for a file that is no
     /// model known here; whether the model is complete does not matter.
     pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
-        Ok(Self(match family(checkpoint)? {
+        Ok(Self(match Family::of(checkpoint)? {
             Family::Sam3 => sam3::left_out(checkpoint)?,
-            Family::Sam | Family::MobileSam => sam::left_out(checkpoint)?,
+            Family::Sam => sam::left_out(checkpoint)?,
         }))
     }
 
@@ -162,18 +164,11 @@ impl DeadParts {
     }
 }
 
-fn family(checkpoint: &Checkpoint) -> Result<Family> {
-    match checkpoint.metadata().contains_key("config") {
-        true => Ok(Family::Sam3),
-        false => Ok(detect(checkpoint)?.family),
-    }
-}
-
 fn survey(checkpoint: &Checkpoint) -> Result<(Family, Reading)> {
-    let family = family(checkpoint)?;
+    let family = Family::of(checkpoint)?;
     let reading = match family {
         Family::Sam3 => sam3::survey(checkpoint)?,
-        Family::Sam | Family::MobileSam => sam::survey(checkpoint)?,
+        Family::Sam => sam::survey(checkpoint)?,
     };
     Ok((family, reading))
 }
@@ -187,36 +182,13 @@ fn problem_of(error: Error) -> String {
 }
 
 fn problem(checkpoint: &Checkpoint, reading: &Reading) -> Option<String> {
-    let Survey {
-        missing, misshaped, ..
-    } = &reading.survey;
     if let Some(hint) = reading.hint {
         return Some(hint.into());
     }
-    if !reading.survey.is_complete() {
-        let names = missing
-            .iter()
-            .chain(misshaped.iter().map(|(name, ..)| name));
-        let (n, names) = (
-            missing.len() + misshaped.len(),
-            listing(names.map(String::as_str)),
-        );
-        return Some(format!(
-            "{n} tensors are missing or have another shape:{names}"
-        ));
-    }
-    let names = checkpoint.names();
-    let surplus: Vec<_> = names
-        .into_iter()
-        .filter(|name| fate(name, reading) == Status::Unused(SURPLUS))
-        .collect();
-    let n = surplus.len();
-    (n > 0).then(|| {
-        format!(
-            "{n} tensors belong to no part of the model:{}",
-            listing(surplus)
-        )
-    })
+    let unused = reading.left_out.iter().map(|(part, _)| *part);
+    let left_out: Vec<_> = unused.chain(reading.only_video.iter().copied()).collect();
+    let compared = checkpoint.compare(&reading.survey, &left_out);
+    compared.err().map(problem_of)
 }
 
 /// What becomes of a tensor that modules can ask for.
@@ -229,9 +201,7 @@ fn fate(name: &str, reading: &Reading) -> Status {
         return Status::Unused(why);
     }
     let mut only_video = reading.only_video.iter();
-    match only_video.any(|part| matches(name, part).is_some())
-        || (!reading.prompts.contains(&"clicks") && matches(name, "tracker").is_some())
-    {
+    match only_video.any(|part| matches(name, part).is_some()) {
         true => Status::Unused(ONLY_VIDEO),
         false => Status::Unused(SURPLUS),
     }
@@ -355,7 +325,7 @@ mod tests {
         shapes.extend(dead_trunk());
         let got = inspect_list(shapes);
         assert_eq!(got.problem, None);
-        assert_eq!(got.prompts, ["text", "exemplars", "clicks", "everything"]);
+        assert_eq!(got.prompts, PromptKind::answered(true, true));
         assert_eq!(got.elements(), 585_670_291);
         let find = |status: Status| {
             let mut components = got.components.iter();
@@ -417,7 +387,12 @@ mod tests {
         let decoder = got.components.iter().find(|c| c.name == "decoder").unwrap();
         let names = vec![victim.to_string(), format!("{bias}: [7] instead of [256]")];
         assert_eq!(decoder.status, Status::Missing(names));
-        assert!(got.problem.unwrap().contains("2 tensors"));
+        let problem = got.problem.unwrap();
+        assert!(problem.contains("1 tensors are missing"), "{problem}");
+        assert!(
+            problem.contains("1 tensors have another shape"),
+            "{problem}"
+        );
         assert!(got.prompts.is_empty());
 
         let mut shapes = key_list(list);

@@ -10,6 +10,7 @@ pub mod interactive;
 pub mod sam;
 pub mod sam3;
 pub mod tracker;
+pub mod variant;
 
 use candle::{DType, Device};
 

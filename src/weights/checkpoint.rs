@@ -1,18 +1,19 @@
 //! One type over every kind of weight file.
 
-use super::layout::{Asked, Fix, Layout, Table};
-use super::names::{listing, matches};
-use super::source::{Format, Source, format_of};
-use super::tensor::{StoredTensor, join};
-use super::{directory, safetensors, torch};
-use crate::error::{Error, Result};
-use candle::{DType, Device, Shape, Tensor};
-use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle::{DType, Device, Shape, Tensor};
+use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
+
+use super::layout::{Asked, Fix, Layout, Table};
+use super::names::{listing, matches};
+use super::source::{Format, Source, format_of};
+use super::tensor::{StoredTensor, join};
+use super::{directory, layouts, safetensors, torch};
+use crate::error::{Error, Result};
 
 /// Weights, opened but not read.
 ///
@@ -20,7 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// of `sam3.pt`, whatever the file calls them; shapes are the official ones, too. Buffers that no
 /// module reads (`freqs_cis`, `num_batches_tracked`) and tied copies are not listed.
 ///
-/// Cheap to clone; clones share the record of what was read.
+/// Cheap to clone.
 #[derive(Clone)]
 pub struct Checkpoint {
     file: Arc<Contents>,
@@ -46,7 +47,6 @@ pub(super) struct Entry {
     pub(super) shape: Vec<usize>,
     /// Elements of zeros before the first part.
     pub(super) skip: usize,
-    read: AtomicBool,
 }
 
 impl Checkpoint {
@@ -134,7 +134,7 @@ impl Checkpoint {
         stored: Vec<StoredTensor>,
         metadata: HashMap<String, String>,
     ) -> Result<Self> {
-        let layout = Layout::of(stored.iter().map(|t| t.name.as_str()));
+        let layout = layouts::of(stored.iter().map(|t| t.name.as_str()));
         let tensors = entries(layout, &stored).map_err(|e| Error::checkpoint(&path, e))?;
         let file = Contents {
             path,
@@ -175,7 +175,7 @@ impl Checkpoint {
 
     /// Every tensor a module can ask for, sorted.
     pub fn names(&self) -> Vec<&str> {
-        let mut names: BTreeSet<&str> = self.file.tensors.keys().map(String::as_str).collect();
+        let mut names: BTreeSet<&str> = self.own_names().collect();
         for (prefix, other) in &self.parts {
             let supplied = other.names().into_iter();
             names.extend(supplied.filter(|name| matches(name, prefix).is_some()));
@@ -252,34 +252,9 @@ impl Checkpoint {
         VarBuilder::from_backend(Box::new(self.clone()), dtype, device.clone())
     }
 
-    /// Checks that everything in the file was read, apart from what a model leaves out on purpose.
-    ///
-    /// `left_out` are prefixes of whole segments; `*` stands for any segment or part of one and a
-    /// leading `**` for any number of segments. What came from [`Checkpoint::with_part`] is not
-    /// looked at.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`] listing the tensors that nobody read.
-    pub fn finish(&self, left_out: &[&str]) -> Result<()> {
-        let on_purpose = |name: &str| left_out.iter().any(|p| matches(name, p).is_some());
-        let mut unread = self.unread();
-        unread.retain(|name| !on_purpose(name));
-        if unread.is_empty() {
-            return Ok(());
-        }
-        let (n, layout) = (unread.len(), self.layout().name);
-        let problem = format!(
-            "{n} tensors belong to no part of the model ({layout} layout):{}",
-            listing(unread)
-        );
-        Err(Error::checkpoint(self.path(), problem))
-    }
-
-    /// The tensors in the file that nobody has read, sorted.
-    pub fn unread(&self) -> Vec<&str> {
-        let tensors = self.file.tensors.iter();
-        let unread = tensors.filter(|(_, entry)| !entry.read.load(Ordering::Relaxed));
-        unread.map(|(name, _)| name.as_str()).collect()
+    /// Every tensor that a module can ask for of the file itself, without parts; sorted.
+    pub(super) fn own_names(&self) -> impl Iterator<Item = &str> {
+        self.file.tensors.keys().map(String::as_str)
     }
 
     /// Others that supply what is missing under a prefix.
@@ -323,7 +298,6 @@ impl Checkpoint {
             let message = format!("`{name}` has shape {got:?} instead of {want:?} {at}");
             return Err(candle::Error::msg(message));
         }
-        entry.read.store(true, Ordering::Relaxed);
         let parts: Vec<_> = entry.parts.iter().collect();
         join(&parts, entry.skip, &entry.shape, dtype, device)
             .map_err(|e| e.context(format!("`{name}` {}", file.place(name, entry))))
@@ -468,12 +442,7 @@ impl Entry {
                 _ => return None,
             }
         }
-        Some(Self {
-            parts,
-            shape,
-            skip,
-            read: AtomicBool::new(false),
-        })
+        Some(Self { parts, shape, skip })
     }
 }
 

@@ -1,6 +1,5 @@
 //! How the names in a file become the names modules ask for.
 
-use super::layouts;
 use super::names::{expand, fill, matches};
 
 /// What must be done to stored tensors before a module can use them.
@@ -25,13 +24,23 @@ pub struct Layout {
     pub signature: &'static [&'static str],
     /// (spelling, replacement) for runs of whole segments, applied to stored names first.
     pub spellings: &'static [(&'static str, &'static str)],
-    /// Tables of (asked, stored). The first match wins; a name that no row matches is asked as it
-    /// is stored.
-    pub names: &'static [&'static [(&'static str, &'static str)]],
+    /// The first row that matches wins; a name that no row matches is asked as it is stored.
+    pub names: &'static [&'static [Section]],
     /// (asked, fix).
     pub fixes: &'static [(&'static str, Fix)],
     /// Stored tensors that no module ever reads.
     pub ignore: &'static [&'static str],
+}
+
+/// Rows of a [`Layout`] whose patterns begin alike.
+#[derive(Debug)]
+pub struct Section {
+    /// The beginning of every asked pattern; may be empty.
+    pub asked: &'static str,
+    /// The beginning of every stored pattern; may be empty.
+    pub stored: &'static str,
+    /// (asked, stored) after these beginnings; two empty ones stand for the beginnings themselves.
+    pub rows: &'static [(&'static str, &'static str)],
 }
 
 /// What a stored tensor is to the modules.
@@ -51,28 +60,32 @@ pub(super) struct Table {
 }
 
 impl Layout {
-    /// The first layout whose signature one of the names has.
-    pub(super) fn of<'a>(names: impl Iterator<Item = &'a str> + Clone) -> &'static Self {
-        let fits = |layout: &&&Layout| {
-            let has = |pattern: &&str| names.clone().any(|name| matches(name, pattern).is_some());
-            layout.signature.is_empty() || layout.signature.iter().any(has)
+    /// All rows with their beginnings.
+    fn rows(&self) -> impl Iterator<Item = (String, String)> {
+        let join = |beginning: &str, end: &str| match (beginning, end) {
+            ("", name) | (name, "") => name.to_string(),
+            _ => format!("{beginning}.{end}"),
         };
-        layouts::ALL.iter().find(fits).unwrap_or(&&layouts::SAM3)
+        self.names
+            .iter()
+            .copied()
+            .flatten()
+            .flat_map(move |section| {
+                let rows = section.rows.iter();
+                rows.map(move |(asked, stored)| {
+                    (join(section.asked, asked), join(section.stored, stored))
+                })
+            })
     }
 
     /// What the file calls an asked tensor: for error messages.
     pub(super) fn stored(&self, asked: &str) -> String {
-        let found = self
-            .names
-            .iter()
-            .copied()
-            .flatten()
-            .find_map(|(ask, file)| {
-                expand(ask).iter().find_map(|ask| {
-                    let (stars, rest) = matches(asked, ask)?;
-                    Some(fill(file, &stars, rest))
-                })
-            });
+        let found = self.rows().find_map(|(ask, file)| {
+            expand(&ask).iter().find_map(|ask| {
+                let (stars, rest) = matches(asked, ask)?;
+                Some(fill(&file, &stars, rest))
+            })
+        });
         found.unwrap_or_else(|| asked.to_string())
     }
 
@@ -86,8 +99,8 @@ impl Layout {
 
 impl Table {
     pub(super) fn new(layout: &'static Layout) -> Self {
-        let rows = layout.names.iter().copied().flatten();
-        let rows = rows.map(|(asked, stored)| (expand(asked), expand(stored)));
+        let rows = layout.rows();
+        let rows = rows.map(|(asked, stored)| (expand(&asked), expand(&stored)));
         Self {
             layout,
             rows: rows.collect(),
@@ -140,9 +153,16 @@ mod tests {
         signature: &[],
         spellings: &[("outer", ""), ("text_model", "text")],
         names: &[&[
-            ("blocks.*.attn.in_proj_*", "layers.*.attn.{q,k,v}_proj.*"),
-            ("points.{0,1}", "points"),
-            ("blocks", "layers"),
+            Section {
+                asked: "blocks",
+                stored: "layers",
+                rows: &[("*.attn.in_proj_*", "*.attn.{q,k,v}_proj.*"), ("", "")],
+            },
+            Section {
+                asked: "",
+                stored: "",
+                rows: &[("points.{0,1}", "points")],
+            },
         ]],
         fixes: &[("pos", Fix::PadFirst)],
         ignore: &["**.freqs_cis", "tied"],

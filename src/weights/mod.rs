@@ -3,13 +3,12 @@
 //! ```no_run
 //! # fn main() -> candle_sam3::Result<()> {
 //! use candle::{DType, Device};
-//! use candle_sam3::weights::{Checkpoint, detect};
+//! use candle_nn::VarBuilder;
+//! use candle_sam3::weights::Checkpoint;
 //!
 //! let checkpoint = Checkpoint::open("sam3.pt")?;
-//! let found = detect(&checkpoint)?;
-//! let vb = checkpoint.var_builder(DType::F32, &Device::Cpu);
-//! // ... build the model that `found` describes on `vb` ...
-//! checkpoint.finish(&["tracker"])?;
+//! let build = |vb: VarBuilder| candle_nn::linear(256, 256, vb.pp("detector.segmentation_head"));
+//! let layer = checkpoint.build(DType::F32, &Device::Cpu, &["tracker"], build)?;
 //! # Ok(())
 //! # }
 //! ```
@@ -18,7 +17,8 @@
 //!   read but headers; a tensor is copied once, when a module asks for it.
 //! - Modules ask for the names and shapes of the official PyTorch files. A [`Layout`] is a table
 //!   that says where another publisher keeps the same tensors.
-//! - [`detect()`] tells from names and shapes what a file holds.
+//! - [`Checkpoint::build`] compares what a model asks for with what there is before it reads
+//!   anything.
 //!
 //! # Easy to get wrong
 //!
@@ -28,11 +28,9 @@
 //!   and stack the four point embeddings.
 
 mod checkpoint;
-mod detect;
 mod directory;
 mod layout;
 mod layouts;
-pub mod manifest;
 mod names;
 mod pickle;
 mod random;
@@ -45,16 +43,11 @@ mod torch;
 mod write;
 
 #[cfg(test)]
-#[path = "../../tests/keys/list.rs"]
 pub(crate) mod key_lists;
 
 pub use checkpoint::Checkpoint;
-pub use detect::{
-    Detected, EfficientVitSize, Family, ImageEncoderKind, MobileClipSize, RepVitSize,
-    TextEncoderKind, TinyVitSize, detect,
-};
-pub use layout::{Fix, Layout};
-pub(crate) use names::{listing, matches};
+pub use layout::{Fix, Layout, Section};
+pub(crate) use names::matches;
 pub use random::random;
 pub use stored::Stored;
 pub use survey::Survey;

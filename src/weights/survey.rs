@@ -1,26 +1,29 @@
-//! What a model asks of a checkpoint, told without reading it.
+//! What a model asks of a checkpoint, found by building it on zeros.
 
-use super::Checkpoint;
-use super::names::listing;
-use crate::error::{Error, Result};
-use candle::{DType, Device, Shape, Tensor};
-use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use candle::{DType, Device, Shape, Tensor};
+use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
+
+use super::Checkpoint;
+use super::names::{listing, matches};
+use crate::error::{Error, Result};
+
 /// What a model asked for while it was built, by official names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Survey {
     /// Everything it asked for that the checkpoint has in the right shape.
     pub read: BTreeSet<String>,
     /// What the checkpoint lacks.
     pub missing: BTreeSet<String>,
     /// What the checkpoint has in another shape: name, shape in the file, shape asked for.
-    pub misshaped: Vec<(String, Vec<usize>, Vec<usize>)>,
+    pub misshaped: BTreeSet<(String, Vec<usize>, Vec<usize>)>,
 }
 
 impl Survey {
-    /// Whether a model can be loaded.
+    /// True if a model can be loaded.
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty() && self.misshaped.is_empty()
     }
@@ -33,30 +36,35 @@ struct Dry {
 }
 
 impl Checkpoint {
-    /// Builds a model on these weights; where they do not fit, the error lists everything about
-    /// them that does not, and not only what `build` met first.
+    /// Builds a model of these weights, after a dry run that compares what it asks for with what
+    /// there is: the error lists all differences, before any tensor is read.
+    ///
+    /// `left_out` are prefixes of whole segments of what the model leaves unread on purpose; `*`
+    /// stands for any segment or part of one and a leading `**` for any number of segments. What
+    /// [`Checkpoint::with_part`] supplies need not be read.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`].
-    pub(crate) fn build<T>(
+    /// [`Error::Checkpoint`] listing the tensors that are missing, misshaped or left over, or if
+    /// one cannot be read; [`Error::Tensor`] if `build` fails otherwise.
+    pub fn build<T>(
         &self,
         dtype: DType,
         device: &Device,
+        left_out: &[&str],
         build: impl Fn(VarBuilder) -> candle::Result<T>,
     ) -> Result<T> {
-        build(self.var_builder(dtype, device)).or_else(|error| {
-            self.verify(build)?;
-            Err(Error::checkpoint(self.path(), error.to_string()))
-        })
+        self.compare(&self.survey(&build)?, left_out)?;
+        build(self.var_builder(dtype, device))
+            .map_err(|error| Error::checkpoint(self.path(), error.to_string()))
     }
 
     /// Builds a model on zeros and notes what it asks for.
     ///
-    /// Nothing is read from the file or recorded as read, and the zeros take no memory as long as
-    /// nobody writes to them.
+    /// Nothing is read from the file, and the zeros take no memory as long as nothing writes to
+    /// them.
     ///
     /// # Errors
-    /// [`Error::Tensor`] if `build` fails for another reason than what the survey tells.
+    /// [`Error::Tensor`] if `build` fails for another reason than what the survey says.
     pub fn survey<T>(&self, build: impl FnOnce(VarBuilder) -> candle::Result<T>) -> Result<Survey> {
         let survey = Arc::new(Mutex::new(Survey::default()));
         let dry = Dry {
@@ -73,30 +81,36 @@ impl Checkpoint {
         }
     }
 
-    /// Builds a model on zeros and reports every tensor that is missing or misshaped.
-    ///
-    /// # Errors
-    /// [`Error::Checkpoint`] listing the tensors; [`Error::Tensor`] if `build` fails otherwise.
-    pub fn verify<T>(&self, build: impl FnOnce(VarBuilder) -> candle::Result<T>) -> Result<()> {
-        let survey = self.survey(build)?;
-        if survey.is_complete() {
-            return Ok(());
-        }
+    /// Everything in which this checkpoint differs from what a model asks for.
+    pub(crate) fn compare(&self, survey: &Survey, left_out: &[&str]) -> Result<()> {
         let mut report = vec![];
-        if !survey.missing.is_empty() {
-            let names = listing(survey.missing.iter().map(String::as_str));
-            let n = survey.missing.len();
-            report.push(format!("{n} tensors are missing:{names}"));
-        }
-        if !survey.misshaped.is_empty() {
-            let first = survey.misshaped.iter().take(10);
-            let lines: String = first
-                .map(|(name, got, want)| format!("\n  {name}: {got:?} instead of {want:?}"))
-                .collect();
-            let n = survey.misshaped.len();
-            report.push(format!(
-                "{n} tensors have another shape, the first ones:{lines}"
-            ));
+        let mut tell = |what: &str, names: Vec<&str>| {
+            if !names.is_empty() {
+                report.push(format!("{} tensors {what}:{}", names.len(), listing(names)));
+            }
+        };
+        let missing = survey.missing.iter().map(String::as_str);
+        tell("are missing", missing.collect());
+        let misshaped = survey
+            .misshaped
+            .iter()
+            .map(|(name, got, want)| format!("{name}: {got:?} instead of {want:?}"));
+        let misshaped: Vec<_> = misshaped.collect();
+        tell(
+            "have another shape",
+            misshaped.iter().map(String::as_str).collect(),
+        );
+        let is_surplus = |name: &&str| {
+            !survey.read.contains(*name)
+                && !survey.misshaped.iter().any(|(other, ..)| other == name)
+                && !left_out.iter().any(|part| matches(name, part).is_some())
+        };
+        tell(
+            "belong to no part of the model",
+            self.own_names().filter(is_surplus).collect(),
+        );
+        if report.is_empty() {
+            return Ok(());
         }
         let problem = format!("({} layout) {}", self.layout().name, report.join("\n"));
         Err(Error::checkpoint(self.path(), problem))
@@ -104,20 +118,16 @@ impl Checkpoint {
 }
 
 impl Dry {
-    fn note(&self, add: impl FnOnce(&mut Survey)) {
-        add(&mut self.survey.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    fn note_missing(&self, name: &str) {
-        self.note(|survey| {
-            survey.missing.insert(name.to_string());
-        });
-    }
-
-    fn note_read(&self, name: &str) {
-        self.note(|survey| {
-            survey.read.insert(name.to_string());
-        });
+    fn note(&self, name: &str, shape: Option<&Shape>) {
+        let mut survey = self.survey.lock().unwrap_or_else(PoisonError::into_inner);
+        match (self.checkpoint.shape(name), shape.map(Shape::dims)) {
+            (None, _) => _ = survey.missing.insert(name.into()),
+            (Some(got), Some(want)) if got != want => {
+                let problem = (name.into(), got.to_vec(), want.to_vec());
+                survey.misshaped.insert(problem);
+            }
+            (Some(_), _) => _ = survey.read.insert(name.into()),
+        }
     }
 }
 
@@ -130,27 +140,15 @@ impl SimpleBackend for Dry {
         dtype: DType,
         device: &Device,
     ) -> candle::Result<Tensor> {
-        match self.checkpoint.shape(name) {
-            None => self.note_missing(name),
-            Some(got) if got != shape.dims() => {
-                let problem = (name.to_string(), got.to_vec(), shape.dims().to_vec());
-                self.note(|survey| survey.misshaped.push(problem));
-            }
-            Some(_) => self.note_read(name),
-        }
+        self.note(name, Some(&shape));
         Tensor::zeros(shape, dtype, device)
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle::Result<Tensor> {
+        self.note(name, None);
         match self.checkpoint.shape(name) {
-            Some(shape) => {
-                self.note_read(name);
-                Tensor::zeros(shape, dtype, device)
-            }
-            None => {
-                self.note_missing(name);
-                Err(candle::Error::msg(self.checkpoint.missing_message(name)))
-            }
+            Some(shape) => Tensor::zeros(shape, dtype, device),
+            None => Err(candle::Error::msg(self.checkpoint.missing_message(name))),
         }
     }
 
@@ -178,22 +176,34 @@ mod tests {
         };
         let survey = checkpoint().survey(build).unwrap();
         assert_eq!(survey.read.into_iter().collect::<Vec<_>>(), ["a.weight"]);
-        let got = checkpoint().verify(build).unwrap_err().to_string();
+        let got = checkpoint().build(DType::F32, &Device::Cpu, &[], build);
+        let got = got.unwrap_err().to_string();
         for part in [
             "(SAM 3 layout) 4 tensors are missing:",
             "\n  a.bias\n  b.bias\n  c.{weight,bias} (2)",
-            "1 tensors have another shape, the first ones:\n  b.weight: [3, 3] instead of [3, 2]",
+            "1 tensors have another shape:\n  b.weight: [3, 3] instead of [3, 2]",
         ] {
             assert!(got.contains(part), "{got}");
         }
+        assert!(!got.contains("belong to no part"), "{got}");
     }
 
     #[test]
-    fn a_fitting_model_passes_and_nothing_counts_as_read() {
-        let checkpoint = checkpoint();
-        checkpoint.verify(|vb| vb.get((2, 3), "a.weight")).unwrap();
-        assert_eq!(checkpoint.unread(), ["a.weight", "b.weight"]);
-        let other = checkpoint.verify(|_| candle::bail!("another reason") as candle::Result<()>);
-        assert!(matches!(other, Err(Error::Tensor(_))));
+    fn what_is_left_over_is_an_error_unless_left_out_on_purpose() {
+        let build = |left_out: &[&str]| {
+            let build = |vb: VarBuilder| vb.get((2, 3), "a.weight");
+            checkpoint().build(DType::F32, &Device::Cpu, left_out, build)
+        };
+        assert_eq!(build(&["b"]).unwrap().dims(), [2, 3]);
+        let got = build(&["a"]).unwrap_err().to_string();
+        let want = "1 tensors belong to no part of the model:\n  b.weight";
+        assert!(got.ends_with(want), "{got}");
+    }
+
+    #[test]
+    fn a_failure_of_the_model_itself_is_passed_on() {
+        let fail = |_: VarBuilder| candle::bail!("another reason") as candle::Result<()>;
+        let got = checkpoint().build(DType::F32, &Device::Cpu, &[], fail);
+        assert!(matches!(got, Err(Error::Tensor(_))));
     }
 }

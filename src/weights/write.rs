@@ -1,7 +1,7 @@
 //! Writes a checkpoint as one safetensors file under official names.
 
 use super::checkpoint::Entry;
-use super::layout::{Layout, Table};
+use super::layout::Table;
 use super::names::listing;
 use super::{Checkpoint, layouts};
 use crate::error::{Error, Result};
@@ -123,7 +123,7 @@ impl Checkpoint {
     /// Checks that the new file will be asked for exactly the names that are written.
     fn require_official(&self, rows: &[Row]) -> Result<()> {
         let names = rows.iter().map(|row| row.name);
-        let layout = Layout::of(names.clone());
+        let layout = layouts::of(names.clone());
         let is_official = [layouts::SAM.name, layouts::SAM3.name].contains(&layout.name);
         let table = Table::new(layout);
         let strange = names.filter(|name| {

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use candle::DType;
 use candle_sam3::LoadOptions;
 use candle_sam3::Precision;
+use candle_sam3::models::inspect::{Status, inspect};
 use candle_sam3::models::sam3::Sam3;
 use candle_sam3::predict::verify::{Reference, Tolerances, verify_sam3};
 use candle_sam3::weights::Checkpoint;
@@ -100,17 +101,16 @@ fn full_size_memory() {
     };
     let name = std::env::var("SAM3_MODEL").unwrap_or_else(|_| "repvit".into());
     let checkpoint = Checkpoint::open(folder().join(format!("{name}.pt"))).unwrap();
+    let components = inspect(&checkpoint).components.into_iter();
+    let read = components.filter(|component| component.status == Status::Complete);
+    let used: usize = read.map(|component| component.elements * 4).sum();
+    let options = LoadOptions {
+        interactive: true,
+        ..LoadOptions::default()
+    };
     let before = peak();
-    let model = Sam3::load(&checkpoint, &LoadOptions::default()).unwrap();
+    let model = Sam3::load(&checkpoint, &options).unwrap();
     let taken = peak() - before;
-    let unread = checkpoint.unread();
-    let read = checkpoint
-        .names()
-        .into_iter()
-        .filter(|name| !unread.contains(name));
-    let used: usize = read
-        .map(|n| checkpoint.shape(n).unwrap().iter().product::<usize>() * 4)
-        .sum();
     let ratio = taken as f64 / used as f64;
     println!(
         "{}: {} MB used, {} MB taken: {ratio:.2}",

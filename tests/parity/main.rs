@@ -6,8 +6,5 @@ mod demo;
 mod demo_clicks;
 mod demo_quality;
 mod full_size;
-#[path = "../keys/list.rs"]
-mod key_lists;
 mod reference;
 mod sam_full_size;
-mod variants;

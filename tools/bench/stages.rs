@@ -9,9 +9,10 @@ use std::time::Duration;
 use candle_sam3::LoadOptions;
 use candle_sam3::image::Image;
 use candle_sam3::models::sam3::Sam3;
+use candle_sam3::models::variant;
 use candle_sam3::predict::concept::{self, Options, Prompt};
 use candle_sam3::predict::interactive;
-use candle_sam3::weights::{self, manifest};
+use candle_sam3::weights;
 use candle_sam3::{InteractiveModel, Result, Run, VisualPrompt};
 use criterion::{Criterion, criterion_group, criterion_main};
 
@@ -22,8 +23,8 @@ fn model() -> Result<(Sam3, LoadOptions)> {
     };
     let model = match std::env::var("SAM3_VARIANT") {
         Ok(name) => {
-            let release = manifest::find(&name).expect("a name that `sam3 models` lists");
-            Sam3::with_random_weights(&release.contents, &options)?
+            let release = variant::find(&name).expect("a name that `sam3 models` lists");
+            Sam3::with_random_weights(&release.variant, &options)?
         }
         Err(_) => Sam3::load(&weights::demo()?, &options)?,
     };

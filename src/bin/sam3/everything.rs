@@ -2,10 +2,10 @@
 
 use anyhow::{Context, Result};
 use candle_sam3::mask::{BoxXyxy, Mask};
+use candle_sam3::models::variant::PromptKind;
 use candle_sam3::output::json::{InstanceEntry, PromptEntry};
 use candle_sam3::output::{self, Format, LabeledInstance, OverlayOptions, masks, records};
 use candle_sam3::predict::everything::{self, MaskRecord, Options};
-use candle_sam3::weights::manifest::PromptKind;
 use candle_sam3::{Image, Progress, Run};
 
 use crate::args::{EverythingArgs, EverythingFormat, GeneratorArgs};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use candle_sam3::models::inspect::{Component, Inspection, Status, inspect};
-use candle_sam3::weights::{Checkpoint, Family};
+use candle_sam3::weights::Checkpoint;
 use serde_json::{Value, json};
 
 use crate::model;
@@ -101,7 +101,7 @@ impl Found<'_> {
             match &component.status {
                 Status::Missing(names) => entry["missing"] = json!(names),
                 Status::Unused(why) => entry["why"] = json!(why),
-                Status::Complete | Status::Unknown => {}
+                _ => {}
             }
             entry
         });
@@ -109,7 +109,7 @@ impl Found<'_> {
             "path": self.path.display().to_string(),
             "files": self.checkpoint.files(),
             "model": inspection.model,
-            "family": inspection.family.map(family),
+            "family": inspection.family,
             "layout": self.checkpoint.layout().name,
             "prompts": inspection.prompts,
             "problem": inspection.problem,
@@ -139,7 +139,10 @@ impl Found<'_> {
             &format!("{size}, {tensors} tensors, {}", dtypes.join(" and ")),
         );
         match &inspection.problem {
-            None => line("takes", &inspection.prompts.join(", ")),
+            None => {
+                let prompts = inspection.prompts.iter().map(|kind| kind.name());
+                line("takes", &prompts.collect::<Vec<_>>().join(", "));
+            }
             Some(problem) => line("problem", problem),
         }
         for (key, value) in self.metadata() {
@@ -190,15 +193,7 @@ fn status(status: &Status) -> &'static str {
         Status::Complete => "complete",
         Status::Missing(_) => "missing",
         Status::Unused(_) => "unused",
-        Status::Unknown => "unknown",
-    }
-}
-
-fn family(family: Family) -> &'static str {
-    match family {
-        Family::Sam3 => "sam3",
-        Family::Sam => "sam",
-        Family::MobileSam => "mobile_sam",
+        _ => "unknown",
     }
 }
 

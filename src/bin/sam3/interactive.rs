@@ -4,10 +4,10 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use candle_sam3::mask::{BoxXyxy, Mask};
+use candle_sam3::models::variant::PromptKind;
 use candle_sam3::output::json::{InstanceEntry, PointEntry, PromptEntry};
 use candle_sam3::output::{self, LabeledInstance, OverlayOptions};
 use candle_sam3::predict::interactive::{self, MaskPrediction, Multimask, Options, Prediction};
-use candle_sam3::weights::manifest::PromptKind;
 use candle_sam3::{Image, Point, Run, Size, VisualPrompt};
 
 use crate::args::{ClickArgs, SegmentArgs};

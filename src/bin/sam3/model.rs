@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use candle_sam3::models;
-use candle_sam3::weights::manifest::PromptKind;
+use candle_sam3::models::variant::PromptKind;
 use candle_sam3::weights::{self, Checkpoint};
 use candle_sam3::{LoadOptions, Model};
 

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use candle_sam3::weights::manifest::{self, Release};
+use candle_sam3::models::variant::{self, Release};
 use clap::Subcommand;
 use serde::Serialize;
 
@@ -46,7 +46,7 @@ pub fn run(args: Args) -> Result<()> {
     match args.action {
         Some(Action::Fetch { names }) => fetch(&settings, &names),
         None => {
-            let releases = manifest::releases().iter();
+            let releases = variant::releases().iter();
             let entries = releases.map(|release| Entry {
                 release,
                 cached: hub::cached(&settings, release),
@@ -77,7 +77,7 @@ fn print(text: &str) -> Result<()> {
 
 /// One line for each model, columns as wide as their longest cell.
 fn table(entries: &[Entry]) -> String {
-    let header = ["MODEL", "HERE", "SIZE", "TAKES", "ENCODERS", "LICENCE"].map(String::from);
+    let header = ["MODEL", "HERE", "SIZE", "TAKES", "ENCODERS", "LICENSE"].map(String::from);
     let demo = [
         names::DEMO,
         "built in",
@@ -104,9 +104,9 @@ fn table(entries: &[Entry]) -> String {
 fn row(entry: &Entry) -> [String; 6] {
     let Entry { release, cached } = entry;
     let takes: Vec<&str> = release.prompts.iter().map(|kind| kind.name()).collect();
-    let encoders = match &release.text_encoder {
+    let encoders = match release.text_encoder {
         Some(text) => format!("{} + {text}", release.image_encoder),
-        None => release.image_encoder.clone(),
+        None => release.image_encoder.into(),
     };
     let here = match cached {
         Some(_) => "cached",
@@ -119,6 +119,6 @@ fn row(entry: &Entry) -> [String; 6] {
         release.size_in_words(),
         takes.join(" "),
         encoders,
-        release.licence.clone(),
+        release.license.clone(),
     ]
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
 use candle_sam3::Error;
-use candle_sam3::weights::manifest::{self, PromptKind, Release};
+use candle_sam3::models::variant::{self, PromptKind, Release};
 
 use crate::hub::{self, Settings};
 
@@ -49,7 +49,7 @@ pub fn find(name: &str) -> Result<&'static Release> {
     if name == DEMO {
         bail!("{DEMO} is built in; there is nothing to download");
     }
-    manifest::find(name).ok_or_else(|| {
+    variant::find(name).ok_or_else(|| {
         let near = nearest(name).join(", ");
         let near = match near.is_empty() {
             true => String::new(),
@@ -70,9 +70,10 @@ fn is_path(model: &Path) -> bool {
 fn unanswered(release: &Release, kind: PromptKind) -> Error {
     let name = &release.name;
     let takes: Vec<&str> = release.prompts.iter().map(|kind| kind.name()).collect();
-    let (what, of) = match kind {
-        PromptKind::Text | PromptKind::Exemplars => ("a text or an exemplar", "text"),
-        PromptKind::Clicks | PromptKind::Everything => ("a click, or everything,", "clicks"),
+    let (what, of) = if matches!(kind, PromptKind::Text | PromptKind::Exemplars) {
+        ("a text or an exemplar", "text")
+    } else {
+        ("a click, or everything,", "clicks")
     };
     Error::Unsupported {
         what: format!("{what} on {name}"),
@@ -87,9 +88,9 @@ fn unanswered(release: &Release, kind: PromptKind) -> Error {
 fn nearest(name: &str) -> Vec<&'static str> {
     let name = name.to_ascii_lowercase();
     let mut near: Vec<(usize, &str)> = vec![];
-    for release in manifest::releases() {
+    for release in variant::releases() {
         let names = std::iter::once(&release.name).chain(&release.aliases);
-        let ranked = names.map(|known| (distance(&name, known), known.as_str()));
+        let ranked = names.map(|known| (strsim::levenshtein(&name, known), known.as_str()));
         let Some((far, known)) = ranked.min() else {
             continue;
         };
@@ -102,36 +103,9 @@ fn nearest(name: &str) -> Vec<&'static str> {
     near.into_iter().map(|(_, known)| known).collect()
 }
 
-/// Letters to insert, delete or replace to turn `a` into `b` (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn distances_are_levenshteins() {
-        for (a, b, far) in [
-            ("kitten", "sitting", 3),
-            ("", "abc", 3),
-            ("same", "same", 0),
-            ("mobilesam", "mobile-sam", 1),
-        ] {
-            assert_eq!((distance(a, b), distance(b, a)), (far, far), "{a} {b}");
-        }
-    }
 
     #[test]
     fn a_slip_of_the_pen_is_understood() {

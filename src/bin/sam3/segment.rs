@@ -1,10 +1,10 @@
 //! `sam3 segment`: text and exemplar boxes -> instances.
 
 use anyhow::Result;
+use candle_sam3::models::variant::PromptKind;
 use candle_sam3::output::json::{ExemplarEntry, InstanceEntry, PromptEntry};
 use candle_sam3::output::{LabeledInstance, OverlayOptions};
 use candle_sam3::predict::concept::{self, Exemplar, Options, Prediction, Prompt};
-use candle_sam3::weights::manifest::PromptKind;
 use candle_sam3::{Image, Run, Trace};
 
 use crate::args::SegmentArgs;

@@ -4,8 +4,8 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use candle_sam3::models::variant::PromptKind;
 use candle_sam3::predict::verify::{Check, Figures, Limit, Reference, Tolerances, verify};
-use candle_sam3::weights::manifest::PromptKind;
 use serde_json::{Value, json};
 
 use crate::args::ModelArgs;

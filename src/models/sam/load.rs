@@ -4,12 +4,12 @@ use candle_nn::VarBuilder;
 
 use super::Sam;
 use super::image_encoder::{BackboneConfig, ImageEncoder};
-use crate::backbones::{tiny_vit, vit::sam1};
+use crate::Result;
 use crate::models::LoadOptions;
 use crate::models::head::{Config, SamHead};
 use crate::models::inspect::Reading;
-use crate::weights::{Checkpoint, Detected, Family, ImageEncoderKind, TinyVitSize, detect, random};
-use crate::{Error, Result};
+use crate::models::variant::Variant;
+use crate::weights::{Checkpoint, random};
 
 /// What segmentation never runs, and why.
 const LEFT_OUT: [(&str, &str); 2] = [
@@ -26,11 +26,12 @@ impl Sam {
     /// dtype does not have.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
         options.precision.check(&options.device, options.dtype)?;
-        let (backbone, name) = backbone(&detect(checkpoint)?)?;
+        let variant = Variant::of(checkpoint)?;
+        let backbone = variant.sam()?;
         let build = |vb: VarBuilder| options.precision.scope(|| build(&backbone, vb));
-        let parts = checkpoint.build(options.dtype, &options.device, build)?;
-        checkpoint.finish(&LEFT_OUT.map(|(part, _)| part))?;
-        Ok(Self::new(name, parts, options))
+        let left_out = LEFT_OUT.map(|(part, _)| part);
+        let parts = checkpoint.build(options.dtype, &options.device, &left_out, build)?;
+        Ok(Self::new(variant.name(), parts, options))
     }
 
     /// A model of the sizes of `variant` on random weights, the same ones each time: for measuring
@@ -38,23 +39,23 @@ impl Sam {
     ///
     /// # Errors
     /// [`Error::Unsupported`] for another family or size.
-    pub fn with_random_weights(variant: &Detected, options: &LoadOptions) -> Result<Self> {
+    pub fn with_random_weights(variant: &Variant, options: &LoadOptions) -> Result<Self> {
         options.precision.check(&options.device, options.dtype)?;
-        let (backbone, name) = backbone(variant)?;
+        let backbone = variant.sam()?;
         let vb = random(options.dtype, &options.device);
         let parts = options.precision.scope(|| build(&backbone, vb))?;
-        Ok(Self::new(name, parts, options))
+        Ok(Self::new(variant.name(), parts, options))
     }
 
     fn new(
-        name: &str,
+        name: String,
         (image_encoder, head): (ImageEncoder, SamHead),
         options: &LoadOptions,
     ) -> Self {
         Self {
             image_encoder,
             head,
-            name: name.into(),
+            name,
             device: options.device.clone(),
             dtype: options.dtype,
         }
@@ -73,53 +74,21 @@ fn build(backbone: &BackboneConfig, vb: VarBuilder) -> candle::Result<(ImageEnco
 pub(in crate::models) fn left_out(
     checkpoint: &Checkpoint,
 ) -> Result<Vec<(&'static str, &'static str)>> {
-    backbone(&detect(checkpoint)?)?;
+    Variant::of(checkpoint)?.sam()?;
     Ok(LEFT_OUT.to_vec())
 }
 
 /// What loading would read.
 pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
-    let (backbone, name) = backbone(&detect(checkpoint)?)?;
+    let variant = Variant::of(checkpoint)?;
+    let backbone = variant.sam()?;
     Ok(Reading {
-        name: name.into(),
-        prompts: vec!["clicks", "everything"],
+        name: variant.name(),
+        prompts: variant.prompts(),
         survey: checkpoint.survey(|vb: VarBuilder| build(&backbone, vb))?,
         left_out: LEFT_OUT.to_vec(),
         only_video: &[],
         hint: None,
-    })
-}
-
-fn backbone(detected: &Detected) -> Result<(BackboneConfig, &'static str)> {
-    let unsupported = |what: String| Error::Unsupported {
-        what,
-        instead: "use sam_vit_b, sam_vit_l, sam_vit_h or mobile_sam".into(),
-    };
-    if detected.family == Family::Sam3 {
-        return Err(Error::Unsupported {
-            what: "loading a SAM 3 checkpoint as SAM 1".into(),
-            instead: "load it as SAM 3, with its click head".into(),
-        });
-    }
-    Ok(match detected.image_encoder {
-        ImageEncoderKind::Vit { dim, depth } => {
-            let (cfg, name) = match (dim, depth) {
-                (768, 12) => (sam1::Config::base(), "SAM ViT-B"),
-                (1024, 24) => (sam1::Config::large(), "SAM ViT-L"),
-                (1280, 32) => (sam1::Config::huge(), "SAM ViT-H"),
-                _ => {
-                    return Err(unsupported(format!(
-                        "a SAM with {depth} blocks of {dim} channels"
-                    )));
-                }
-            };
-            (BackboneConfig::Vit(cfg), name)
-        }
-        ImageEncoderKind::TinyVit(TinyVitSize::M5) => {
-            let cfg = tiny_vit::Config::mobile_sam();
-            (BackboneConfig::TinyVit(cfg), "MobileSAM")
-        }
-        other => return Err(unsupported(format!("a SAM on {other:?}"))),
     })
 }
 
@@ -128,8 +97,9 @@ mod tests {
     use candle::DType;
 
     use super::*;
+    use crate::Error;
+    use crate::models::variant;
     use crate::weights::key_lists::key_list;
-    use crate::weights::manifest;
 
     #[test]
     fn every_release_is_read_completely() {
@@ -178,11 +148,12 @@ mod tests {
 
     #[test]
     fn mobile_sam_runs_on_random_weights() {
-        let contents = |name| &manifest::find(name).unwrap().contents;
-        let model =
-            Sam::with_random_weights(contents("mobile-sam"), &LoadOptions::default()).unwrap();
-        assert_eq!(model.name(), "MobileSAM");
-        assert!(Sam::with_random_weights(contents("sam3"), &LoadOptions::default()).is_err());
+        let random = |name| {
+            let variant = &variant::find(name).unwrap().variant;
+            Sam::with_random_weights(variant, &LoadOptions::default())
+        };
+        assert_eq!(random("mobile-sam").unwrap().name(), "MobileSAM");
+        assert!(random("sam3").is_err());
     }
 
     #[test]

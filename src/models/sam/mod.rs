@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use candle::{DType, Device, Tensor};
 
-pub use image_encoder::ImageEncoder;
+pub use image_encoder::{BackboneConfig, ImageEncoder};
 pub(super) use load::{left_out, survey};
 
 use super::head::{self, Decoded, ImageTokens, SamHead, drawn_mask};

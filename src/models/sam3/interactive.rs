@@ -255,8 +255,6 @@ mod tests {
         ] {
             let tensors = key_list(&list).into_iter();
             let checkpoint = Checkpoint::from_shapes(tensors).unwrap();
-            let vb = checkpoint.var_builder(DType::F32, &Device::Cpu);
-            InteractiveHead::new(&Config::sam3(), vb).unwrap();
             let detector = [
                 "detector.backbone.vision_backbone.trunk",
                 "detector.backbone.vision_backbone.convs",
@@ -266,7 +264,10 @@ mod tests {
                 "detector.segmentation_head",
                 "detector.dot_prod_scoring",
             ];
-            checkpoint.finish(&[LEFT_OUT, &detector].concat()).unwrap();
+            let left_out = [LEFT_OUT, &detector].concat();
+            let build = |vb: VarBuilder| InteractiveHead::new(&Config::sam3(), vb);
+            let head = checkpoint.build(DType::F32, &Device::Cpu, &left_out, build);
+            head.unwrap();
         }
     }
 

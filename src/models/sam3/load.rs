@@ -4,16 +4,11 @@ use candle_nn::VarBuilder;
 
 use super::interactive::{self, InteractiveHead};
 use super::{Config, Detector, Sam3};
-use crate::backbones::student::BackboneConfig;
-use crate::backbones::{efficientvit, repvit, student, tiny_vit, vit};
 use crate::models::LoadOptions;
 use crate::models::inspect::Reading;
-use crate::text::{clip, mobileclip};
-use crate::weights::{
-    Checkpoint, Detected, EfficientVitSize, Family, ImageEncoderKind, MobileClipSize, RepVitSize,
-    TextEncoderKind, TinyVitSize, detect,
-};
-use crate::{Error, Result, backbones, text, weights};
+use crate::models::variant::{PromptKind, Variant};
+use crate::weights::{Checkpoint, random};
+use crate::{Error, Result};
 
 /// Parts of the files that no prompt needs, and why.
 const LEFT_OUT: &[(&str, &str)] = &[
@@ -96,14 +91,11 @@ impl Sam3 {
             let build = || build(&config, options.interactive, vb);
             options.precision.scope(build)
         };
-        let parts = checkpoint.build(options.dtype, &options.device, build)?;
-        let tracker = if options.interactive {
-            interactive::LEFT_OUT
-        } else {
-            TRACKER
-        };
         let never = left_out_of(dead_trunk).map(|(part, _)| part);
-        checkpoint.finish(&never.chain(tracker.iter().copied()).collect::<Vec<_>>())?;
+        let left_out: Vec<_> = never
+            .chain(only_video(options.interactive).iter().copied())
+            .collect();
+        let parts = checkpoint.build(options.dtype, &options.device, &left_out, build)?;
         Ok(Self::new(config, name, parts, options))
     }
 
@@ -113,13 +105,13 @@ impl Sam3 {
     /// # Errors
     /// [`Error::Unsupported`] for a variant that is no SAM 3, or has no click head when
     /// [`LoadOptions::interactive`] asks for it.
-    pub fn with_random_weights(variant: &Detected, options: &LoadOptions) -> Result<Self> {
+    pub fn with_random_weights(variant: &Variant, options: &LoadOptions) -> Result<Self> {
         options.precision.check(&options.device, options.dtype)?;
         let Kind { config, name, .. } = Kind::of_variant(variant, options.context_length)?;
         if options.interactive && !variant.interactive {
             return Err(no_interactive_head(&name));
         }
-        let vb = weights::random(options.dtype, &options.device);
+        let vb = random(options.dtype, &options.device);
         let build = || build(&config, options.interactive, vb);
         let parts = options.precision.scope(build)?;
         Ok(Self::new(config, name, parts, options))
@@ -177,20 +169,24 @@ fn left_out_of(dead_trunk: bool) -> impl Iterator<Item = (&'static str, &'static
     LEFT_OUT.iter().chain(dead_trunk).copied()
 }
 
+/// What is left to video where clicks are answered, or are not.
+fn only_video(clicks: bool) -> &'static [&'static str] {
+    match clicks {
+        true => interactive::LEFT_OUT,
+        false => TRACKER,
+    }
+}
+
 /// What loading for every kind of prompt that the file has parts for would read.
 pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
     let kind = Kind::of(checkpoint, None)?;
     let mut parts = interactive::PARTS.iter();
     let clicks = parts.any(|part| checkpoint.contains_part(part));
-    let mut prompts = vec!["text", "exemplars"];
-    if clicks {
-        prompts.extend(["clicks", "everything"]);
-    }
     Ok(Reading {
-        prompts,
+        prompts: PromptKind::answered(true, clicks),
         survey: checkpoint.survey(|vb: VarBuilder| build(&kind.config, clicks, vb))?,
         left_out: left_out_of(kind.dead_trunk).collect(),
-        only_video: interactive::LEFT_OUT,
+        only_video: only_video(clicks),
         hint: (!kind.geometry_encoder).then_some(NO_GEOMETRY_ENCODER),
         name: kind.name,
     })
@@ -222,26 +218,15 @@ impl Kind {
                 geometry_encoder: true,
             });
         }
-        let detected = detect(checkpoint)?;
-        Self::of_variant(&detected, context_length)
+        Self::of_variant(&Variant::of(checkpoint)?, context_length)
     }
 
-    fn of_variant(detected: &Detected, context_length: Option<usize>) -> Result<Self> {
-        let (image_encoder, image_name) = image_encoder(detected)?;
-        let (text_encoder, text_name) = text_encoder(detected, context_length)?;
-        let name = match (image_name, text_name) {
-            (None, None) => "SAM 3".into(),
-            (None, Some(text)) => format!("SAM3-LiteText ({text})"),
-            (Some(image), text) => {
-                format!("EfficientSAM3 ({image} + {})", text.unwrap_or("SAM 3 text"))
-            }
-        };
-        let config = Config::new(image_encoder, text_encoder);
+    fn of_variant(variant: &Variant, context_length: Option<usize>) -> Result<Self> {
         Ok(Self {
-            config,
-            name,
-            dead_trunk: detected.dead_trunk,
-            geometry_encoder: detected.geometry_encoder,
+            config: variant.sam3(context_length)?,
+            name: variant.name(),
+            dead_trunk: variant.dead_trunk,
+            geometry_encoder: variant.geometry_encoder,
         })
     }
 }
@@ -251,75 +236,3 @@ const NO_GEOMETRY_ENCODER: &str = "\
     prompts need them: its CLS token is part of every prompt. Training left them as they are in \
     SAM 3, so take them from sam3.pt or any Stage-1 or LiteText file: `--geometry FILE` on the \
     command line, `Checkpoint::with_part` in code";
-
-fn image_encoder(detected: &Detected) -> Result<(backbones::Config, Option<&'static str>)> {
-    let (backbone, name) = match detected.image_encoder {
-        _ if detected.family != Family::Sam3 => {
-            return Err(Error::Unsupported {
-                what: "a text or exemplar prompt on SAM 1 or MobileSAM".into(),
-                instead: "use a checkpoint of SAM 3, EfficientSAM3 or SAM3-LiteText".into(),
-            });
-        }
-        ImageEncoderKind::Vit { .. } => {
-            return Ok((backbones::Config::Vit(vit::Config::sam3()), None));
-        }
-        ImageEncoderKind::RepVit(size) => {
-            let (cfg, name) = match size {
-                RepVitSize::M0_9 => (repvit::Config::m0_9(), "RepViT-M0.9"),
-                RepVitSize::M1_1 => (repvit::Config::m1_1(), "RepViT-M1.1"),
-                RepVitSize::M2_3 => (repvit::Config::m2_3(), "RepViT-M2.3"),
-            };
-            (BackboneConfig::RepVit(cfg), name)
-        }
-        ImageEncoderKind::TinyVit(size) => {
-            let (cfg, name) = match size {
-                TinyVitSize::M5 => (tiny_vit::Config::m5(), "TinyViT-5M"),
-                TinyVitSize::M11 => (tiny_vit::Config::m11(), "TinyViT-11M"),
-                TinyVitSize::M21 => (tiny_vit::Config::m21(), "TinyViT-21M"),
-            };
-            (BackboneConfig::TinyVit(cfg), name)
-        }
-        ImageEncoderKind::EfficientVit(size) => {
-            let (cfg, name) = match size {
-                EfficientVitSize::B0 => (efficientvit::Config::b0(), "EfficientViT-B0"),
-                EfficientVitSize::B1 => (efficientvit::Config::b1(), "EfficientViT-B1"),
-                EfficientVitSize::B2 => (efficientvit::Config::b2(), "EfficientViT-B2"),
-            };
-            (BackboneConfig::EfficientVit(cfg), name)
-        }
-    };
-    Ok((
-        backbones::Config::Student(student::Config::new(backbone)),
-        Some(name),
-    ))
-}
-
-fn text_encoder(
-    detected: &Detected,
-    context_length: Option<usize>,
-) -> Result<(text::Config, Option<&'static str>)> {
-    match detected.text_encoder {
-        None | Some(TextEncoderKind::Clip { .. }) => match context_length {
-            None | Some(32) => Ok((text::Config::Clip(clip::Config::sam3()), None)),
-            Some(length) => Err(Error::prompt(format!(
-                "a context length of {length}: the text encoder of SAM 3 takes 32 tokens"
-            ))),
-        },
-        Some(TextEncoderKind::MobileClip { size, table, .. }) => {
-            let (mut cfg, name) = match size {
-                MobileClipSize::S0 => (mobileclip::Config::s0(table), "MobileCLIP-S0"),
-                MobileClipSize::S1 => (mobileclip::Config::s1(table), "MobileCLIP-S1"),
-                MobileClipSize::L => (mobileclip::Config::l(table), "MobileCLIP2-L"),
-            };
-            if let Some(length) = context_length {
-                if !(3..=table).contains(&length) {
-                    return Err(Error::prompt(format!(
-                        "a context length of {length}; this file's table allows 3 to {table}"
-                    )));
-                }
-                cfg.context_length = length;
-            }
-            Ok((text::Config::MobileClip(cfg), Some(name)))
-        }
-    }
-}

@@ -4,10 +4,37 @@ mod sam;
 mod sam3;
 mod sam3_hf;
 
-use super::layout::Layout;
-pub(super) use sam::{SAM, SAM_HF};
+use super::layout::{Layout, Section};
+use super::names::matches;
+pub(super) use sam::SAM;
 pub(super) use sam3::SAM3;
-pub(super) use sam3_hf::{SAM3_HF, SAM3_LITETEXT_HF};
 
-/// Every layout, the most telling signatures first.
-pub(super) const ALL: [&Layout; 5] = [&SAM3_LITETEXT_HF, &SAM3_HF, &SAM_HF, &SAM, &SAM3];
+/// Every layout, the most specific signatures first.
+const ALL: [&Layout; 5] = [
+    &sam3_hf::SAM3_LITETEXT_HF,
+    &sam3_hf::SAM3_HF,
+    &sam::SAM_HF,
+    &SAM,
+    &SAM3,
+];
+
+const fn section(
+    asked: &'static str,
+    stored: &'static str,
+    rows: &'static [(&'static str, &'static str)],
+) -> Section {
+    Section {
+        asked,
+        stored,
+        rows,
+    }
+}
+
+/// The first layout whose signature one of the names has.
+pub(super) fn of<'a>(names: impl Iterator<Item = &'a str> + Clone) -> &'static Layout {
+    let fits = |layout: &&&Layout| {
+        let has = |pattern: &&str| names.clone().any(|name| matches(name, pattern).is_some());
+        layout.signature.is_empty() || layout.signature.iter().any(has)
+    };
+    ALL.iter().find(fits).unwrap_or(&&SAM3)
+}

@@ -2,7 +2,7 @@
 //!
 //! The file has no `geometry_encoder.points_*`: it cannot take point prompts in the detector.
 
-use super::Layout;
+use super::{Layout, Section, section};
 use crate::weights::layout::Fix;
 
 /// `facebook/sam3`.
@@ -51,603 +51,215 @@ const IGNORE: &[&str] = &[
 ];
 
 /// The text encoder of SAM 3.
-const CLIP: &[(&str, &str)] = &[
-    (
-        "detector.backbone.language_backbone.encoder.token_embedding",
-        "text_encoder.embeddings.token_embedding",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.positional_embedding",
-        "text_encoder.embeddings.position_embedding.weight",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.text_projection",
-        "text_encoder.text_projection.weight",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.ln_final",
-        "text_encoder.final_layer_norm",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.transformer.resblocks.*.attn.in_proj_*",
-        "text_encoder.encoder.layers.*.self_attn.{q,k,v}_proj.*",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.transformer.resblocks.*.attn.out_proj",
-        "text_encoder.encoder.layers.*.self_attn.out_proj",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.transformer.resblocks.*.ln_*",
-        "text_encoder.encoder.layers.*.layer_norm*",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.transformer.resblocks.*.mlp.c_fc",
-        "text_encoder.encoder.layers.*.mlp.fc1",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.transformer.resblocks.*.mlp.c_proj",
-        "text_encoder.encoder.layers.*.mlp.fc2",
-    ),
-    (
-        "detector.backbone.language_backbone.resizer",
-        "text_projection",
-    ),
+#[rustfmt::skip]
+const CLIP: &[Section] = &[
+    section("detector.backbone.language_backbone.encoder", "text_encoder", &[
+        ("token_embedding", "embeddings.token_embedding"),
+        ("positional_embedding", "embeddings.position_embedding.weight"),
+        ("text_projection", "text_projection.weight"),
+        ("ln_final", "final_layer_norm"),
+    ]),
+    section("detector.backbone.language_backbone.encoder.transformer.resblocks", "text_encoder.encoder.layers", &[
+        ("*.attn.in_proj_*", "*.self_attn.{q,k,v}_proj.*"),
+        ("*.attn.out_proj", "*.self_attn.out_proj"),
+        ("*.ln_*", "*.layer_norm*"),
+        ("*.mlp.c_fc", "*.mlp.fc1"),
+        ("*.mlp.c_proj", "*.mlp.fc2"),
+    ]),
+    section("detector.backbone.language_backbone", "", &[
+        ("resizer", "text_projection"),
+    ]),
 ];
 
 /// The text encoders of SAM3-LiteText.
-const MOBILE_CLIP: &[(&str, &str)] = &[
-    (
-        "detector.backbone.language_backbone.encoder.embedding_layer",
-        "text_encoder.embeddings.token_embedding",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.positional_embedding.pos_embed.pos_embed",
-        "text_encoder.embeddings.position_embedding.position_embedding",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.final_layer_norm",
-        "text_encoder.final_layer_norm",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.transformer.*.token_mixer.norm.rbr_skip",
-        "text_encoder.layers.*.token_mixer.reference_batchnorm",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.transformer.*.token_mixer.mixer.rbr_skip",
-        "text_encoder.layers.*.token_mixer.mixer.batchnorm_skip",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.transformer.*.token_mixer.mixer.rbr_conv.0.conv",
-        "text_encoder.layers.*.token_mixer.mixer.conv",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.transformer.*.token_mixer.mixer.rbr_conv.0.bn",
-        "text_encoder.layers.*.token_mixer.mixer.batchnorm_conv",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.transformer.*.convffn.conv.conv",
-        "text_encoder.layers.*.conv_feed_forward.depthwise_conv",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.transformer.*.convffn.conv.bn",
-        "text_encoder.layers.*.conv_feed_forward.depthwise_batchnorm",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.transformer.*.convffn.fc*",
-        "text_encoder.layers.*.conv_feed_forward.mlp.fc*",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.transformer.*.pre_norm_mha.0",
-        "text_encoder.layers.*.layer_norm1",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.transformer.*.pre_norm_mha.1.qkv_proj",
-        "text_encoder.layers.*.self_attn.{q,k,v}_proj",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.transformer.*.pre_norm_mha.1.out_proj",
-        "text_encoder.layers.*.self_attn.out_proj",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.transformer.*.pre_norm_ffn.0",
-        "text_encoder.layers.*.layer_norm2",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.transformer.*.pre_norm_ffn.1",
-        "text_encoder.layers.*.mlp.fc1",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.transformer.*.pre_norm_ffn.4",
-        "text_encoder.layers.*.mlp.fc2",
-    ),
-    (
-        "detector.backbone.language_backbone.encoder.transformer",
-        "text_encoder.layers",
-    ),
-    (
-        "detector.backbone.language_backbone.projector",
-        "text_projection",
-    ),
+#[rustfmt::skip]
+const MOBILE_CLIP: &[Section] = &[
+    section("detector.backbone.language_backbone.encoder", "text_encoder", &[
+        ("embedding_layer", "embeddings.token_embedding"),
+        ("positional_embedding.pos_embed.pos_embed", "embeddings.position_embedding.position_embedding"),
+        ("final_layer_norm", "final_layer_norm"),
+    ]),
+    section("detector.backbone.language_backbone.encoder.transformer", "text_encoder.layers", &[
+        ("*.token_mixer.norm.rbr_skip", "*.token_mixer.reference_batchnorm"),
+        ("*.token_mixer.mixer.rbr_skip", "*.token_mixer.mixer.batchnorm_skip"),
+        ("*.token_mixer.mixer.rbr_conv.0.conv", "*.token_mixer.mixer.conv"),
+        ("*.token_mixer.mixer.rbr_conv.0.bn", "*.token_mixer.mixer.batchnorm_conv"),
+        ("*.convffn.conv.conv", "*.conv_feed_forward.depthwise_conv"),
+        ("*.convffn.conv.bn", "*.conv_feed_forward.depthwise_batchnorm"),
+        ("*.convffn.fc*", "*.conv_feed_forward.mlp.fc*"),
+        ("*.pre_norm_mha.0", "*.layer_norm1"),
+        ("*.pre_norm_mha.1.qkv_proj", "*.self_attn.{q,k,v}_proj"),
+        ("*.pre_norm_mha.1.out_proj", "*.self_attn.out_proj"),
+        ("*.pre_norm_ffn.0", "*.layer_norm2"),
+        ("*.pre_norm_ffn.1", "*.mlp.fc1"),
+        ("*.pre_norm_ffn.4", "*.mlp.fc2"),
+        ("", ""),
+    ]),
+    section("detector.backbone.language_backbone", "", &[
+        ("projector", "text_projection"),
+    ]),
 ];
 
 /// Everything but the text encoder.
-const MODEL: &[(&str, &str)] = &[
+#[rustfmt::skip]
+const MODEL: &[Section] = &[
     // ViT
-    (
-        "detector.backbone.vision_backbone.trunk.pos_embed",
-        "vision_encoder.backbone.embeddings.position_embeddings",
-    ),
-    (
-        "detector.backbone.vision_backbone.trunk.patch_embed.proj",
-        "vision_encoder.backbone.embeddings.patch_embeddings.projection",
-    ),
-    (
-        "detector.backbone.vision_backbone.trunk.ln_pre",
-        "vision_encoder.backbone.layer_norm",
-    ),
-    (
-        "detector.backbone.vision_backbone.trunk.blocks.*.norm*",
-        "vision_encoder.backbone.layers.*.layer_norm*",
-    ),
-    (
-        "detector.backbone.vision_backbone.trunk.blocks.*.attn.qkv",
-        "vision_encoder.backbone.layers.*.attention.{q,k,v}_proj",
-    ),
-    (
-        "detector.backbone.vision_backbone.trunk.blocks.*.attn.proj",
-        "vision_encoder.backbone.layers.*.attention.o_proj",
-    ),
-    (
-        "detector.backbone.vision_backbone.trunk.blocks.*.mlp",
-        "vision_encoder.backbone.layers.*.mlp",
-    ),
+    section("detector.backbone.vision_backbone.trunk", "vision_encoder.backbone", &[
+        ("pos_embed", "embeddings.position_embeddings"),
+        ("patch_embed.proj", "embeddings.patch_embeddings.projection"),
+        ("ln_pre", "layer_norm"),
+        ("blocks.*.norm*", "layers.*.layer_norm*"),
+        ("blocks.*.attn.qkv", "layers.*.attention.{q,k,v}_proj"),
+        ("blocks.*.attn.proj", "layers.*.attention.o_proj"),
+        ("blocks.*.mlp", "layers.*.mlp"),
+    ]),
     // Necks
-    (
-        "detector.backbone.vision_backbone.convs.0.dconv_2x2_0",
-        "vision_encoder.neck.fpn_layers.0.scale_layers.0",
-    ),
-    (
-        "detector.backbone.vision_backbone.convs.0.dconv_2x2_1",
-        "vision_encoder.neck.fpn_layers.0.scale_layers.2",
-    ),
-    (
-        "detector.backbone.vision_backbone.convs.1.dconv_2x2",
-        "vision_encoder.neck.fpn_layers.1.scale_layers.0",
-    ),
-    (
-        "detector.backbone.vision_backbone.convs.*.conv_1x1",
-        "vision_encoder.neck.fpn_layers.*.proj1",
-    ),
-    (
-        "detector.backbone.vision_backbone.convs.*.conv_3x3",
-        "vision_encoder.neck.fpn_layers.*.proj2",
-    ),
-    (
-        "detector.backbone.vision_backbone.sam2_convs.0.dconv_2x2_0",
-        "tracker_neck.fpn_layers.0.scale_layers.0",
-    ),
-    (
-        "detector.backbone.vision_backbone.sam2_convs.0.dconv_2x2_1",
-        "tracker_neck.fpn_layers.0.scale_layers.2",
-    ),
-    (
-        "detector.backbone.vision_backbone.sam2_convs.1.dconv_2x2",
-        "tracker_neck.fpn_layers.1.scale_layers.0",
-    ),
-    (
-        "detector.backbone.vision_backbone.sam2_convs.*.conv_1x1",
-        "tracker_neck.fpn_layers.*.proj1",
-    ),
-    (
-        "detector.backbone.vision_backbone.sam2_convs.*.conv_3x3",
-        "tracker_neck.fpn_layers.*.proj2",
-    ),
+    section("detector.backbone.vision_backbone.convs", "vision_encoder.neck.fpn_layers", &[
+        ("0.dconv_2x2_0", "0.scale_layers.0"),
+        ("0.dconv_2x2_1", "0.scale_layers.2"),
+        ("1.dconv_2x2", "1.scale_layers.0"),
+        ("*.conv_1x1", "*.proj1"),
+        ("*.conv_3x3", "*.proj2"),
+    ]),
+    section("detector.backbone.vision_backbone.sam2_convs", "tracker_neck.fpn_layers", &[
+        ("0.dconv_2x2_0", "0.scale_layers.0"),
+        ("0.dconv_2x2_1", "0.scale_layers.2"),
+        ("1.dconv_2x2", "1.scale_layers.0"),
+        ("*.conv_1x1", "*.proj1"),
+        ("*.conv_3x3", "*.proj2"),
+    ]),
     // Geometry encoder
-    (
-        "detector.geometry_encoder.encode.*.self_attn.in_proj_*",
-        "geometry_encoder.layers.*.self_attn.{q,k,v}_proj.*",
-    ),
-    (
-        "detector.geometry_encoder.encode.*.self_attn.out_proj",
-        "geometry_encoder.layers.*.self_attn.o_proj",
-    ),
-    (
-        "detector.geometry_encoder.encode.*.cross_attn_image.in_proj_*",
-        "geometry_encoder.layers.*.cross_attn.{q,k,v}_proj.*",
-    ),
-    (
-        "detector.geometry_encoder.encode.*.cross_attn_image.out_proj",
-        "geometry_encoder.layers.*.cross_attn.o_proj",
-    ),
-    (
-        "detector.geometry_encoder.encode.*.linear*",
-        "geometry_encoder.layers.*.mlp.fc*",
-    ),
-    (
-        "detector.geometry_encoder.encode.*.norm*",
-        "geometry_encoder.layers.*.layer_norm*",
-    ),
-    (
-        "detector.geometry_encoder.img_pre_norm",
-        "geometry_encoder.vision_layer_norm",
-    ),
-    (
-        "detector.geometry_encoder.norm",
-        "geometry_encoder.prompt_layer_norm",
-    ),
-    (
-        "detector.geometry_encoder.encode_norm",
-        "geometry_encoder.output_layer_norm",
-    ),
-    ("detector.geometry_encoder", "geometry_encoder"),
+    section("detector.geometry_encoder", "geometry_encoder", &[
+        ("encode.*.self_attn.in_proj_*", "layers.*.self_attn.{q,k,v}_proj.*"),
+        ("encode.*.self_attn.out_proj", "layers.*.self_attn.o_proj"),
+        ("encode.*.cross_attn_image.in_proj_*", "layers.*.cross_attn.{q,k,v}_proj.*"),
+        ("encode.*.cross_attn_image.out_proj", "layers.*.cross_attn.o_proj"),
+        ("encode.*.linear*", "layers.*.mlp.fc*"),
+        ("encode.*.norm*", "layers.*.layer_norm*"),
+        ("img_pre_norm", "vision_layer_norm"),
+        ("norm", "prompt_layer_norm"),
+        ("encode_norm", "output_layer_norm"),
+        ("", ""),
+    ]),
     // Fusion encoder
-    (
-        "detector.transformer.encoder.layers.*.self_attn.in_proj_*",
-        "detr_encoder.layers.*.self_attn.{q,k,v}_proj.*",
-    ),
-    (
-        "detector.transformer.encoder.layers.*.self_attn.out_proj",
-        "detr_encoder.layers.*.self_attn.o_proj",
-    ),
-    (
-        "detector.transformer.encoder.layers.*.cross_attn_image.in_proj_*",
-        "detr_encoder.layers.*.cross_attn.{q,k,v}_proj.*",
-    ),
-    (
-        "detector.transformer.encoder.layers.*.cross_attn_image.out_proj",
-        "detr_encoder.layers.*.cross_attn.o_proj",
-    ),
-    (
-        "detector.transformer.encoder.layers.*.linear*",
-        "detr_encoder.layers.*.mlp.fc*",
-    ),
-    (
-        "detector.transformer.encoder.layers.*.norm*",
-        "detr_encoder.layers.*.layer_norm*",
-    ),
+    section("detector.transformer.encoder.layers", "detr_encoder.layers", &[
+        ("*.self_attn.in_proj_*", "*.self_attn.{q,k,v}_proj.*"),
+        ("*.self_attn.out_proj", "*.self_attn.o_proj"),
+        ("*.cross_attn_image.in_proj_*", "*.cross_attn.{q,k,v}_proj.*"),
+        ("*.cross_attn_image.out_proj", "*.cross_attn.o_proj"),
+        ("*.linear*", "*.mlp.fc*"),
+        ("*.norm*", "*.layer_norm*"),
+    ]),
     // Decoder: the norms are not numbered in the order they run
-    (
-        "detector.transformer.decoder.layers.*.self_attn.in_proj_*",
-        "detr_decoder.layers.*.self_attn.{q,k,v}_proj.*",
-    ),
-    (
-        "detector.transformer.decoder.layers.*.self_attn.out_proj",
-        "detr_decoder.layers.*.self_attn.o_proj",
-    ),
-    (
-        "detector.transformer.decoder.layers.*.ca_text.in_proj_*",
-        "detr_decoder.layers.*.text_cross_attn.{q,k,v}_proj.*",
-    ),
-    (
-        "detector.transformer.decoder.layers.*.ca_text.out_proj",
-        "detr_decoder.layers.*.text_cross_attn.o_proj",
-    ),
-    (
-        "detector.transformer.decoder.layers.*.cross_attn.in_proj_*",
-        "detr_decoder.layers.*.vision_cross_attn.{q,k,v}_proj.*",
-    ),
-    (
-        "detector.transformer.decoder.layers.*.cross_attn.out_proj",
-        "detr_decoder.layers.*.vision_cross_attn.o_proj",
-    ),
-    (
-        "detector.transformer.decoder.layers.*.linear*",
-        "detr_decoder.layers.*.mlp.fc*",
-    ),
-    (
-        "detector.transformer.decoder.layers.*.norm1",
-        "detr_decoder.layers.*.vision_cross_attn_layer_norm",
-    ),
-    (
-        "detector.transformer.decoder.layers.*.norm2",
-        "detr_decoder.layers.*.self_attn_layer_norm",
-    ),
-    (
-        "detector.transformer.decoder.layers.*.catext_norm",
-        "detr_decoder.layers.*.text_cross_attn_layer_norm",
-    ),
-    (
-        "detector.transformer.decoder.layers.*.norm3",
-        "detr_decoder.layers.*.mlp_layer_norm",
-    ),
-    (
-        "detector.transformer.decoder.norm",
-        "detr_decoder.output_layer_norm",
-    ),
-    (
-        "detector.transformer.decoder.presence_token_out_norm",
-        "detr_decoder.presence_layer_norm",
-    ),
-    (
-        "detector.transformer.decoder.bbox_embed.layers.0",
-        "detr_decoder.box_head.layer1",
-    ),
-    (
-        "detector.transformer.decoder.bbox_embed.layers.1",
-        "detr_decoder.box_head.layer2",
-    ),
-    (
-        "detector.transformer.decoder.bbox_embed.layers.2",
-        "detr_decoder.box_head.layer3",
-    ),
-    (
-        "detector.transformer.decoder.presence_token_head.layers.0",
-        "detr_decoder.presence_head.layer1",
-    ),
-    (
-        "detector.transformer.decoder.presence_token_head.layers.1",
-        "detr_decoder.presence_head.layer2",
-    ),
-    (
-        "detector.transformer.decoder.presence_token_head.layers.2",
-        "detr_decoder.presence_head.layer3",
-    ),
-    (
-        "detector.transformer.decoder.ref_point_head.layers.0",
-        "detr_decoder.ref_point_head.layer1",
-    ),
-    (
-        "detector.transformer.decoder.ref_point_head.layers.1",
-        "detr_decoder.ref_point_head.layer2",
-    ),
-    (
-        "detector.transformer.decoder.boxRPB_embed_*.layers.0",
-        "detr_decoder.box_rpb_embed_*.layer1",
-    ),
-    (
-        "detector.transformer.decoder.boxRPB_embed_*.layers.1",
-        "detr_decoder.box_rpb_embed_*.layer2",
-    ),
-    ("detector.transformer.decoder", "detr_decoder"),
+    section("detector.transformer.decoder", "detr_decoder", &[
+        ("layers.*.self_attn.in_proj_*", "layers.*.self_attn.{q,k,v}_proj.*"),
+        ("layers.*.self_attn.out_proj", "layers.*.self_attn.o_proj"),
+        ("layers.*.ca_text.in_proj_*", "layers.*.text_cross_attn.{q,k,v}_proj.*"),
+        ("layers.*.ca_text.out_proj", "layers.*.text_cross_attn.o_proj"),
+        ("layers.*.cross_attn.in_proj_*", "layers.*.vision_cross_attn.{q,k,v}_proj.*"),
+        ("layers.*.cross_attn.out_proj", "layers.*.vision_cross_attn.o_proj"),
+        ("layers.*.linear*", "layers.*.mlp.fc*"),
+        ("layers.*.norm1", "layers.*.vision_cross_attn_layer_norm"),
+        ("layers.*.norm2", "layers.*.self_attn_layer_norm"),
+        ("layers.*.catext_norm", "layers.*.text_cross_attn_layer_norm"),
+        ("layers.*.norm3", "layers.*.mlp_layer_norm"),
+        ("norm", "output_layer_norm"),
+        ("presence_token_out_norm", "presence_layer_norm"),
+        ("bbox_embed.layers.0", "box_head.layer1"),
+        ("bbox_embed.layers.1", "box_head.layer2"),
+        ("bbox_embed.layers.2", "box_head.layer3"),
+        ("presence_token_head.layers.0", "presence_head.layer1"),
+        ("presence_token_head.layers.1", "presence_head.layer2"),
+        ("presence_token_head.layers.2", "presence_head.layer3"),
+        ("ref_point_head.layers.0", "ref_point_head.layer1"),
+        ("ref_point_head.layers.1", "ref_point_head.layer2"),
+        ("boxRPB_embed_*.layers.0", "box_rpb_embed_*.layer1"),
+        ("boxRPB_embed_*.layers.1", "box_rpb_embed_*.layer2"),
+        ("", ""),
+    ]),
     // Scoring
-    (
-        "detector.dot_prod_scoring.prompt_mlp.layers.0",
-        "dot_product_scoring.text_mlp.layer1",
-    ),
-    (
-        "detector.dot_prod_scoring.prompt_mlp.layers.1",
-        "dot_product_scoring.text_mlp.layer2",
-    ),
-    (
-        "detector.dot_prod_scoring.prompt_mlp.out_norm",
-        "dot_product_scoring.text_mlp_out_norm",
-    ),
-    (
-        "detector.dot_prod_scoring.prompt_proj",
-        "dot_product_scoring.text_proj",
-    ),
-    (
-        "detector.dot_prod_scoring.hs_proj",
-        "dot_product_scoring.query_proj",
-    ),
+    section("detector.dot_prod_scoring", "dot_product_scoring", &[
+        ("prompt_mlp.layers.0", "text_mlp.layer1"),
+        ("prompt_mlp.layers.1", "text_mlp.layer2"),
+        ("prompt_mlp.out_norm", "text_mlp_out_norm"),
+        ("prompt_proj", "text_proj"),
+        ("hs_proj", "query_proj"),
+    ]),
     // Segmentation head
-    (
-        "detector.segmentation_head.pixel_decoder",
-        "mask_decoder.pixel_decoder",
-    ),
-    (
-        "detector.segmentation_head.mask_predictor.mask_embed",
-        "mask_decoder.mask_embedder",
-    ),
-    (
-        "detector.segmentation_head.instance_seg_head",
-        "mask_decoder.instance_projection",
-    ),
-    (
-        "detector.segmentation_head.semantic_seg_head",
-        "mask_decoder.semantic_projection",
-    ),
-    (
-        "detector.segmentation_head.cross_attend_prompt.in_proj_*",
-        "mask_decoder.prompt_cross_attn.{q,k,v}_proj.*",
-    ),
-    (
-        "detector.segmentation_head.cross_attend_prompt.out_proj",
-        "mask_decoder.prompt_cross_attn.o_proj",
-    ),
-    (
-        "detector.segmentation_head.cross_attn_norm",
-        "mask_decoder.prompt_cross_attn_norm",
-    ),
+    section("detector.segmentation_head", "mask_decoder", &[
+        ("pixel_decoder", "pixel_decoder"),
+        ("mask_predictor.mask_embed", "mask_embedder"),
+        ("instance_seg_head", "instance_projection"),
+        ("semantic_seg_head", "semantic_projection"),
+        ("cross_attend_prompt.in_proj_*", "prompt_cross_attn.{q,k,v}_proj.*"),
+        ("cross_attend_prompt.out_proj", "prompt_cross_attn.o_proj"),
+        ("cross_attn_norm", "prompt_cross_attn_norm"),
+    ]),
+    // Tracker: embeddings
+    section("tracker", "tracker_model", &[
+        ("maskmem_tpos_enc", "memory_temporal_positional_encoding"),
+        ("no_mem_embed", "no_memory_embedding"),
+        ("no_mem_pos_enc", "no_memory_positional_encoding"),
+        ("no_obj_ptr", "no_object_pointer"),
+        ("no_obj_embed_spatial", "occlusion_spatial_embedding_parameter"),
+        ("mask_downsample", "mask_downsample"),
+        ("obj_ptr_proj.layers.0", "object_pointer_proj.proj_in"),
+        ("obj_ptr_proj.layers.1", "object_pointer_proj.layers.0"),
+        ("obj_ptr_proj.layers.2", "object_pointer_proj.proj_out"),
+        ("obj_ptr_tpos_proj", "temporal_positional_encoding_projection_layer"),
+    ]),
     // Tracker: memory
-    (
-        "tracker.maskmem_tpos_enc",
-        "tracker_model.memory_temporal_positional_encoding",
-    ),
-    ("tracker.no_mem_embed", "tracker_model.no_memory_embedding"),
-    (
-        "tracker.no_mem_pos_enc",
-        "tracker_model.no_memory_positional_encoding",
-    ),
-    ("tracker.no_obj_ptr", "tracker_model.no_object_pointer"),
-    (
-        "tracker.no_obj_embed_spatial",
-        "tracker_model.occlusion_spatial_embedding_parameter",
-    ),
-    ("tracker.mask_downsample", "tracker_model.mask_downsample"),
-    (
-        "tracker.obj_ptr_proj.layers.0",
-        "tracker_model.object_pointer_proj.proj_in",
-    ),
-    (
-        "tracker.obj_ptr_proj.layers.1",
-        "tracker_model.object_pointer_proj.layers.0",
-    ),
-    (
-        "tracker.obj_ptr_proj.layers.2",
-        "tracker_model.object_pointer_proj.proj_out",
-    ),
-    (
-        "tracker.obj_ptr_tpos_proj",
-        "tracker_model.temporal_positional_encoding_projection_layer",
-    ),
-    (
-        "tracker.transformer.encoder.norm",
-        "tracker_model.memory_attention.layer_norm",
-    ),
-    (
-        "tracker.transformer.encoder.layers.*.norm*",
-        "tracker_model.memory_attention.layers.*.layer_norm*",
-    ),
-    (
-        "tracker.transformer.encoder.layers.*.*.out_proj",
-        "tracker_model.memory_attention.layers.*.*.o_proj",
-    ),
-    (
-        "tracker.transformer.encoder.layers",
-        "tracker_model.memory_attention.layers",
-    ),
-    (
-        "tracker.maskmem_backbone.mask_downsampler.encoder.0",
-        "tracker_model.memory_encoder.mask_downsampler.layers.0.conv",
-    ),
-    (
-        "tracker.maskmem_backbone.mask_downsampler.encoder.1",
-        "tracker_model.memory_encoder.mask_downsampler.layers.0.layer_norm",
-    ),
-    (
-        "tracker.maskmem_backbone.mask_downsampler.encoder.3",
-        "tracker_model.memory_encoder.mask_downsampler.layers.1.conv",
-    ),
-    (
-        "tracker.maskmem_backbone.mask_downsampler.encoder.4",
-        "tracker_model.memory_encoder.mask_downsampler.layers.1.layer_norm",
-    ),
-    (
-        "tracker.maskmem_backbone.mask_downsampler.encoder.6",
-        "tracker_model.memory_encoder.mask_downsampler.layers.2.conv",
-    ),
-    (
-        "tracker.maskmem_backbone.mask_downsampler.encoder.7",
-        "tracker_model.memory_encoder.mask_downsampler.layers.2.layer_norm",
-    ),
-    (
-        "tracker.maskmem_backbone.mask_downsampler.encoder.9",
-        "tracker_model.memory_encoder.mask_downsampler.layers.3.conv",
-    ),
-    (
-        "tracker.maskmem_backbone.mask_downsampler.encoder.10",
-        "tracker_model.memory_encoder.mask_downsampler.layers.3.layer_norm",
-    ),
-    (
-        "tracker.maskmem_backbone.mask_downsampler.encoder.12",
-        "tracker_model.memory_encoder.mask_downsampler.final_conv",
-    ),
-    (
-        "tracker.maskmem_backbone.pix_feat_proj",
-        "tracker_model.memory_encoder.feature_projection",
-    ),
-    (
-        "tracker.maskmem_backbone.out_proj",
-        "tracker_model.memory_encoder.projection",
-    ),
-    (
-        "tracker.maskmem_backbone.fuser.layers.*.gamma",
-        "tracker_model.memory_encoder.memory_fuser.layers.*.scale",
-    ),
-    (
-        "tracker.maskmem_backbone.fuser.layers.*.dwconv",
-        "tracker_model.memory_encoder.memory_fuser.layers.*.depthwise_conv",
-    ),
-    (
-        "tracker.maskmem_backbone.fuser.layers.*.norm",
-        "tracker_model.memory_encoder.memory_fuser.layers.*.layer_norm",
-    ),
-    (
-        "tracker.maskmem_backbone.fuser.layers.*.pwconv*",
-        "tracker_model.memory_encoder.memory_fuser.layers.*.pointwise_conv*",
-    ),
+    section("tracker.transformer.encoder", "tracker_model.memory_attention", &[
+        ("norm", "layer_norm"),
+        ("layers.*.norm*", "layers.*.layer_norm*"),
+        ("layers.*.*.out_proj", "layers.*.*.o_proj"),
+        ("layers", "layers"),
+    ]),
+    section("tracker.maskmem_backbone", "tracker_model.memory_encoder", &[
+        ("mask_downsampler.encoder.0", "mask_downsampler.layers.0.conv"),
+        ("mask_downsampler.encoder.1", "mask_downsampler.layers.0.layer_norm"),
+        ("mask_downsampler.encoder.3", "mask_downsampler.layers.1.conv"),
+        ("mask_downsampler.encoder.4", "mask_downsampler.layers.1.layer_norm"),
+        ("mask_downsampler.encoder.6", "mask_downsampler.layers.2.conv"),
+        ("mask_downsampler.encoder.7", "mask_downsampler.layers.2.layer_norm"),
+        ("mask_downsampler.encoder.9", "mask_downsampler.layers.3.conv"),
+        ("mask_downsampler.encoder.10", "mask_downsampler.layers.3.layer_norm"),
+        ("mask_downsampler.encoder.12", "mask_downsampler.final_conv"),
+        ("pix_feat_proj", "feature_projection"),
+        ("out_proj", "projection"),
+        ("fuser.layers.*.gamma", "memory_fuser.layers.*.scale"),
+        ("fuser.layers.*.dwconv", "memory_fuser.layers.*.depthwise_conv"),
+        ("fuser.layers.*.norm", "memory_fuser.layers.*.layer_norm"),
+        ("fuser.layers.*.pwconv*", "memory_fuser.layers.*.pointwise_conv*"),
+    ]),
     // Tracker: prompt encoder
-    (
-        "tracker.sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",
-        "tracker_model.prompt_encoder.shared_embedding.positional_embedding",
-    ),
-    (
-        "tracker.sam_prompt_encoder.point_embeddings.{0,1,2,3}",
-        "tracker_model.prompt_encoder.point_embed",
-    ),
-    (
-        "tracker.sam_prompt_encoder.mask_downscaling.0",
-        "tracker_model.prompt_encoder.mask_embed.conv1",
-    ),
-    (
-        "tracker.sam_prompt_encoder.mask_downscaling.1",
-        "tracker_model.prompt_encoder.mask_embed.layer_norm1",
-    ),
-    (
-        "tracker.sam_prompt_encoder.mask_downscaling.3",
-        "tracker_model.prompt_encoder.mask_embed.conv2",
-    ),
-    (
-        "tracker.sam_prompt_encoder.mask_downscaling.4",
-        "tracker_model.prompt_encoder.mask_embed.layer_norm2",
-    ),
-    (
-        "tracker.sam_prompt_encoder.mask_downscaling.6",
-        "tracker_model.prompt_encoder.mask_embed.conv3",
-    ),
-    ("tracker.sam_prompt_encoder", "tracker_model.prompt_encoder"),
-    // Tracker: mask decoder
-    (
-        "tracker.sam_mask_decoder.transformer.norm_final_attn",
-        "tracker_model.mask_decoder.transformer.layer_norm_final_attn",
-    ),
-    (
-        "tracker.sam_mask_decoder.transformer.final_attn_token_to_image.out_proj",
-        "tracker_model.mask_decoder.transformer.final_attn_token_to_image.o_proj",
-    ),
-    (
-        "tracker.sam_mask_decoder.transformer.layers.*.norm*",
-        "tracker_model.mask_decoder.transformer.layers.*.layer_norm*",
-    ),
-    (
-        "tracker.sam_mask_decoder.transformer.layers.*.mlp.lin1",
-        "tracker_model.mask_decoder.transformer.layers.*.mlp.proj_in",
-    ),
-    (
-        "tracker.sam_mask_decoder.transformer.layers.*.mlp.lin2",
-        "tracker_model.mask_decoder.transformer.layers.*.mlp.proj_out",
-    ),
-    (
-        "tracker.sam_mask_decoder.transformer.layers.*.*.out_proj",
-        "tracker_model.mask_decoder.transformer.layers.*.*.o_proj",
-    ),
-    (
-        "tracker.sam_mask_decoder.output_upscaling.0",
-        "tracker_model.mask_decoder.upscale_conv1",
-    ),
-    (
-        "tracker.sam_mask_decoder.output_upscaling.1",
-        "tracker_model.mask_decoder.upscale_layer_norm",
-    ),
-    (
-        "tracker.sam_mask_decoder.output_upscaling.3",
-        "tracker_model.mask_decoder.upscale_conv2",
-    ),
-    (
-        "tracker.sam_mask_decoder.output_hypernetworks_mlps.*.layers.0",
-        "tracker_model.mask_decoder.output_hypernetworks_mlps.*.proj_in",
-    ),
-    (
-        "tracker.sam_mask_decoder.output_hypernetworks_mlps.*.layers.1",
-        "tracker_model.mask_decoder.output_hypernetworks_mlps.*.layers.0",
-    ),
-    (
-        "tracker.sam_mask_decoder.output_hypernetworks_mlps.*.layers.2",
-        "tracker_model.mask_decoder.output_hypernetworks_mlps.*.proj_out",
-    ),
-    // iou_prediction_head, pred_obj_score_head
-    (
-        "tracker.sam_mask_decoder.*_head.layers.0",
-        "tracker_model.mask_decoder.*_head.proj_in",
-    ),
-    (
-        "tracker.sam_mask_decoder.*_head.layers.1",
-        "tracker_model.mask_decoder.*_head.layers.0",
-    ),
-    (
-        "tracker.sam_mask_decoder.*_head.layers.2",
-        "tracker_model.mask_decoder.*_head.proj_out",
-    ),
-    ("tracker.sam_mask_decoder", "tracker_model.mask_decoder"),
+    section("tracker.sam_prompt_encoder", "tracker_model.prompt_encoder", &[
+        ("pe_layer.positional_encoding_gaussian_matrix", "shared_embedding.positional_embedding"),
+        ("point_embeddings.{0,1,2,3}", "point_embed"),
+        ("mask_downscaling.0", "mask_embed.conv1"),
+        ("mask_downscaling.1", "mask_embed.layer_norm1"),
+        ("mask_downscaling.3", "mask_embed.conv2"),
+        ("mask_downscaling.4", "mask_embed.layer_norm2"),
+        ("mask_downscaling.6", "mask_embed.conv3"),
+        ("", ""),
+    ]),
+    // Tracker: mask decoder; `*_head` are `iou_prediction_head` and `pred_obj_score_head`
+    section("tracker.sam_mask_decoder", "tracker_model.mask_decoder", &[
+        ("transformer.norm_final_attn", "transformer.layer_norm_final_attn"),
+        ("transformer.final_attn_token_to_image.out_proj", "transformer.final_attn_token_to_image.o_proj"),
+        ("transformer.layers.*.norm*", "transformer.layers.*.layer_norm*"),
+        ("transformer.layers.*.mlp.lin1", "transformer.layers.*.mlp.proj_in"),
+        ("transformer.layers.*.mlp.lin2", "transformer.layers.*.mlp.proj_out"),
+        ("transformer.layers.*.*.out_proj", "transformer.layers.*.*.o_proj"),
+        ("output_upscaling.0", "upscale_conv1"),
+        ("output_upscaling.1", "upscale_layer_norm"),
+        ("output_upscaling.3", "upscale_conv2"),
+        ("output_hypernetworks_mlps.*.layers.0", "output_hypernetworks_mlps.*.proj_in"),
+        ("output_hypernetworks_mlps.*.layers.1", "output_hypernetworks_mlps.*.layers.0"),
+        ("output_hypernetworks_mlps.*.layers.2", "output_hypernetworks_mlps.*.proj_out"),
+        ("*_head.layers.0", "*_head.proj_in"),
+        ("*_head.layers.1", "*_head.layers.0"),
+        ("*_head.layers.2", "*_head.proj_out"),
+        ("", ""),
+    ]),
 ];

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use candle_sam3::weights::{Detected, Family};
+use candle_sam3::models::variant::{Family, Variant};
 use candle_sam3::{LoadOptions, Model, Precision, device, models, output};
 use indicatif::ProgressBar;
 
@@ -83,8 +83,8 @@ pub struct Args {
 
 pub fn run(args: Args, quiet: bool) -> Result<()> {
     let release = args.random_weights.as_deref().map(names::find);
-    let variant = release.transpose()?.map(|release| &release.contents);
-    if variant.is_some_and(|variant| variant.family != Family::Sam3) {
+    let variant = release.transpose()?.map(|release| &release.variant);
+    if variant.is_some_and(|variant| variant.family() != Family::Sam3) {
         clicks::check(&args)?;
     }
     let earlier = args.compare.as_deref().map(compare::read).transpose()?;
@@ -231,7 +231,7 @@ impl Work<'_> {
     }
 }
 
-fn load(args: &Args, variant: Option<&Detected>, options: &LoadOptions) -> Result<Model> {
+fn load(args: &Args, variant: Option<&Variant>, options: &LoadOptions) -> Result<Model> {
     let with_clicks = |interactive| LoadOptions {
         interactive,
         ..options.clone()

@@ -14,7 +14,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
-use candle_sam3::weights::manifest::Release;
+use candle_sam3::models::variant::Release;
 use hf_hub::{Cache, CacheRepo};
 
 use crate::progress;

@@ -1,6 +1,6 @@
 //! What to tell a user whom the hub refuses.
 
-use candle_sam3::weights::manifest::Release;
+use candle_sam3::models::variant::Release;
 
 use super::request::{Failure, Response};
 use super::settings::Settings;
@@ -54,7 +54,7 @@ fn gated(settings: &Settings, release: &Release, status: u16, said: &str) -> Str
     let Release {
         name,
         repository,
-        licence_page: page,
+        license_page: page,
         ..
     } = release;
     let token = match &settings.token {
@@ -66,7 +66,7 @@ fn gated(settings: &Settings, release: &Release, status: u16, said: &str) -> Str
         None => where_to_put_a_token(settings),
     };
     format!(
-        "{name} is gated: the owners of {repository} ask everybody to accept their licence first \
+        "{name} is gated: the owners of {repository} ask everybody to accept their license first \
          (HTTP {status}{said})\n  \
          1. accept it at {page}\n  \
          2. {token}\n  \

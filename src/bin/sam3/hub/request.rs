@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::time::Duration;
 
-use candle_sam3::weights::manifest::Release;
+use candle_sam3::models::variant::Release;
 use hf_hub::api::sync::{ApiBuilder, ApiRepo};
 use hf_hub::{Repo, RepoType};
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use candle_sam3::weights::manifest::Release;
+use candle_sam3::models::variant::Release;
 use indicatif::{DecimalBytes, ProgressBar};
 use sha2::{Digest, Sha256};
 

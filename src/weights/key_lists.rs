@@ -1,4 +1,4 @@
-//! Reads the lists of tensors in this folder; included where a test needs one.
+//! Reads the lists of tensors in `tests/keys`.
 //!
 //! A line is `name<TAB>shape[<TAB>dtype]` (f32 if not given), `= prefix` before the names that
 //! follow, `+ file` to include another list, or `# comment`.

@@ -1,0 +1,119 @@
+//! Recognizes what a file holds by its tensors' names and shapes, never by the file's name.
+
+use super::{Family, IMAGE_ENCODERS, ImageEncoder, Signature, TEXT_ENCODERS, TextEncoder, Variant};
+use crate::weights::Checkpoint;
+use crate::{Error, Result};
+
+const VISION: &str = "detector.backbone.vision_backbone";
+const TRUNK: &str = "detector.backbone.vision_backbone.trunk";
+const MOBILE_CLIP_TABLE: &str =
+    "detector.backbone.language_backbone.encoder.positional_embedding.pos_embed.pos_embed";
+
+impl Family {
+    /// The kind of model in `checkpoint`. One that carries its own sizes is a SAM 3.
+    ///
+    /// # Errors
+    /// As [`Variant::of`].
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
+        match checkpoint.metadata().contains_key("config") {
+            true => Ok(Self::Sam3),
+            false => Ok(Variant::of(checkpoint)?.family()),
+        }
+    }
+}
+
+impl Variant {
+    /// The variant in `checkpoint`, which may lack tensors that do not identify it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for SAM 2, SAM 3.1 and encoders of another size;
+    /// [`Error::Checkpoint`] if it is no model of this kind at all.
+    pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
+        let has = |part: &str| checkpoint.contains_part(part);
+        let in_vision = |part: &str| has(&format!("{VISION}.{part}"));
+        if has("tracker.model") || in_vision("interactive_convs") || in_vision("propagation_convs")
+        {
+            return Err(unsupported("SAM 3.1 (the multiplex model)"));
+        }
+        if has("image_encoder.trunk") {
+            return Err(unsupported("SAM 2"));
+        }
+        let is_sam1 = has("image_encoder") && has("mask_decoder");
+        if !is_sam1 && !(has("detector.transformer") && has(TRUNK)) {
+            return Err(unknown(checkpoint));
+        }
+        let image_encoder = find(
+            checkpoint,
+            &IMAGE_ENCODERS,
+            |row: &ImageEncoder| row.signature,
+            "an image encoder",
+        )?;
+        if image_encoder.family() == Family::Sam {
+            return Ok(Self {
+                image_encoder,
+                text_encoder: None,
+                text_positions: None,
+                interactive: true,
+                geometry_encoder: false,
+                dead_trunk: false,
+            });
+        }
+        let text_encoder = find(
+            checkpoint,
+            &TEXT_ENCODERS,
+            |row: &TextEncoder| row.signature,
+            "a text encoder",
+        )?;
+        let table = checkpoint.shape(MOBILE_CLIP_TABLE);
+        let sam_heads = ["tracker.sam_prompt_encoder", "tracker.sam_mask_decoder"];
+        Ok(Self {
+            image_encoder,
+            text_encoder: Some(text_encoder),
+            text_positions: table.and_then(|shape| shape.get(2).copied()),
+            interactive: sam_heads.into_iter().all(has) && in_vision("sam2_convs"),
+            geometry_encoder: has("detector.geometry_encoder"),
+            dead_trunk: in_vision("trunk.model") && in_vision("trunk.blocks"),
+        })
+    }
+}
+
+/// The row of `table` whose signature `checkpoint` has.
+fn find<T>(
+    checkpoint: &Checkpoint,
+    table: &'static [T],
+    signature: impl Fn(&T) -> Signature,
+    what: &str,
+) -> Result<&'static T> {
+    // The first architecture that is there decides; its sizes are rows next to each other.
+    let mut rows = table.iter().map(&signature);
+    let Some((tensor, _)) = rows.find(|(tensor, _)| checkpoint.contains(tensor)) else {
+        let problem = format!("has no tensor that identifies {what} known here");
+        return Err(Error::checkpoint(checkpoint.path(), problem));
+    };
+    let shape = checkpoint.shape(tensor).unwrap_or_default();
+    let mut rows = table.iter();
+    let fits = rows.find(|row| signature(row) == (tensor, shape));
+    fits.ok_or_else(|| Error::Unsupported {
+        what: format!("{what} whose `{tensor}` has shape {shape:?}"),
+        instead: "use one of the released sizes".into(),
+    })
+}
+
+fn unsupported(what: &str) -> Error {
+    Error::Unsupported {
+        what: what.into(),
+        instead: "use sam3.pt, or an EfficientSAM3 or SAM3-LiteText file made from it".into(),
+    }
+}
+
+fn unknown(checkpoint: &Checkpoint) -> Error {
+    let mut names = checkpoint.names();
+    let total = names.len();
+    names.truncate(3);
+    let problem = format!(
+        "not a SAM 3, EfficientSAM3 or SAM3-LiteText checkpoint: none of its {total} tensors, \
+         such as {}, is a detector's",
+        names.join(", ")
+    );
+    Error::checkpoint(checkpoint.path(), problem)
+}

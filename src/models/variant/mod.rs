@@ -1,0 +1,308 @@
+//! The models that there are: one table of encoders, read by everything that knows them by name.
+//!
+//! A row gives an encoder's name, the tensor by which a file is recognized and the sizes to build
+//! it with. [`Variant::of`] picks the rows of a file, [`releases()`] those of the published ones.
+
+mod detect;
+mod releases;
+#[cfg(test)]
+mod tests;
+
+pub use releases::{Release, find, releases};
+
+use serde::{Deserialize, Serialize};
+
+use super::{sam, sam3};
+use crate::backbones::student::{self, BackboneConfig};
+use crate::backbones::{self, efficientvit, repvit, tiny_vit, vit};
+use crate::text::{self, clip, mobileclip};
+use crate::{Error, Result};
+
+/// A combination of encoders, and which other parts of its model there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Variant {
+    /// The image encoder.
+    pub image_encoder: &'static ImageEncoder,
+    /// The text encoder; `None` in SAM 1 and MobileSAM.
+    pub text_encoder: Option<&'static TextEncoder>,
+    /// Rows of a MobileCLIP's positional table; `None` for other text encoders. Trained on as many
+    /// tokens if 16 or 32; a table of 77 was interpolated to 32 tokens.
+    pub text_positions: Option<usize>,
+    /// Whether the parts that answer points and boxes are there.
+    pub interactive: bool,
+    /// Whether the geometry encoder is there. SAM 3 needs it even for text prompts: the token it
+    /// learned is part of every prompt.
+    pub geometry_encoder: bool,
+    /// Whether the file still carries the ViT that a student replaced: 447 M elements that
+    /// nothing reads.
+    pub dead_trunk: bool,
+}
+
+/// The kinds of model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Family {
+    /// SAM 3, EfficientSAM3 and SAM3-LiteText: one detector with different encoders.
+    Sam3,
+    /// SAM 1 and MobileSAM.
+    Sam,
+}
+
+/// The kinds of prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum PromptKind {
+    /// Words.
+    Text,
+    /// Boxes around examples of what is meant.
+    Exemplars,
+    /// Points and boxes on one object.
+    Clicks,
+    /// No prompt: masks of all there is.
+    Everything,
+}
+
+impl PromptKind {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Exemplars => "exemplars",
+            Self::Clicks => "clicks",
+            Self::Everything => "everything",
+        }
+    }
+
+    /// What a model with these parts answers.
+    pub(super) fn answered(text: bool, interactive: bool) -> Vec<Self> {
+        let mut kinds = vec![];
+        if text {
+            kinds.extend([Self::Text, Self::Exemplars]);
+        }
+        if interactive {
+            kinds.extend([Self::Clicks, Self::Everything]);
+        }
+        kinds
+    }
+}
+
+/// A tensor that only one architecture has, and its shape in one of its sizes.
+type Signature = (&'static str, &'static [usize]);
+
+/// An image encoder of a certain size.
+#[derive(Debug)]
+pub struct ImageEncoder {
+    /// As in "RepViT-M0.9".
+    pub name: &'static str,
+    /// The model that it is the encoder of.
+    model: &'static str,
+    signature: Signature,
+    sizes: Sizes,
+}
+
+/// How an image encoder is built.
+#[derive(Debug)]
+enum Sizes {
+    Sam3(fn() -> vit::Config),
+    Student(fn() -> BackboneConfig),
+    Sam(fn() -> sam::BackboneConfig),
+}
+
+/// A text encoder of a certain size.
+#[derive(Debug)]
+pub struct TextEncoder {
+    /// As in "MobileCLIP-S1".
+    pub name: &'static str,
+    signature: Signature,
+    sizes: TextSizes,
+}
+
+/// How a text encoder is built.
+#[derive(Debug)]
+enum TextSizes {
+    Clip,
+    /// From the rows of its positional table.
+    MobileClip(fn(usize) -> mobileclip::Config),
+}
+
+// Names of rows are unique within a family, so they stand for the rows.
+impl PartialEq for ImageEncoder {
+    fn eq(&self, other: &Self) -> bool {
+        (self.model, self.name) == (other.model, other.name)
+    }
+}
+impl Eq for ImageEncoder {}
+
+impl PartialEq for TextEncoder {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+impl Eq for TextEncoder {}
+
+const REPVIT: &str =
+    "detector.backbone.vision_backbone.trunk.model.backbone.model.features.0.0.c.weight";
+const TINY_VIT: &str = "detector.backbone.vision_backbone.trunk.model.backbone.model.\
+    layers.3.blocks.0.attn.attention_biases";
+const EFFICIENT_VIT: &str = "detector.backbone.vision_backbone.trunk.model.backbone.model.\
+    input_stem.op_list.0.conv.weight";
+const VIT: &str = "detector.backbone.vision_backbone.trunk.pos_embed";
+const MOBILE_SAM: &str = "image_encoder.layers.3.blocks.0.attn.attention_biases";
+const SAM: &str = "image_encoder.pos_embed";
+
+/// In the order in which they are looked for: students before the trunk that they replaced, which
+/// some files still carry.
+#[rustfmt::skip]
+static IMAGE_ENCODERS: [ImageEncoder; 14] = [
+    student("RepViT-M0.9", (REPVIT, &[24, 3, 3, 3]), || BackboneConfig::RepVit(repvit::Config::m0_9())),
+    student("RepViT-M1.1", (REPVIT, &[32, 3, 3, 3]), || BackboneConfig::RepVit(repvit::Config::m1_1())),
+    student("RepViT-M2.3", (REPVIT, &[40, 3, 3, 3]), || BackboneConfig::RepVit(repvit::Config::m2_3())),
+    student("TinyViT-5M", (TINY_VIT, &[10, 49]), || BackboneConfig::TinyVit(tiny_vit::Config::m5())),
+    student("TinyViT-11M", (TINY_VIT, &[14, 49]), || BackboneConfig::TinyVit(tiny_vit::Config::m11())),
+    student("TinyViT-21M", (TINY_VIT, &[18, 49]), || BackboneConfig::TinyVit(tiny_vit::Config::m21())),
+    student("EfficientViT-B0", (EFFICIENT_VIT, &[8, 3, 3, 3]), || BackboneConfig::EfficientVit(efficientvit::Config::b0())),
+    student("EfficientViT-B1", (EFFICIENT_VIT, &[16, 3, 3, 3]), || BackboneConfig::EfficientVit(efficientvit::Config::b1())),
+    student("EfficientViT-B2", (EFFICIENT_VIT, &[24, 3, 3, 3]), || BackboneConfig::EfficientVit(efficientvit::Config::b2())),
+    ImageEncoder { name: "SAM 3 ViT", model: "SAM 3", signature: (VIT, &[1, 577, 1024]), sizes: Sizes::Sam3(vit::Config::sam3) },
+    sam1("TinyViT-5M", "MobileSAM", (MOBILE_SAM, &[10, 49]), || sam::BackboneConfig::TinyVit(tiny_vit::Config::mobile_sam())),
+    sam1("SAM ViT-B", "SAM ViT-B", (SAM, &[1, 64, 64, 768]), || sam::BackboneConfig::Vit(vit::sam1::Config::base())),
+    sam1("SAM ViT-L", "SAM ViT-L", (SAM, &[1, 64, 64, 1024]), || sam::BackboneConfig::Vit(vit::sam1::Config::large())),
+    sam1("SAM ViT-H", "SAM ViT-H", (SAM, &[1, 64, 64, 1280]), || sam::BackboneConfig::Vit(vit::sam1::Config::huge())),
+];
+
+const S0: &str = "detector.backbone.language_backbone.encoder.\
+    transformer.0.token_mixer.norm.rbr_skip.weight";
+const S1_OR_L: &str = "detector.backbone.language_backbone.encoder.final_layer_norm.weight";
+const CLIP: &str = "detector.backbone.language_backbone.encoder.ln_final.weight";
+
+/// In the order in which they are looked for: S0 has S1's norm as well.
+#[rustfmt::skip]
+static TEXT_ENCODERS: [TextEncoder; 4] = [
+    TextEncoder { name: "SAM 3 text", signature: (CLIP, &[1024]), sizes: TextSizes::Clip },
+    TextEncoder { name: "MobileCLIP-S0", signature: (S0, &[512]), sizes: TextSizes::MobileClip(mobileclip::Config::s0) },
+    TextEncoder { name: "MobileCLIP-S1", signature: (S1_OR_L, &[512]), sizes: TextSizes::MobileClip(mobileclip::Config::s1) },
+    TextEncoder { name: "MobileCLIP2-L", signature: (S1_OR_L, &[768]), sizes: TextSizes::MobileClip(mobileclip::Config::l) },
+];
+
+const fn student(
+    name: &'static str,
+    signature: Signature,
+    config: fn() -> BackboneConfig,
+) -> ImageEncoder {
+    ImageEncoder {
+        name,
+        model: "EfficientSAM3",
+        signature,
+        sizes: Sizes::Student(config),
+    }
+}
+
+const fn sam1(
+    name: &'static str,
+    model: &'static str,
+    signature: Signature,
+    config: fn() -> sam::BackboneConfig,
+) -> ImageEncoder {
+    ImageEncoder {
+        name,
+        model,
+        signature,
+        sizes: Sizes::Sam(config),
+    }
+}
+
+impl ImageEncoder {
+    fn family(&self) -> Family {
+        match self.sizes {
+            Sizes::Sam(_) => Family::Sam,
+            Sizes::Sam3(_) | Sizes::Student(_) => Family::Sam3,
+        }
+    }
+}
+
+impl Variant {
+    /// The kind of model.
+    pub fn family(&self) -> Family {
+        self.image_encoder.family()
+    }
+
+    /// What a complete file answers.
+    pub fn prompts(&self) -> Vec<PromptKind> {
+        PromptKind::answered(self.text_encoder.is_some(), self.interactive)
+    }
+
+    /// What the model is called, as in "EfficientSAM3 (RepViT-M0.9 + MobileCLIP-S1)".
+    pub fn name(&self) -> String {
+        let ImageEncoder {
+            name, model, sizes, ..
+        } = self.image_encoder;
+        match (sizes, self.text_encoder) {
+            (Sizes::Student(_), Some(text)) => format!("{model} ({name} + {})", text.name),
+            (Sizes::Sam3(_), Some(text)) if self.text_positions.is_some() => {
+                format!("SAM3-LiteText ({})", text.name)
+            }
+            _ => model.to_string(),
+        }
+    }
+
+    /// What a SAM 1 is built of.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if this is a SAM 3.
+    pub(super) fn sam(&self) -> Result<sam::BackboneConfig> {
+        match self.image_encoder.sizes {
+            Sizes::Sam(config) => Ok(config()),
+            Sizes::Sam3(_) | Sizes::Student(_) => Err(Error::Unsupported {
+                what: "loading a SAM 3 checkpoint as SAM 1".into(),
+                instead: "load it as SAM 3, with its click head".into(),
+            }),
+        }
+    }
+
+    /// The sizes of a SAM 3 with texts of `context_length` tokens, if not the usual ones.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if this is a SAM 1; [`Error::InvalidPrompt`] for a context length
+    /// that the text encoder does not have.
+    pub(super) fn sam3(&self, context_length: Option<usize>) -> Result<sam3::Config> {
+        let image_encoder = match self.image_encoder.sizes {
+            Sizes::Sam3(config) => backbones::Config::Vit(config()),
+            Sizes::Student(config) => backbones::Config::Student(student::Config::new(config())),
+            Sizes::Sam(_) => {
+                return Err(Error::Unsupported {
+                    what: "a text or exemplar prompt on SAM 1 or MobileSAM".into(),
+                    instead: "use a checkpoint of SAM 3, EfficientSAM3 or SAM3-LiteText".into(),
+                });
+            }
+        };
+        let encoder = self.text_encoder.map(|encoder| &encoder.sizes);
+        let text_encoder = match (encoder, self.text_positions) {
+            (Some(TextSizes::MobileClip(config)), Some(positions)) => {
+                let mut config = config(positions);
+                if let Some(length) = context_length {
+                    if !(3..=positions).contains(&length) {
+                        return Err(Error::prompt(format!(
+                            "a context length of {length}; this file's table allows 3 to {positions}"
+                        )));
+                    }
+                    config.context_length = length;
+                }
+                text::Config::MobileClip(config)
+            }
+            _ => {
+                let config = clip::Config::sam3();
+                if let Some(length) = context_length.filter(|n| *n != config.context_length) {
+                    return Err(Error::prompt(format!(
+                        "a context length of {length}: the text encoder of SAM 3 takes {} tokens",
+                        config.context_length
+                    )));
+                }
+                text::Config::Clip(config)
+            }
+        };
+        Ok(sam3::Config::new(image_encoder, text_encoder))
+    }
+}
