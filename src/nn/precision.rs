@@ -21,13 +21,13 @@ use crate::{Error, Result};
 pub enum Precision {
     /// Sums of products of f32 in the order of the definition: no bf16, no Winograd transform.
     Highest,
-    /// The fastest method that keeps every stage within 5e-4 of the reference. With AMX each f32 is
-    /// treated as the sum of two bf16 numbers: linear layers, attention and convolutions are then
-    /// some 5e-6 from f32, one by one.
+    /// The fastest method that keeps every stage within 5e-4 of the reference. With AMX, which
+    /// `CANDLE_SAM3_CPU=amx` turns on, each f32 is treated as the sum of two bf16 numbers: linear
+    /// layers, attention and convolutions are then some 5e-6 from f32, one by one.
     #[default]
     High,
-    /// Products of bf16 summed in f32, where the processor is faster at these, with AMX or without;
-    /// elsewhere the same as [`Self::High`].
+    /// Products of bf16 summed in f32, where the processor is faster at these: AMD's with AVX-512
+    /// BF16, and AMX if it is turned on. Elsewhere the same as [`Self::High`].
     Medium,
 }
 

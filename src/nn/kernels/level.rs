@@ -1,5 +1,6 @@
 //! The instruction sets that kernels are compiled for, and which of them runs.
 
+use std::ffi::OsStr;
 use std::sync::LazyLock;
 
 /// An instruction set that the kernels are compiled for; each has those before it too.
@@ -11,11 +12,13 @@ pub enum Level {
     Avx2,
     /// 16 lanes.
     Avx512,
-    /// 16 lanes, and registers of 16 x 16 sums for products of bf16.
+    /// 16 lanes, and registers of 16 x 16 sums for products of bf16. Never chosen by default: this
+    /// code has only run in an emulation so far.
     Amx,
 }
 
-/// Names a [`Level`] below the processor's own, for tests and for finding faults.
+/// Names a [`Level`] below the processor's own, for tests and for finding faults, or
+/// [`Level::Amx`].
 pub const LEVEL_VARIABLE: &str = "CANDLE_SAM3_CPU";
 
 /// A name for [`LEVEL_VARIABLE`] in tests: [`Level::Amx`] with its instructions emulated, on any
@@ -23,50 +26,61 @@ pub const LEVEL_VARIABLE: &str = "CANDLE_SAM3_CPU";
 #[cfg(test)]
 pub const EMULATED_AMX: &str = "emulated-amx";
 
-/// The instruction set that kernels run with: the widest that this processor has, or the lesser
-/// one that the environment variable `CANDLE_SAM3_CPU` names: `amx`, `avx512`, `avx2` or
+/// The instruction set that kernels run with: the widest that this processor has without AMX, or
+/// the one that the environment variable `CANDLE_SAM3_CPU` names: `amx`, `avx512`, `avx2` or
 /// `portable`.
 pub fn level() -> Level {
     static LEVEL: LazyLock<Level> = LazyLock::new(|| {
-        let widest = widest();
-        let Some(name) = std::env::var_os(LEVEL_VARIABLE) else {
-            return widest;
-        };
-        let asked = match name.to_str() {
-            Some("amx") => Level::Amx,
-            Some("avx512") => Level::Avx512,
-            Some("avx2") => Level::Avx2,
-            Some("portable") => Level::Portable,
-            #[cfg(test)]
-            Some(EMULATED_AMX) if has_bf16() => return Level::Amx,
-            _ => {
-                tracing::warn!("{LEVEL_VARIABLE}={name:?} is none of amx, avx512, avx2, portable");
-                return widest;
-            }
-        };
-        if asked > widest {
-            tracing::warn!("{LEVEL_VARIABLE}={name:?}, but this processor has {widest:?} at most");
-        }
-        asked.min(widest)
+        let name = std::env::var_os(LEVEL_VARIABLE);
+        chosen(name.as_deref(), widest(), has_amx)
     });
     *LEVEL
 }
 
+/// The level for a value of [`LEVEL_VARIABLE`] on a processor that has `widest` without AMX.
+///
+/// `has_amx` is called on request only: the system takes it as asking for permission.
+fn chosen(name: Option<&OsStr>, widest: Level, has_amx: impl FnOnce() -> bool) -> Level {
+    let Some(name) = name else { return widest };
+    let asked = match name.to_str() {
+        Some("amx") => Level::Amx,
+        Some("avx512") => Level::Avx512,
+        Some("avx2") => Level::Avx2,
+        Some("portable") => Level::Portable,
+        #[cfg(test)]
+        Some(EMULATED_AMX) if has_bf16() => return Level::Amx,
+        _ => {
+            tracing::warn!("{LEVEL_VARIABLE}={name:?} is none of amx, avx512, avx2, portable");
+            return widest;
+        }
+    };
+    if asked <= widest || (asked == Level::Amx && has_amx()) {
+        return asked;
+    }
+    tracing::warn!("{LEVEL_VARIABLE}={name:?}, but this processor has {widest:?} at most");
+    widest
+}
+
+/// Without AMX.
 fn widest() -> Level {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::is_x86_feature_detected as has;
         if has!("avx512f") && has!("avx512dq") && has!("avx512vl") && has!("fma") {
-            return match has_bf16() && amx::is_usable() {
-                true => Level::Amx,
-                false => Level::Avx512,
-            };
+            return Level::Avx512;
         }
         if has!("avx2") && has!("fma") {
             return Level::Avx2;
         }
     }
     Level::Portable
+}
+
+fn has_amx() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return widest() == Level::Avx512 && has_bf16() && amx::is_usable();
+    #[cfg(not(target_arch = "x86_64"))]
+    false
 }
 
 /// Whether this processor has AVX-512's instructions for bf16, which pack operands of bf16.
@@ -203,3 +217,23 @@ macro_rules! dispatch {
     };
 }
 pub(crate) use dispatch;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn amx_runs_only_where_it_is_asked_for_and_there() {
+        let level =
+            |name: Option<&str>, widest, has_amx| chosen(name.map(OsStr::new), widest, || has_amx);
+        assert_eq!(level(None, Level::Avx512, true), Level::Avx512);
+        assert_eq!(level(Some("amx"), Level::Avx512, true), Level::Amx);
+        assert_eq!(level(Some("amx"), Level::Avx512, false), Level::Avx512);
+        assert_eq!(level(Some("avx2"), Level::Avx512, true), Level::Avx2);
+        assert_eq!(level(Some("avx512"), Level::Avx2, false), Level::Avx2);
+        assert_eq!(level(Some("sse9"), Level::Avx2, false), Level::Avx2);
+        let unasked = || -> bool { panic!("the system was asked") };
+        assert_eq!(chosen(None, Level::Avx512, unasked), Level::Avx512);
+        chosen(Some(OsStr::new("portable")), Level::Avx512, unasked);
+    }
+}

@@ -5,6 +5,9 @@
 //! and a low bf16 take three products: high by high, low by high and high by low. Low by low is
 //! less than what the parts leave out.
 //!
+//! Verified by emulating the instructions only, never on a processor that has them, and
+//! therefore off unless `CANDLE_SAM3_CPU=amx` asks for it.
+//!
 //! Configuration and contents of the tiles belong to the thread. Each product configures them and
 //! leaves the configuration that it found: another user of AMX may rely on its own.
 
