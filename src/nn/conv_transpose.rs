@@ -4,11 +4,11 @@ use candle::{Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-use super::activate;
 use super::conv::{Conv2d, ConvConfig, get_f64, loaded};
-use super::kernels::{Elementwise, cpu_slice, on_cpu_in_f32};
+use super::kernels::epilogue::Activation;
 use super::linear::Linear;
 use super::sample::resize_bilinear;
+use super::{activate, cpu_slice, on_cpu_in_f32};
 
 /// A transposed convolution with kernel 2 and stride 2: (b, in, h, w) -> (b, out, 2h, 2w).
 ///
@@ -84,12 +84,12 @@ impl ConvTranspose2x2 {
     ///
     /// The layer maps each pixel by itself, so it runs before the resize, on the smaller map.
     pub fn forward_resized(&self, xs: &Tensor, side: usize) -> Result<Tensor> {
-        self.interleave(&self.product_resized(xs, side)?, None)
+        self.interleave(&self.product_resized(xs, side)?, Activation::Identity)
     }
 
     /// [`Self::forward_resized`], then GELU with the error function.
     pub fn forward_resized_gelu(&self, xs: &Tensor, side: usize) -> Result<Tensor> {
-        self.interleave(&self.product_resized(xs, side)?, Some(Elementwise::Gelu))
+        self.interleave(&self.product_resized(xs, side)?, Activation::Gelu)
     }
 
     fn product_resized(&self, xs: &Tensor, side: usize) -> Result<Tensor> {
@@ -98,7 +98,7 @@ impl ConvTranspose2x2 {
 
     /// The four pixels of each window, (b, 4 * out, h, w), to their places, plus bias, through
     /// `activation`: (b, out, 2h, 2w)
-    fn interleave(&self, ys: &Tensor, activation: Option<Elementwise>) -> Result<Tensor> {
+    fn interleave(&self, ys: &Tensor, activation: Activation) -> Result<Tensor> {
         let (b, _, h, w) = ys.dims4()?;
         let out = self.bias.dim(0)?;
         if on_cpu_in_f32(ys) {
@@ -116,7 +116,7 @@ impl ConvTranspose2x2 {
 impl Module for ConvTranspose2x2 {
     /// (b, in, h, w) -> (b, out, 2h, 2w)
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        self.interleave(&self.product.forward(xs)?, None)
+        self.interleave(&self.product.forward(xs)?, Activation::Identity)
     }
 }
 
@@ -124,7 +124,7 @@ impl Module for ConvTranspose2x2 {
 fn interleave(
     ys: &Tensor,
     bias: &Tensor,
-    activation: Option<Elementwise>,
+    activation: Activation,
     (b, c, h, w): (usize, usize, usize, usize),
 ) -> Result<Tensor> {
     let bias = bias.to_vec1::<f32>()?;
@@ -146,9 +146,7 @@ fn interleave(
                     pair[0] = left + bias;
                     pair[1] = right + bias;
                 }
-                if let Some(activation) = activation {
-                    activation.replace(out);
-                }
+                activation.apply(out);
             }
         });
     Tensor::from_vec(out, (b, c, 2 * h, 2 * w), &Device::Cpu)

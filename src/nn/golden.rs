@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use candle::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
-use super::kernels::pack::Format;
+use super::kernels::layout::Format;
 use super::kernels::tile::Tile;
 
 /// A file of `tests/golden`: tensors `weights.*`, `in.*` and `out.*`, sizes in its metadata.

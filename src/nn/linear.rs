@@ -6,11 +6,11 @@ use std::sync::Arc;
 use candle::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::is_half_on_cpu;
-use super::kernels::matmul::{self, Activation, PackedWeight};
-use super::kernels::pack::Rows;
-use super::kernels::{cpu_slice, on_cpu_in_f32};
+use super::kernels::epilogue::{Activation, Bias, Epilogue};
+use super::kernels::matmul::{self, PackedWeight};
+use super::kernels::view::{Rows, elements};
 use super::precision::Precision;
+use super::{activate, cpu_slice, is_half_on_cpu, on_cpu_in_f32, values};
 
 /// `x weight^T + bias`: (…, in) -> (…, out)
 ///
@@ -57,14 +57,14 @@ impl Linear {
         let (out, input) = weight.dims2()?;
         let weight = weight.contiguous()?;
         let (storage, layout) = weight.storage_and_layout();
-        let slice = &cpu_slice(&storage, layout)?[..out * input];
+        let slice = cpu_slice(&storage, layout)?;
         let format = Precision::current().format();
         let weight = Weight::Packed(Arc::new(PackedWeight::new(slice, out, input, format)));
         let bias = bias.map(|bias| bias.contiguous()).transpose()?;
         Ok(Self { weight, bias })
     }
 
-    /// The layer, then the larger of its result and 0.
+    /// The layer, then ReLU.
     pub fn forward_relu(&self, xs: &Tensor) -> Result<Tensor> {
         self.run(xs, Activation::Relu, None)
     }
@@ -99,11 +99,7 @@ impl Linear {
             }
             Weight::Plain(weight) => {
                 let ys = candle_nn::Linear::new(weight.clone(), self.bias.clone()).forward(xs)?;
-                let ys = match activation {
-                    Activation::Identity => ys,
-                    Activation::Relu => ys.relu()?,
-                    Activation::Gelu => ys.gelu_erf()?,
-                };
+                let ys = activate(&ys, activation)?;
                 match residual {
                     None => Ok(ys),
                     Some(residual) => residual + ys,
@@ -131,14 +127,11 @@ impl Linear {
         if let Some(last) = dims.last_mut() {
             *last = out;
         }
+        let rows = elements(&dims[..dims.len() - 1])?;
         let xs = xs.contiguous()?;
         let (storage, layout) = xs.storage_and_layout();
-        let rows = layout.shape().elem_count() / input.max(1);
         let xs = Rows::new(cpu_slice(&storage, layout)?, input, rows, input);
-        let bias = match &self.bias {
-            None => None,
-            Some(bias) => Some(bias.to_vec1::<f32>()?),
-        };
+        let bias = values(self.bias.as_ref())?;
         let residual = match residual {
             None => None,
             Some(residual) if residual.dims() == dims && on_cpu_in_f32(residual) => {
@@ -151,7 +144,12 @@ impl Linear {
             None => None,
             Some((storage, layout)) => Some(Rows::new(cpu_slice(storage, layout)?, out, rows, out)),
         };
-        let ys = matmul::matmul(xs, weight, bias.as_deref(), activation, residual);
+        let epilogue = Epilogue {
+            bias: bias.as_deref().map_or(Bias::None, Bias::Columns),
+            activation,
+            residual,
+        };
+        let ys = matmul::matmul(xs, weight, &epilogue)?;
         Tensor::from_vec(ys, dims, &Device::Cpu)
     }
 }

@@ -16,9 +16,9 @@ pub mod sample;
 pub mod window;
 
 #[cfg(test)]
-mod edges;
-#[cfg(test)]
 pub(crate) mod golden;
+#[cfg(test)]
+mod tests;
 
 pub use attention::{MultiHeadAttention, ScoreBias, sdpa};
 pub use linear::{Linear, linear};
@@ -26,9 +26,9 @@ pub use mlp::Mlp;
 pub use norm::{GroupNorm, LayerNorm, group_norm, layer_norm};
 pub use precision::Precision;
 
-use candle::{DType, Result, Tensor};
+use candle::{DType, Device, Layout, Result, Storage, Tensor};
 
-use kernels::Elementwise;
+use kernels::epilogue::Activation;
 
 /// Inverse of the sigmoid, with the argument kept `eps` = 1e-3 away from 0 and 1.
 ///
@@ -44,27 +44,51 @@ pub fn inverse_sigmoid(xs: &Tensor) -> Result<Tensor> {
 
 /// GELU with the error function, for any shape.
 pub fn gelu(xs: &Tensor) -> Result<Tensor> {
-    match kernels::on_cpu_in_f32(xs) {
-        true => Elementwise::Gelu.apply(xs),
-        false => xs.gelu_erf(),
-    }
+    activate(xs, Activation::Gelu)
 }
 
 /// `x * clamp(x + 3, 0, 6) / 6`, for any shape.
 pub fn hard_swish(xs: &Tensor) -> Result<Tensor> {
-    match kernels::on_cpu_in_f32(xs) {
-        true => Elementwise::HardSwish.apply(xs),
-        false => xs * (((xs + 3.)?.clamp(0., 6.)? / 6.)?),
-    }
+    activate(xs, Activation::HardSwish)
 }
 
 /// An elementwise function on any device.
-fn activate(xs: &Tensor, activation: Option<Elementwise>) -> Result<Tensor> {
+fn activate(xs: &Tensor, activation: Activation) -> Result<Tensor> {
     match activation {
-        None => Ok(xs.clone()),
-        Some(Elementwise::Gelu) => gelu(xs),
-        Some(Elementwise::HardSwish) => hard_swish(xs),
+        Activation::Identity => Ok(xs.clone()),
+        _ if on_cpu_in_f32(xs) => {
+            let xs = xs.contiguous()?;
+            let (storage, layout) = xs.storage_and_layout();
+            let ys = activation.map(cpu_slice(&storage, layout)?)?;
+            Tensor::from_vec(ys, xs.shape(), &Device::Cpu)
+        }
+        Activation::Relu => xs.relu(),
+        Activation::Gelu => xs.gelu_erf(),
+        Activation::HardSwish => xs * (((xs + 3.)?.clamp(0., 6.)? / 6.)?),
     }
+}
+
+/// Whether the CPU's kernels can take the tensor.
+fn on_cpu_in_f32(xs: &Tensor) -> bool {
+    xs.device().is_cpu() && xs.dtype() == DType::F32
+}
+
+/// The elements of a f32 tensor on the CPU: all of a contiguous one, for another one those from the
+/// first on to the end of its storage.
+fn cpu_slice<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
+    let Storage::Cpu(storage) = storage else {
+        candle::bail!("this kernel needs a tensor on the CPU")
+    };
+    let all = storage.as_slice()?;
+    Ok(match layout.contiguous_offsets() {
+        Some((start, end)) => &all[start..end],
+        None => &all[layout.start_offset()..],
+    })
+}
+
+/// The values of a vector that a kernel reads, if there is one.
+fn values(xs: Option<&Tensor>) -> Result<Option<Vec<f32>>> {
+    xs.map(Tensor::to_vec1).transpose()
 }
 
 /// Whether `xs` is f16 or bf16 on the CPU. candle sums products with few rows in f16 there.

@@ -5,7 +5,7 @@ use candle::{CpuStorage, CustomOp3, DType, InplaceOp3, Layout, Module, Result, S
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-use super::kernels::on_cpu_in_f32;
+use super::on_cpu_in_f32;
 
 /// Layer normalisation over the last axis.
 ///
@@ -119,8 +119,8 @@ pub fn group_norm(num_groups: usize, channels: usize, vb: VarBuilder) -> Result<
 }
 
 impl GroupNorm {
-    /// The norm, then the larger of its result and 0, in the place of `xs` (b, c, h, w) on the CPU
-    /// in f32: nothing else may use its storage.
+    /// Group norm followed by ReLU, in place of `xs` (b, c, h, w) on the CPU in f32: nothing else may
+    /// use its storage.
     pub(crate) fn forward_relu(&self, xs: Tensor) -> Result<Tensor> {
         if !on_cpu_in_f32(&xs) || !xs.is_contiguous() {
             return self.forward(&xs)?.relu();

@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use candle::{DType, Device};
 
+use super::kernels::layout::Format;
 use super::kernels::level::has_fast_bf16;
-use super::kernels::pack::Format;
 use crate::{Error, Result};
 
 /// Precision of f32 matrix products, attention and convolutions on the CPU. Weights and results are

@@ -7,8 +7,7 @@ use candle::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
 use super::attention::{Heads, in_rows};
-use super::kernels::{cpu_slice, on_cpu_in_f32};
-use super::window;
+use super::{cpu_slice, on_cpu_in_f32, window};
 
 /// Cosines and sines of one grid, applied to queries and keys.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 use candle::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
-use super::kernels::{cpu_slice, on_cpu_in_f32};
+use super::{cpu_slice, on_cpu_in_f32};
 
 /// Bilinear without antialiasing, pixels as areas (`align_corners=False`): (b, c, h, w) ->
 /// (b, c, side, side). A map of that size comes back as it is.

@@ -3,8 +3,7 @@
 use candle::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 
-use super::relative::RelativePositions;
-use crate::nn::attention::merge_heads;
+use crate::nn::attention::{RelativePositions, merge_heads};
 use crate::nn::rope::AxialRope;
 use crate::nn::{LayerNorm, Linear, Precision, layer_norm, linear, sdpa, window};
 

@@ -8,7 +8,6 @@
 
 mod block;
 mod patches;
-mod relative;
 pub mod sam1;
 
 use candle::{Device, Result, Tensor};

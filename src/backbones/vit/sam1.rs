@@ -11,7 +11,7 @@ use candle_nn::VarBuilder;
 
 use super::block::{Block, BlockConfig, Positions};
 use super::patches::PatchEmbed;
-use super::relative::RelativePositions;
+use crate::nn::attention::RelativePositions;
 
 /// Sizes of a SAM 1 vision transformer.
 #[derive(Debug, Clone, PartialEq, Eq)]

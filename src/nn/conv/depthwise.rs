@@ -1,8 +1,10 @@
 //! Depthwise convolutions: every channel has a kernel of its own.
 
-use candle::{Result, Tensor};
+use candle::{Device, Result, Tensor};
 
-use crate::nn::kernels::{Window, depthwise, on_cpu_in_f32};
+use crate::nn::kernels::depthwise;
+use crate::nn::kernels::window::Window;
+use crate::nn::{cpu_slice, on_cpu_in_f32, values};
 
 /// A depthwise 1-D convolution with stride 1: `xs` (b, c, s), `weight` (c, 1, k) -> (b, c, s').
 ///
@@ -29,21 +31,66 @@ pub(super) fn depthwise_conv2d(
     bias: Option<&Tensor>,
     window: Window,
 ) -> Result<Tensor> {
-    if xs.dim(1)? != weight.dim(0)? {
-        candle::bail!(
-            "a depthwise convolution of {} channels got {}",
-            weight.dim(0)?,
-            xs.dim(1)?
-        )
-    }
+    check_channels(xs.dim(1)?, weight.dim(0)?)?;
     if on_cpu_in_f32(xs) {
-        return depthwise::conv2d(xs, weight, bias, window);
+        return depthwise_on_cpu(xs, weight, bias, window);
     }
     let ys = depthwise_by_taps(xs, weight, window)?;
     match bias {
         Some(bias) => ys.broadcast_add(&bias.reshape((1, (), 1, 1))?),
         None => Ok(ys),
     }
+}
+
+/// All tensors are f32 on the CPU.
+fn depthwise_on_cpu(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    window: Window,
+) -> Result<Tensor> {
+    let (b, c, h, w) = xs.dims4()?;
+    let (_, _, kh, kw) = weight.dims4()?;
+    let (weight, bias) = (weight.flatten_all()?.to_vec1()?, values(bias)?);
+    let xs = xs.contiguous()?;
+    let (storage, layout) = xs.storage_and_layout();
+    let xs = cpu_slice(&storage, layout)?;
+    let (ys, (oh, ow)) =
+        depthwise::conv2d(xs, [b, c, h, w], &weight, (kh, kw), bias.as_deref(), window)?;
+    Tensor::from_vec(ys, (b, c, oh, ow), &Device::Cpu)
+}
+
+/// `xs` (b, h, w, c), `weight` (c, 1, kh, kw) -> (b, h', w', c), all f32 on the CPU.
+pub(super) fn depthwise_channels_last(
+    xs: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    window: Window,
+) -> Result<Tensor> {
+    let (b, h, w, c) = xs.dims4()?;
+    let (channels, _, kh, kw) = weight.dims4()?;
+    check_channels(c, channels)?;
+    // One vector of channels per kernel element.
+    let weight = weight
+        .reshape((c, kh * kw))?
+        .t()?
+        .flatten_all()?
+        .to_vec1()?;
+    let bias = values(bias)?;
+    let xs = xs.contiguous()?;
+    let (storage, layout) = xs.storage_and_layout();
+    let xs = cpu_slice(&storage, layout)?;
+    let (dims, kernel) = ([b, h, w, c], (kh, kw));
+    let (ys, (oh, ow)) =
+        depthwise::conv2d_channels_last(xs, dims, &weight, kernel, bias.as_deref(), window)?;
+    Tensor::from_vec(ys, (b, oh, ow, c), &Device::Cpu)
+}
+
+fn check_channels(got: usize, of_weight: usize) -> Result<()> {
+    if got != of_weight {
+        candle::bail!("a depthwise convolution of {of_weight} channels got {got}")
+    }
+    Ok(())
 }
 
 /// One scaled and shifted copy of the image per kernel element, summed.
@@ -104,7 +151,7 @@ mod tests {
                 padding: (kernel / 2, kernel / 2),
             };
             let got = depthwise_by_taps(&xs, &weight, window).unwrap();
-            let want = depthwise::conv2d(&xs, &weight, None, window).unwrap();
+            let want = depthwise_on_cpu(&xs, &weight, None, window).unwrap();
             assert_equal(&got, &want);
         }
     }

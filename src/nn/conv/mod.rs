@@ -13,11 +13,12 @@ use std::sync::Arc;
 use candle::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::activate;
 use super::kernels::convolution::{self, PackedKernel};
+use super::kernels::epilogue::{Activation, Bias, Epilogue};
+use super::kernels::window::Window;
 use super::kernels::winograd::{self, TransformedKernel};
-use super::kernels::{self, Elementwise, Window, cpu_slice, on_cpu_in_f32};
 use super::precision::Precision;
+use super::{activate, cpu_slice, on_cpu_in_f32, values};
 
 pub use batch_norm::{BatchNorm, batch_norm, conv2d_bn, get_f64, loaded, pointwise_bn};
 pub use depthwise::depthwise_conv1d;
@@ -105,12 +106,12 @@ impl Conv2d {
 
     /// The convolution, then GELU with the error function.
     pub fn forward_gelu(&self, xs: &Tensor) -> Result<Tensor> {
-        self.run(xs, Some(Elementwise::Gelu))
+        self.run(xs, Activation::Gelu)
     }
 
     /// The convolution, then [`hard_swish`](super::hard_swish).
     pub fn forward_hard_swish(&self, xs: &Tensor) -> Result<Tensor> {
-        self.run(xs, Some(Elementwise::HardSwish))
+        self.run(xs, Activation::HardSwish)
     }
 
     /// A depthwise convolution with channels last: (b, h, w, c) -> (b, h', w', c).
@@ -118,7 +119,7 @@ impl Conv2d {
         match &self.weight {
             Weight::Plain(weight) if is_depthwise(weight, &self.cfg)? && on_cpu_in_f32(xs) => {
                 let bias = self.bias.as_ref();
-                kernels::depthwise::conv2d_channels_last(xs, weight, bias, self.window())
+                depthwise::depthwise_channels_last(xs, weight, bias, self.window())
             }
             _ => {
                 let xs = xs.permute((0, 3, 1, 2))?.contiguous()?;
@@ -137,20 +138,25 @@ impl Conv2d {
         }
     }
 
-    fn run(&self, xs: &Tensor, activation: Option<Elementwise>) -> Result<Tensor> {
+    fn run(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
         let (window, bias) = (self.window(), self.bias.as_ref());
         match &self.weight {
             Weight::Plain(weight) => activate(&self.forward_plain(weight, xs)?, activation),
             Weight::Packed(kernel) => {
                 dense(xs, kernel.dims(), window, bias, |image, size, bias| {
-                    convolution::conv2d(image, size, kernel, bias, activation, window)
+                    let epilogue = Epilogue {
+                        bias: bias.map_or(Bias::None, Bias::Rows),
+                        activation,
+                        residual: None,
+                    };
+                    convolution::conv2d(image, size, kernel, window, &epilogue)
                 })
             }
             Weight::Transformed(kernel) => {
-                let ys = dense(xs, kernel.dims(), window, bias, |image, size, bias| {
-                    Ok((winograd::conv3x3(image, size, kernel, bias), size))
-                })?;
-                activate(&ys, activation)
+                dense(xs, kernel.dims(), window, bias, |image, size, bias| {
+                    let ys = winograd::conv3x3(image, size, kernel, bias, activation)?;
+                    Ok((ys, size))
+                })
             }
         }
     }
@@ -185,7 +191,7 @@ impl Conv2d {
 impl Module for Conv2d {
     /// (b, in, h, w) -> (b, out, h', w')
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        self.run(xs, None)
+        self.run(xs, Activation::Identity)
     }
 }
 
@@ -265,7 +271,7 @@ fn dense(
             xs.dims()
         );
     }
-    let bias = bias.map(|bias| bias.to_vec1::<f32>()).transpose()?;
+    let bias = values(bias)?;
     let xs = xs.contiguous()?;
     let (storage, layout) = xs.storage_and_layout();
     let xs = cpu_slice(&storage, layout)?;

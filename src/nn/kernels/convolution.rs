@@ -6,9 +6,12 @@ use std::ops::Range;
 use candle::Result;
 use rayon::prelude::*;
 
-use super::pack::{Format, Layout, Rows, stack, transpose};
-use super::tile::{Block, MAX_COLS, Shared, Tile};
-use super::{Elementwise, Window};
+use super::epilogue::Epilogue;
+use super::layout::{Format, Layout};
+use super::pack::{stack, transpose};
+use super::tile::{MAX_COLS, Tile};
+use super::view::{Block, Rows, Shared, elements, filled};
+use super::window::Window;
 
 /// Elements of the summation that one pass covers.
 const DEPTH: usize = 1024;
@@ -57,24 +60,24 @@ impl PackedKernel {
     }
 }
 
-/// `activation` of the convolution: `xs` (channels, h, w) -> (out, h', w'), with its height and
-/// width
+/// `epilogue` of the convolution: `xs` (channels, h, w) -> (out, h', w'), with its height and width
 ///
 /// # Errors
-/// When the padded image is smaller than the kernel.
+/// When the padded image is smaller than the kernel, or there is no memory for the result.
+///
+/// # Panics
+/// When the sizes disagree.
 pub fn conv2d(
     xs: &[f32],
     (h, w): (usize, usize),
     kernel: &PackedKernel,
-    bias: Option<&[f32]>,
-    activation: Option<Elementwise>,
     window: Window,
+    epilogue: &Epilogue,
 ) -> Result<(Vec<f32>, (usize, usize))> {
     let tile = kernel.tile;
     let (oh, ow) = window.output_size((h, w), (kernel.side, kernel.side))?;
-    let pixels = oh * ow;
-    let mut out = Vec::with_capacity(kernel.out * pixels);
-    let shared = Shared::new(&mut out);
+    let pixels = elements(&[oh, ow])?;
+    assert!(epilogue.fits(kernel.out, pixels));
     let image = Image {
         xs,
         h,
@@ -95,12 +98,13 @@ pub fn conv2d(
         Layout::Singles => 0,
         layout => layout.values() * step * tile.cols,
     };
-    (0..panels.div_ceil(group)).into_par_iter().for_each_init(
-        || (vec![0f32; group * step * tile.cols], vec![0f32; values]),
-        |(packed, values), g| {
+    let write = |shared: Shared| {
+        let room = || (vec![0f32; group * step * tile.cols], vec![0f32; values]);
+        let tasks = (0..panels.div_ceil(group)).into_par_iter();
+        tasks.for_each_init(room, |(packed, values), g| {
             let first = g * group * tile.cols;
             let columns = (group * tile.cols).min(pixels - first);
-            // SAFETY: these columns lie inside `out` and belong to this task.
+            // SAFETY: these columns belong to this task.
             let mut out = unsafe { shared.block(first, pixels, kernel.out, columns) };
             let mut start = 0;
             loop {
@@ -120,16 +124,11 @@ pub fn conv2d(
                     break;
                 }
             }
-            for (o, b) in bias.iter().flat_map(|bias| bias.iter().enumerate()) {
-                out.row(o).iter_mut().for_each(|x| *x += b);
-            }
-            if let Some(activation) = activation {
-                (0..kernel.out).for_each(|o| activation.replace(out.row(o)));
-            }
-        },
-    );
-    // SAFETY: the tasks wrote all channels of all pixels.
-    unsafe { out.set_len(kernel.out * pixels) };
+            epilogue.apply(out, 0, first);
+        });
+    };
+    // SAFETY: the tasks write all channels of all pixels.
+    let out = unsafe { filled(&[kernel.out, pixels], write)? };
     Ok((out, (oh, ow)))
 }
 
@@ -242,7 +241,15 @@ pub(super) fn copy_shifted(line: &[f32], x: isize, to: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::kernels::epilogue::Bias;
     use crate::nn::kernels::{is_affordable, random};
+
+    fn biased(bias: &[f32]) -> Epilogue<'_> {
+        Epilogue {
+            bias: Bias::Rows(bias),
+            ..Epilogue::default()
+        }
+    }
 
     #[test]
     fn every_window_equals_the_sums_in_double() {
@@ -280,8 +287,7 @@ mod tests {
                     Format::Pairs => 2e-2,
                     Format::Split => 5e-5,
                 };
-                let (got, (oh, ow)) =
-                    conv2d(&xs, (h, w), &packed, Some(&bias), None, window).unwrap();
+                let (got, (oh, ow)) = conv2d(&xs, (h, w), &packed, window, &biased(&bias)).unwrap();
                 for (i, got) in got.iter().enumerate() {
                     let (oc, y, x) = (i / (oh * ow), i / ow % oh, i % ow);
                     let mut want = bias[oc] as f64;
@@ -305,8 +311,26 @@ mod tests {
             stride: (1, 1),
             padding: (1, 1),
         };
-        let got = conv2d(&[], (4, 5), &kernel, Some(&[1., 2., 3.]), None, window);
+        let got = conv2d(&[], (4, 5), &kernel, window, &biased(&[1., 2., 3.]));
         let want = [[1.; 20], [2.; 20], [3.; 20]].concat();
         assert_eq!(got.unwrap(), (want, (4, 5)));
+    }
+
+    #[test]
+    fn a_result_that_no_memory_holds_is_an_error() {
+        let padded = |padding| Window {
+            stride: (1, 1),
+            padding: (padding, padding),
+        };
+        let huge = PackedKernel::new(&[], 6_148_914_691_236_517_208, 0, 1, Format::Single);
+        let four = PackedKernel::new(&[1.; 4], 4, 1, 1, Format::Single);
+        for (xs, size, kernel, padding) in [
+            (&[][..], (1, 3), &huge, 0),
+            (&[1.; 4], (2, 2), &four, (1 << 30) - 1),
+            (&[1.; 4], (2, 2), &four, usize::MAX / 2),
+        ] {
+            let result = conv2d(xs, size, kernel, padded(padding), &Epilogue::default());
+            assert!(result.is_err(), "{size:?} padded by {padding}");
+        }
     }
 }

@@ -7,88 +7,78 @@
 
 use std::ops::Range;
 
-use candle::{Device, Result, Tensor};
+use candle::Result;
 use rayon::prelude::*;
 
-#[cfg(target_arch = "x86_64")]
-use super::level::{Level, level};
-use super::{Window, cpu_slice};
+use super::lanes::{Lanes, vectorised};
+use super::view::{Shared, elements, filled};
+use super::window::Window;
 
 /// Output pixels computed together: four AVX2 or two AVX-512 registers.
 const LANES: usize = 32;
 
-/// Depthwise convolution of `xs` (b, c, h, w) with `weight` (c, 1, kh, kw) -> (b, c, h', w').
-///
-/// All tensors are f32 on the CPU.
+/// Depthwise convolution of `xs` (b, c, h, w) with `weight` (c, kh, kw) and `bias` (c)
+/// -> (b, c, h', w'), with its height and width.
 ///
 /// # Errors
-/// When the padded image is smaller than the kernel, or a tensor is elsewhere or of another type.
+/// When the padded image is smaller than the kernel, or there is no memory for the result.
+///
+/// # Panics
+/// When the sizes disagree.
 pub fn conv2d(
-    xs: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
+    xs: &[f32],
+    [b, c, h, w]: [usize; 4],
+    weight: &[f32],
+    (kh, kw): (usize, usize),
+    bias: Option<&[f32]>,
     window: Window,
-) -> Result<Tensor> {
-    let (b, c, h, w) = xs.dims4()?;
-    let (_, _, kh, kw) = weight.dims4()?;
+) -> Result<(Vec<f32>, (usize, usize))> {
     let (oh, ow) = window.output_size((h, w), (kh, kw))?;
-    let weight = weight.flatten_all()?.to_vec1::<f32>()?;
-    let bias = match bias {
-        Some(bias) => bias.to_vec1::<f32>()?,
-        None => vec![0.; c],
+    let scratch = Scratch::new((h, w), (kh, kw), ow, window)?;
+    let write = |shared: Shared| {
+        assert!(xs.len() == b * c * h * w && weight.len() == c * kh * kw);
+        let planes = xs.par_chunks(h * w).enumerate();
+        let room = || vec![0f32; scratch.len];
+        planes.for_each_init(room, |buffer, (plane, xs)| {
+            let channel = plane % c;
+            scratch.fill(buffer, xs);
+            let weight = &weight[channel * kh * kw..][..kh * kw];
+            let bias = bias.map_or(0., |bias| bias[channel]);
+            // SAFETY: this plane belongs to this task.
+            let mut out = unsafe { shared.block(plane * oh * ow, oh * ow, 1, oh * ow) };
+            convolve_plane(&scratch, buffer, weight, bias, out.row(0));
+        });
     };
-    let scratch = Scratch::new((h, w), (kh, kw), (oh, ow), window);
-    let xs = xs.contiguous()?;
-    let (storage, layout) = xs.storage_and_layout();
-    let xs = cpu_slice(&storage, layout)?;
-    let mut out = vec![0f32; b * c * oh * ow];
-    if !out.is_empty() {
-        out.par_chunks_mut(oh * ow)
-            .zip(xs.par_chunks(h * w))
-            .enumerate()
-            .for_each_init(
-                || vec![0f32; scratch.len()],
-                |buffer, (plane, (out, xs))| {
-                    let channel = plane % c;
-                    scratch.fill(buffer, xs);
-                    let weight = &weight[channel * kh * kw..][..kh * kw];
-                    scratch.convolve(buffer, weight, bias[channel], out);
-                },
-            );
-    }
-    Tensor::from_vec(out, (b, c, oh, ow), &Device::Cpu)
+    // SAFETY: the tasks write all planes.
+    let out = unsafe { filled(&[b, c, oh, ow], write)? };
+    Ok((out, (oh, ow)))
 }
 
-/// Depthwise convolution, channels last: `xs` (b, h, w, c), `weight` (c, 1, kh, kw) -> (b, h', w', c).
+/// Depthwise convolution, channels last: `xs` (b, h, w, c), `weight` (kh, kw, c), `bias` (c)
+/// -> (b, h', w', c), with its height and width.
 ///
-/// All tensors are f32 on the CPU. Needs no scratch: the vectors run along the channels, and what
-/// lies outside the image is left out of the sum.
+/// Needs no scratch: the vectors run along the channels, and what lies outside the image is left
+/// out of the sum.
 ///
 /// # Errors
-/// When the padded image is smaller than the kernel, or a tensor is elsewhere or of another type.
+/// When the padded image is smaller than the kernel, or there is no memory for the result.
+///
+/// # Panics
+/// When the sizes disagree.
 pub fn conv2d_channels_last(
-    xs: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
+    xs: &[f32],
+    [b, h, w, c]: [usize; 4],
+    weight: &[f32],
+    (kh, kw): (usize, usize),
+    bias: Option<&[f32]>,
     window: Window,
-) -> Result<Tensor> {
-    let (b, h, w, c) = xs.dims4()?;
-    let (_, _, kh, kw) = weight.dims4()?;
+) -> Result<(Vec<f32>, (usize, usize))> {
     let (oh, ow) = window.output_size((h, w), (kh, kw))?;
-    // One vector of channels per kernel element.
-    let weight = weight.reshape((c, kh * kw))?.t()?.flatten_all()?;
-    let weight = weight.to_vec1::<f32>()?;
-    let bias = match bias {
-        Some(bias) => bias.to_vec1::<f32>()?,
-        None => vec![0.; c],
-    };
-    let xs = xs.contiguous()?;
-    let (storage, layout) = xs.storage_and_layout();
-    let xs = cpu_slice(&storage, layout)?;
-    let mut out = vec![0f32; b * oh * ow * c];
-    out.par_chunks_mut((ow * c).max(1))
-        .enumerate()
-        .for_each(|(i, out)| {
+    let write = |shared: Shared| {
+        assert!(xs.len() == b * h * w * c && weight.len() == kh * kw * c);
+        let zeros = vec![0.; c];
+        let bias = bias.unwrap_or(&zeros);
+        (0..b * oh).into_par_iter().for_each(|i| {
             let (batch, y) = (i / oh, i % oh);
             let row = ImageRow {
                 image: &xs[batch * h * w * c..][..h * w * c],
@@ -97,9 +87,14 @@ pub fn conv2d_channels_last(
                 window,
                 y,
             };
-            row.convolve(&weight, &bias, out);
+            // SAFETY: this row belongs to this task.
+            let mut out = unsafe { shared.block(i * ow * c, ow * c, 1, ow * c) };
+            convolve_row(&row, weight, bias, out.row(0));
         });
-    Tensor::from_vec(out, (b, oh, ow, c), &Device::Cpu)
+    };
+    // SAFETY: the tasks write all rows.
+    let out = unsafe { filled(&[b, oh, ow, c], write)? };
+    Ok((out, (oh, ow)))
 }
 
 /// One output row of a channels-last convolution.
@@ -114,51 +109,24 @@ struct ImageRow<'a> {
     y: usize,
 }
 
-impl ImageRow<'_> {
-    /// Convolves with `weight` (kh * kw, c) into `out` (w', c).
-    fn convolve(&self, weight: &[f32], bias: &[f32], out: &mut [f32]) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            match level() {
-                // SAFETY: `level` reports what this processor has.
-                Level::Amx | Level::Avx512 => {
-                    return unsafe { self.convolve_avx512(weight, bias, out) };
-                }
-                // SAFETY: as above.
-                Level::Avx2 => return unsafe { self.convolve_avx2(weight, bias, out) },
-                Level::Portable => {}
-            }
-        }
-        self.convolve_channels::<FUSED_BY_DEFAULT>(weight, bias, out)
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512vl")]
-    fn convolve_avx512(&self, weight: &[f32], bias: &[f32], out: &mut [f32]) {
-        self.convolve_channels::<true>(weight, bias, out)
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    fn convolve_avx2(&self, weight: &[f32], bias: &[f32], out: &mut [f32]) {
-        self.convolve_channels::<true>(weight, bias, out)
-    }
-
-    #[inline(always)]
-    fn convolve_channels<const FUSED: bool>(&self, weight: &[f32], bias: &[f32], out: &mut [f32]) {
-        let c = self.size.2;
+vectorised! {
+    /// Convolves a row with `weight` (kh * kw, c) into `out` (w', c).
+    fn convolve_row<L>(row: &ImageRow, weight: &[f32], bias: &[f32], out: &mut [f32]) {
+        let c = row.size.2;
         let vectors = c / LANES * LANES;
         for first in (0..vectors).step_by(LANES) {
-            self.convolve_lanes::<FUSED, LANES>(first, weight, bias, out);
+            row.convolve_lanes::<L, LANES>(first, weight, bias, out);
         }
         for first in vectors..c {
-            self.convolve_lanes::<FUSED, 1>(first, weight, bias, out);
+            row.convolve_lanes::<L, 1>(first, weight, bias, out);
         }
     }
+}
 
+impl ImageRow<'_> {
     /// The channels `first..first + N` of the row.
     #[inline(always)]
-    fn convolve_lanes<const FUSED: bool, const N: usize>(
+    fn convolve_lanes<L: Lanes, const N: usize>(
         &self,
         first: usize,
         weight: &[f32],
@@ -180,7 +148,7 @@ impl ImageRow<'_> {
                     if let (Some(source), Some(weight)) =
                         (source.first_chunk(), weight.first_chunk())
                     {
-                        sum = multiply_add_lanes::<FUSED, N>(source, weight, sum);
+                        sum = multiply_add_lanes::<L, N>(source, weight, sum);
                     }
                 }
             }
@@ -191,7 +159,8 @@ impl ImageRow<'_> {
     }
 }
 
-/// The first pixel under window `i` along an axis of `size`, and which kernel elements lie inside.
+/// The first pixel under window `i` along an axis of `size`, and which kernel elements lie inside:
+/// none where the padding is wider than the kernel.
 #[inline(always)]
 fn inside(
     i: usize,
@@ -201,24 +170,23 @@ fn inside(
     size: usize,
 ) -> (usize, Range<usize>) {
     let start = i * stride;
-    let skipped = padding.saturating_sub(start);
     let end = kernel.min((size + padding).saturating_sub(start));
-    (start + skipped - padding, skipped..end)
+    let skipped = padding.saturating_sub(start).min(end);
+    match skipped < end {
+        true => (start + skipped - padding, skipped..end),
+        false => (0, 0..0),
+    }
 }
-
-/// Whether code compiled without runtime detection has a fused multiply-add; elsewhere it would be
-/// a library call.
-const FUSED_BY_DEFAULT: bool = cfg!(target_arch = "aarch64");
 
 /// `a * b + sum`, lane by lane.
 #[inline(always)]
-fn multiply_add_lanes<const FUSED: bool, const N: usize>(
+fn multiply_add_lanes<L: Lanes, const N: usize>(
     a: &[f32; N],
     b: &[f32; N],
     mut sum: [f32; N],
 ) -> [f32; N] {
     for lane in 0..N {
-        sum[lane] = match FUSED {
+        sum[lane] = match L::FUSED {
             true => a[lane].mul_add(b[lane], sum[lane]),
             false => a[lane] * b[lane] + sum[lane],
         };
@@ -235,21 +203,22 @@ struct Scratch {
     out_width: usize,
     stride: (usize, usize),
     padding: (usize, usize),
-    /// Rows of the padded plane.
-    rows: usize,
     /// Length of one phase of one row, with room for a group of lanes behind a narrow output.
     phase: usize,
+    /// Of all rows of the padded plane.
+    len: usize,
     /// Where each kernel element begins, seen from the first output pixel.
     taps: Vec<usize>,
 }
 
 impl Scratch {
+    /// For an output of `ow` columns, which the image and the kernel have.
     fn new(
         (h, w): (usize, usize),
         (kh, kw): (usize, usize),
-        (_, ow): (usize, usize),
+        ow: usize,
         window: Window,
-    ) -> Self {
+    ) -> Result<Self> {
         let Window { stride, padding } = window;
         let reached = ow.max(LANES) + (kw - 1) / stride.1;
         let filled = (w + 2 * padding.1).div_ceil(stride.1);
@@ -258,19 +227,15 @@ impl Scratch {
             let (i, j) = (k / kw, k % kw);
             (i * stride.1 + j % stride.1) * phase + j / stride.1
         };
-        Self {
+        Ok(Self {
             width: w,
             out_width: ow,
             stride,
             padding,
-            rows: h + 2 * padding.0,
             phase,
+            len: elements(&[h + 2 * padding.0, phase, stride.1])?,
             taps: (0..kh * kw).map(tap).collect(),
-        }
-    }
-
-    fn len(&self) -> usize {
-        self.rows * self.row_len()
+        })
     }
 
     fn row_len(&self) -> usize {
@@ -298,183 +263,146 @@ impl Scratch {
         }
     }
 
-    /// Convolves a filled buffer into `out` (h', w').
-    fn convolve(&self, buffer: &[f32], weight: &[f32], bias: f32, out: &mut [f32]) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            match level() {
-                // SAFETY: `level` reports what this processor has.
-                Level::Amx | Level::Avx512 => {
-                    return unsafe { self.convolve_avx512(buffer, weight, bias, out) };
-                }
-                // SAFETY: as above.
-                Level::Avx2 => return unsafe { self.convolve_avx2(buffer, weight, bias, out) },
-                Level::Portable => {}
-            }
-        }
-        self.convolve_rows::<FUSED_BY_DEFAULT>(buffer, weight, bias, out)
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx512f,avx512vl")]
-    fn convolve_avx512(&self, buffer: &[f32], weight: &[f32], bias: f32, out: &mut [f32]) {
-        self.convolve_rows::<true>(buffer, weight, bias, out)
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[target_feature(enable = "avx2,fma")]
-    fn convolve_avx2(&self, buffer: &[f32], weight: &[f32], bias: f32, out: &mut [f32]) {
-        self.convolve_rows::<true>(buffer, weight, bias, out)
-    }
-
-    #[inline(always)]
-    fn convolve_rows<const FUSED: bool>(
-        &self,
-        buffer: &[f32],
-        weight: &[f32],
-        bias: f32,
-        out: &mut [f32],
-    ) {
-        for (y, out) in out.chunks_exact_mut(self.out_width).enumerate() {
-            let rows = &buffer[y * self.stride.0 * self.row_len()..];
-            let Some(last) = self.out_width.checked_sub(LANES) else {
-                let sum = self.lanes::<FUSED>(rows, 0, weight, bias);
-                out.copy_from_slice(&sum[..self.out_width]);
-                continue;
-            };
-            // The last group overlaps the one before, so that all are whole.
-            for x in (0..last).step_by(LANES).chain([last]) {
-                if let Some(out) = out[x..].first_chunk_mut() {
-                    *out = self.lanes::<FUSED>(rows, x, weight, bias);
-                }
-            }
-        }
-    }
-
     /// The output pixels from column `x` on, of the window whose first row begins `rows`.
     #[inline(always)]
-    fn lanes<const FUSED: bool>(
-        &self,
-        rows: &[f32],
-        x: usize,
-        weight: &[f32],
-        bias: f32,
-    ) -> [f32; LANES] {
+    fn lanes<L: Lanes>(&self, rows: &[f32], x: usize, weight: &[f32], bias: f32) -> [f32; LANES] {
         let mut sum = [bias; LANES];
         for (&tap, &weight) in self.taps.iter().zip(weight) {
             if let Some(source) = rows[tap + x..].first_chunk() {
-                sum = multiply_add_lanes::<FUSED, LANES>(source, &[weight; LANES], sum);
+                sum = multiply_add_lanes::<L, LANES>(source, &[weight; LANES], sum);
             }
         }
         sum
     }
 }
 
+vectorised! {
+    /// Convolves a filled buffer into `out` (h', w').
+    fn convolve_plane<L>(
+        scratch: &Scratch,
+        buffer: &[f32],
+        weight: &[f32],
+        bias: f32,
+        out: &mut [f32],
+    ) {
+        for (y, out) in out.chunks_exact_mut(scratch.out_width).enumerate() {
+            let rows = &buffer[y * scratch.stride.0 * scratch.row_len()..];
+            let Some(last) = scratch.out_width.checked_sub(LANES) else {
+                let sum = scratch.lanes::<L>(rows, 0, weight, bias);
+                out.copy_from_slice(&sum[..scratch.out_width]);
+                continue;
+            };
+            // The last group overlaps the one before, so that all are whole.
+            for x in (0..last).step_by(LANES).chain([last]) {
+                if let Some(out) = out[x..].first_chunk_mut() {
+                    *out = scratch.lanes::<L>(rows, x, weight, bias);
+                }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::kernels::{is_affordable, random};
 
-    fn random(shape: &[usize]) -> Tensor {
-        Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap()
+    /// (height, width), kernel, stride, padding
+    type Case = ((usize, usize), usize, usize, usize);
+
+    fn window(stride: usize, padding: usize) -> Window {
+        Window {
+            stride: (stride, stride),
+            padding: (padding, padding),
+        }
     }
 
     #[test]
-    #[cfg_attr(miri, ignore = "takes long and follows no pointers")]
-    fn every_window_equals_candles_convolution() {
-        struct Case {
-            size: (usize, usize),
-            kernel: usize,
-            stride: usize,
-            padding: usize,
-        }
-        let case = |h, w, kernel, stride, padding| Case {
-            size: (h, w),
-            kernel,
-            stride,
-            padding,
-        };
-        let cases = [
-            case(7, 9, 3, 1, 1),
-            case(40, 33, 3, 1, 1),
-            case(9, 64, 3, 1, 0),
-            case(63, 63, 3, 2, 1),
-            case(64, 34, 3, 2, 1),
-            case(12, 70, 5, 1, 2),
-            case(12, 71, 5, 2, 2),
-            case(8, 8, 7, 2, 3),
-            case(10, 11, 3, 3, 1),
-            case(1, 1, 3, 1, 1),
+    fn every_window_equals_the_sums_in_double() {
+        let cases: [Case; 13] = [
+            ((7, 9), 3, 1, 1),
+            ((40, 33), 3, 1, 1),
+            ((9, 64), 3, 1, 0),
+            ((63, 63), 3, 2, 1),
+            ((64, 34), 3, 2, 1),
+            ((12, 70), 5, 1, 2),
+            ((12, 71), 5, 2, 2),
+            ((8, 8), 7, 2, 3),
+            ((10, 11), 3, 3, 1),
+            ((1, 1), 3, 1, 1),
+            ((2, 3), 3, 1, 4), // padding wider than the kernel
+            ((5, 4), 3, 2, 3),
+            ((2, 2), 2, 7, 9),
         ];
-        for Case {
-            size: (h, w),
-            kernel,
-            stride,
-            padding,
-        } in cases
-        {
+        for ((h, w), k, stride, padding) in cases {
             // More than one group of lanes, and a rest.
-            let c = LANES + 5;
-            let xs = random(&[2, c, h, w]);
-            let weight = random(&[c, 1, kernel, kernel]);
-            let bias = random(&[c]);
-            let window = Window {
-                stride: (stride, stride),
-                padding: (padding, padding),
+            let (b, c) = (2, LANES + 5);
+            if !is_affordable(b * c * h * w * k * k) {
+                continue;
+            }
+            let (xs, weight) = (random(b * c * h * w, 1), random(c * k * k, 2));
+            let bias = random(c, 3);
+            let window = window(stride, padding);
+            let (got, (oh, ow)) =
+                conv2d(&xs, [b, c, h, w], &weight, (k, k), Some(&bias), window).unwrap();
+            // The same with the channels last.
+            let turned = |xs: &[f32], plane: usize| -> Vec<f32> {
+                let planes = xs.len() / (c * plane);
+                (0..xs.len())
+                    .map(|i| xs[(i / (c * plane) % planes * c + i % c) * plane + i / c % plane])
+                    .collect()
             };
-            let got = conv2d(&xs, &weight, Some(&bias), window).unwrap();
-            let want = xs.conv2d(&weight, padding, stride, 1, c).unwrap();
-            let want = want
-                .broadcast_add(&bias.reshape((1, c, 1, 1)).unwrap())
-                .unwrap();
-            assert_eq!(got.dims(), want.dims());
-            let channels_last = |t: &Tensor| t.permute((0, 2, 3, 1)).unwrap();
-            let last = channels_last(&xs);
-            let last = conv2d_channels_last(&last, &weight, Some(&bias), window).unwrap();
-            for worst in [got - &want, last - channels_last(&want)] {
-                let worst = worst.unwrap().abs().unwrap().max_all().unwrap();
-                let worst = worst.to_scalar::<f32>().unwrap();
-                assert!(worst < 1e-5, "{h}x{w} k{kernel} s{stride}: {worst}");
+            let (last, _) = conv2d_channels_last(
+                &turned(&xs, h * w),
+                [b, h, w, c],
+                &turned(&weight, k * k),
+                (k, k),
+                Some(&bias),
+                window,
+            )
+            .unwrap();
+            let at = |plane: usize, y: usize, x: usize| -> f64 {
+                let (rows, columns) = (padding..padding + h, padding..padding + w);
+                match rows.contains(&y) && columns.contains(&x) {
+                    true => f64::from(xs[(plane * h + y - padding) * w + x - padding]),
+                    false => 0.,
+                }
+            };
+            let last_again = turned(&got, oh * ow);
+            assert_eq!(got.len(), b * c * oh * ow);
+            for (i, got) in got.iter().enumerate() {
+                let (plane, y, x) = (i / (oh * ow), i / ow % oh, i % ow);
+                let mut want = f64::from(bias[plane % c]);
+                for t in 0..k * k {
+                    let pixel = at(plane, y * stride + t / k, x * stride + t % k);
+                    want += pixel * f64::from(weight[plane % c * k * k + t]);
+                }
+                let diff = (f64::from(*got) - want).abs();
+                assert!(diff < 1e-5, "{h}x{w} k{k} s{stride} p{padding}: {diff:.1e}");
+            }
+            for (got, want) in last.iter().zip(&last_again) {
+                let diff = (got - want).abs();
+                assert!(
+                    diff < 1e-5,
+                    "{h}x{w} k{k} s{stride} p{padding}, last: {diff:.1e}"
+                );
             }
         }
     }
 
     #[test]
     fn a_kernel_larger_than_the_padded_image_is_an_error() {
-        let window = Window {
-            stride: (1, 1),
-            padding: (0, 0),
-        };
-        assert!(conv2d(&random(&[1, 2, 2, 2]), &random(&[2, 1, 3, 3]), None, window).is_err());
+        let (xs, weight) = ([0.; 8], [0.; 18]);
+        assert!(conv2d(&xs, [1, 2, 2, 2], &weight, (3, 3), None, window(1, 0)).is_err());
     }
 
     #[test]
-    #[ignore = "prints timings; run with --ignored --nocapture"]
-    fn timings() {
-        for (c, size, kernel, stride) in [
-            (64, 252, 3, 1),
-            (384, 63, 3, 1),
-            (128, 126, 5, 1),
-            (256, 126, 3, 2),
-        ] {
-            let xs = random(&[1, c, size, size]);
-            let weight = random(&[c, 1, kernel, kernel]);
-            let window = Window {
-                stride: (stride, stride),
-                padding: (kernel / 2, kernel / 2),
-            };
-            let best = |run: &dyn Fn() -> Result<Tensor>| {
-                let mut best = f64::INFINITY;
-                for _ in 0..30 {
-                    let start = std::time::Instant::now();
-                    run().unwrap();
-                    best = best.min(start.elapsed().as_secs_f64());
-                }
-                best * 1e3
-            };
-            let first = best(&|| conv2d(&xs, &weight, None, window));
-            let xs = xs.reshape((1, size, size, c)).unwrap();
-            let last = best(&|| conv2d_channels_last(&xs, &weight, None, window));
-            println!("{c}@{size} k{kernel} s{stride}: {first:.2} ms, channels last {last:.2} ms");
+    fn a_result_or_a_scratch_that_no_memory_holds_is_an_error() {
+        // Each step skips nearly all of the padding: four pixels out of 2^62.
+        for window in [window(1, 1 << 30), window(1 << 30, 1 << 30)] {
+            assert!(conv2d(&[1.; 4], [1, 1, 2, 2], &[1.], (1, 1), None, window).is_err());
         }
+        let wide = window(1, 1 << 30);
+        assert!(conv2d_channels_last(&[1.; 4], [1, 2, 2, 1], &[1.], (1, 1), None, wide).is_err());
     }
 }

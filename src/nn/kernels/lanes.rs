@@ -8,6 +8,8 @@
 pub(super) trait Lanes: Copy {
     /// Lanes of a register.
     const COUNT: usize;
+    /// Whether products are added without rounding in between.
+    const FUSED: bool;
     unsafe fn splat(x: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
@@ -38,8 +40,8 @@ macro_rules! unroll {
 }
 pub(super) use unroll;
 
-/// Defines a function whose body, written for any [`Lanes`] `$L`, is compiled for each instruction
-/// set and run in the widest.
+/// Defines a function whose body is compiled for each instruction set and run in the widest: written
+/// for any [`Lanes`] `$L`, or plain code that the compiler makes vectors of.
 macro_rules! vectorised {
     ($(#[$doc:meta])* $vis:vis fn $name:ident<$L:ident>($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$doc])*
@@ -138,6 +140,7 @@ pub(super) mod x86 {
 
     impl Lanes for __m512 {
         const COUNT: usize = 16;
+        const FUSED: bool = true;
         instructions! {
             splat(x: f32) -> Self = _mm512_set1_ps(x);
             load(from: *const f32) -> Self = _mm512_loadu_ps(from);
@@ -162,6 +165,7 @@ pub(super) mod x86 {
 
     impl Lanes for __m256 {
         const COUNT: usize = 8;
+        const FUSED: bool = true;
         instructions! {
             splat(x: f32) -> Self = _mm256_set1_ps(x);
             load(from: *const f32) -> Self = _mm256_loadu_ps(from);
@@ -220,6 +224,8 @@ impl Four {
 // SAFETY of each function: plain code; pointers are as the caller promises.
 impl Lanes for Four {
     const COUNT: usize = 4;
+    // On x86 this is compiled without the instruction: a fused sum would be a call of a function.
+    const FUSED: bool = cfg!(target_arch = "aarch64") || cfg!(target_feature = "fma");
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self {
         Self([x; 4])
@@ -254,9 +260,7 @@ impl Lanes for Four {
     }
     #[inline(always)]
     unsafe fn mul_add(self, b: Self, c: Self) -> Self {
-        // On x86 this is compiled without the instruction: a fused sum would be a call of a function.
-        let is_fused = cfg!(target_arch = "aarch64") || cfg!(target_feature = "fma");
-        Self(std::array::from_fn(|i| match is_fused {
+        Self(std::array::from_fn(|i| match Self::FUSED {
             true => self.0[i].mul_add(b.0[i], c.0[i]),
             false => self.0[i] * b.0[i] + c.0[i],
         }))

@@ -190,34 +190,6 @@ mod amx {
     }
 }
 
-/// Defines a function whose body is compiled for each instruction set and run in the widest.
-macro_rules! dispatch {
-    ($(#[$doc:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? $body:block) => {
-        $(#[$doc])*
-        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
-            #[inline(always)]
-            fn body($($arg: $ty),*) $(-> $ret)? $body
-            #[cfg(target_arch = "x86_64")]
-            {
-                use $crate::nn::kernels::level::{Level, level};
-                #[target_feature(enable = "avx512f,avx512dq,avx512vl,fma")]
-                fn avx512($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
-                #[target_feature(enable = "avx2,fma")]
-                fn avx2($($arg: $ty),*) $(-> $ret)? { body($($arg),*) }
-                match level() {
-                    // SAFETY: `level` reports what this processor has.
-                    Level::Amx | Level::Avx512 => return unsafe { avx512($($arg),*) },
-                    // SAFETY: as above.
-                    Level::Avx2 => return unsafe { avx2($($arg),*) },
-                    Level::Portable => {}
-                }
-            }
-            body($($arg),*)
-        }
-    };
-}
-pub(crate) use dispatch;
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,7 +1,5 @@
 //! Activation functions.
 
-use super::level::dispatch;
-
 /// From here on the error function is 1 to the last bit.
 const ERF_IS_ONE: f32 = 3.832_507;
 
@@ -41,7 +39,7 @@ pub fn gelu(x: f32) -> f32 {
     0.5 * x * (1. + erf(x * std::f32::consts::FRAC_1_SQRT_2))
 }
 
-/// The larger of x and 0; not a number stays so.
+/// ReLU; NaN propagates.
 #[inline(always)]
 pub fn relu(x: f32) -> f32 {
     if x < 0. { 0. } else { x }
@@ -51,20 +49,6 @@ pub fn relu(x: f32) -> f32 {
 #[inline(always)]
 pub fn hard_swish(x: f32) -> f32 {
     x * (x + 3.).clamp(0., 6.) * (1. / 6.)
-}
-
-dispatch! {
-    /// [`gelu`] of every element, in place.
-    pub fn gelu_all(xs: &mut [f32]) {
-        xs.iter_mut().for_each(|x| *x = gelu(*x));
-    }
-}
-
-dispatch! {
-    /// [`hard_swish`] of every element, in place.
-    pub fn hard_swish_all(xs: &mut [f32]) {
-        xs.iter_mut().for_each(|x| *x = hard_swish(*x));
-    }
 }
 
 #[cfg(test)]

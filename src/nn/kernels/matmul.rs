@@ -1,11 +1,13 @@
 //! Products with a matrix that is packed once: the weights of a linear layer.
 
+use candle::Result;
 use rayon::prelude::*;
 
-use super::level::dispatch;
-use super::math;
-use super::pack::{Format, Rows, transpose};
-use super::tile::{Block, Shared, Tile};
+use super::epilogue::Epilogue;
+use super::layout::Format;
+use super::pack::transpose;
+use super::tile::Tile;
+use super::view::{Block, Rows, Shared, filled};
 
 /// Elements of the summation that one pass covers. Long passes spare the result a visit each;
 /// panels of this length stream from the second cache.
@@ -42,74 +44,52 @@ impl PackedWeight {
     }
 }
 
-/// What follows the product while it is in the cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// Nothing.
-    Identity,
-    /// The larger of x and 0.
-    Relu,
-    /// GELU with the error function.
-    Gelu,
-}
-
-/// `activation(xs weight^T + bias) + residual`: `xs` (m, k), `residual` (m, n) -> (m, n)
+/// `epilogue(xs weight^T)`: `xs` (m, k) -> (m, n)
+///
+/// # Errors
+/// When there is no memory for the result.
 ///
 /// # Panics
 /// When the sizes disagree.
-pub fn matmul(
-    xs: Rows,
-    weight: &PackedWeight,
-    bias: Option<&[f32]>,
-    activation: Activation,
-    residual: Option<Rows>,
-) -> Vec<f32> {
+pub fn matmul(xs: Rows, weight: &PackedWeight, epilogue: &Epilogue) -> Result<Vec<f32>> {
     let (m, n) = (xs.count, weight.n);
-    assert!(xs.len == weight.k && bias.is_none_or(|bias| bias.len() == n));
-    assert!(residual.is_none_or(|rows| (rows.count, rows.len) == (m, n)));
-    let mut out = Vec::with_capacity(m * n);
+    assert!(xs.len == weight.k && epilogue.fits(m, n));
     let tile = weight.tile.fitting(m);
     let depth = tile.right.elements(weight.k);
     let step = DEPTH.min(depth).max(1);
-    let shared = Shared::new(&mut out);
-    let (blocks, groups) = split(m, n, &tile);
-    (0..blocks.count * groups.count)
-        .into_par_iter()
-        .for_each_init(
-            || vec![0f32; blocks.size.next_multiple_of(tile.rows) * step],
-            |strips, task| {
-                let (row, height) = blocks.piece(task / groups.count);
-                let (col, width) = groups.piece(task % groups.count);
-                let xs = xs.rows(row, height);
-                // SAFETY: these rows and columns lie inside `out` and belong to this task.
-                let mut out = unsafe { shared.block(row * n + col, n, height, width) };
-                let mut start = 0;
-                loop {
-                    let len = step.min(depth - start);
-                    pack_strips(xs, start, len, &tile, strips);
-                    for at in (0..width).step_by(tile.cols) {
-                        let panel = (col + at) * depth + start * tile.cols;
-                        let panel = &weight.panels[panel..];
-                        let mut out = out.columns(at, tile.cols);
-                        let to = out.rows(0, height);
-                        tile.multiply_into(len, strips, panel, to, start > 0);
-                        if start + len == depth {
-                            let bias = bias.map(|bias| &bias[col + at..]);
-                            let residual = residual
-                                .map(|rows| rows.rows(row, height).columns(col + at, tile.cols));
-                            finish(out, bias, activation, residual);
-                        }
-                    }
-                    start += len;
-                    if start == depth {
-                        break;
+    let write = |shared: Shared| {
+        let (blocks, groups) = split(m, n, &tile);
+        let strips = || vec![0f32; blocks.size.next_multiple_of(tile.rows) * step];
+        let tasks = (0..blocks.count * groups.count).into_par_iter();
+        tasks.for_each_init(strips, |strips, task| {
+            let (row, height) = blocks.piece(task / groups.count);
+            let (col, width) = groups.piece(task % groups.count);
+            let xs = xs.rows(row, height);
+            // SAFETY: these rows and columns belong to this task.
+            let mut out = unsafe { shared.block(row * n + col, n, height, width) };
+            let mut start = 0;
+            loop {
+                let len = step.min(depth - start);
+                pack_strips(xs, start, len, &tile, strips);
+                for at in (0..width).step_by(tile.cols) {
+                    let panel = (col + at) * depth + start * tile.cols;
+                    let panel = &weight.panels[panel..];
+                    let mut out = out.columns(at, tile.cols);
+                    let to = out.rows(0, height);
+                    tile.multiply_into(len, strips, panel, to, start > 0);
+                    if start + len == depth {
+                        epilogue.apply(out, row, col + at);
                     }
                 }
-            },
-        );
-    // SAFETY: the tasks wrote all rows and columns.
-    unsafe { out.set_len(m * n) };
-    out
+                start += len;
+                if start == depth {
+                    break;
+                }
+            }
+        });
+    };
+    // SAFETY: the tasks write all rows and columns.
+    unsafe { filled(&[m, n], write) }
 }
 
 /// A length cut into pieces of one size, the last one shorter.
@@ -161,31 +141,22 @@ fn pack_strips(xs: Rows, start: usize, len: usize, tile: &Tile, strips: &mut [f3
     }
 }
 
-dispatch! {
-    /// Adds the bias of the first columns, applies the activation, and adds the residual.
-    fn finish(out: Block, bias: Option<&[f32]>, activation: Activation, residual: Option<Rows>) {
-        let mut out = out;
-        for i in 0..out.count() {
-            let row = out.row(i);
-            if let Some(bias) = bias {
-                row.iter_mut().zip(bias).for_each(|(x, b)| *x += b);
-            }
-            match activation {
-                Activation::Identity => {}
-                Activation::Relu => row.iter_mut().for_each(|x| *x = math::relu(*x)),
-                Activation::Gelu => row.iter_mut().for_each(|x| *x = math::gelu(*x)),
-            }
-            if let Some(residual) = residual {
-                row.iter_mut().zip(residual.row(i)).for_each(|(x, r)| *x += r);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::kernels::{is_affordable, random};
+    use crate::nn::kernels::epilogue::{Activation, Bias};
+    use crate::nn::kernels::{is_affordable, math, random};
+
+    const ACTIVATIONS: [Activation; 4] = [
+        Activation::Identity,
+        Activation::Relu,
+        Activation::Gelu,
+        Activation::HardSwish,
+    ];
+
+    fn product(xs: Rows, weight: &PackedWeight) -> Vec<f32> {
+        matmul(xs, weight, &Epilogue::default()).unwrap()
+    }
 
     #[test]
     fn products_of_all_sizes_equal_the_sums_in_double() {
@@ -212,14 +183,13 @@ mod tests {
                     Format::Pairs => 4e-3 * (k as f64).sqrt() / 4.,
                     Format::Split => 1e-5 * (k as f64).sqrt() / 4. + 1e-5,
                 };
-                for activation in [Activation::Identity, Activation::Relu, Activation::Gelu] {
-                    let got = matmul(
-                        Rows::new(&xs, k, m, k),
-                        &packed,
-                        Some(&bias),
+                for activation in ACTIVATIONS {
+                    let epilogue = Epilogue {
+                        bias: Bias::Columns(&bias),
                         activation,
-                        None,
-                    );
+                        residual: None,
+                    };
+                    let got = matmul(Rows::new(&xs, k, m, k), &packed, &epilogue).unwrap();
                     for (at, got) in got.iter().enumerate() {
                         let (i, j) = (at / n, at % n);
                         let products = (0..k).map(|t| (xs[i * k + t] * weight[j * k + t]) as f64);
@@ -228,6 +198,7 @@ mod tests {
                             Activation::Identity => sum,
                             Activation::Relu => sum.max(0.),
                             Activation::Gelu => math::gelu(sum),
+                            Activation::HardSwish => math::hard_swish(sum),
                         };
                         let diff = (got - want).abs() as f64;
                         assert!(diff < tolerance, "{m}x{k}x{n} at {i}, {j}: {diff:.1e}");
@@ -241,22 +212,13 @@ mod tests {
     fn rows_may_lie_apart() {
         let (xs, weight) = (random(20 * 9, 1), random(3 * 4, 2));
         let packed = PackedWeight::new(&weight, 3, 4, Format::Single);
-        let apart = matmul(
-            Rows::new(&xs[2..], 9, 19, 4),
-            &packed,
-            None,
-            Activation::Identity,
-            None,
-        );
+        let apart = product(Rows::new(&xs[2..], 9, 19, 4), &packed);
         let together: Vec<f32> = (0..19)
             .flat_map(|i| &xs[2 + i * 9..][..4])
             .copied()
             .collect();
         let dense = Rows::new(&together, 4, 19, 4);
-        assert_eq!(
-            apart,
-            matmul(dense, &packed, None, Activation::Identity, None)
-        );
+        assert_eq!(apart, product(dense, &packed));
     }
 
     #[test]
@@ -265,9 +227,21 @@ mod tests {
             let packed = PackedWeight::new(&vec![1.; n * k], n, k, Format::Single);
             let (xs, bias, residual) = (vec![1.; m * k], vec![2.; n], vec![3.; m * n]);
             let (xs, residual) = (Rows::new(&xs, k, m, k), Rows::new(&residual, n, m, n));
-            let got = matmul(xs, &packed, Some(&bias), Activation::Relu, Some(residual));
+            let epilogue = Epilogue {
+                bias: Bias::Columns(&bias),
+                activation: Activation::Relu,
+                residual: Some(residual),
+            };
+            let got = matmul(xs, &packed, &epilogue).unwrap();
             assert_eq!(got, vec![5.; m * n], "{m}x{k}x{n}");
         }
+    }
+
+    #[test]
+    fn a_product_that_no_memory_holds_is_an_error() {
+        let packed = PackedWeight::new(&[], 1 << 32, 0, Format::Single);
+        let rows = Rows::new(&[], 0, 1 << 32, 0);
+        assert!(matmul(rows, &packed, &Epilogue::default()).is_err());
     }
 
     #[test]
@@ -277,8 +251,12 @@ mod tests {
         (xs[4 * k + 7], xs[9 * k + 2]) = (f32::NAN, f32::INFINITY);
         for format in Format::ALL {
             let packed = PackedWeight::new(&vec![1.; n * k], n, k, format);
-            for activation in [Activation::Identity, Activation::Relu, Activation::Gelu] {
-                let got = matmul(Rows::new(&xs, k, m, k), &packed, None, activation, None);
+            for activation in ACTIVATIONS {
+                let epilogue = Epilogue {
+                    activation,
+                    ..Epilogue::default()
+                };
+                let got = matmul(Rows::new(&xs, k, m, k), &packed, &epilogue).unwrap();
                 for (i, row) in got.chunks_exact(n).enumerate() {
                     let fits = |x: &f32| match i {
                         4 => x.is_nan(),

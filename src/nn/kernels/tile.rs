@@ -5,12 +5,14 @@
 //! outermost. For registers of lanes the loop is written once and compiled for each instruction
 //! set; AMX has a loop of its own. The widest that the processor has is chosen at run time.
 
-use std::marker::PhantomData;
 use std::sync::LazyLock;
 
+#[cfg(target_arch = "x86_64")]
+use super::amx::{self, Strips};
 use super::lanes::{Four, Lanes, Product, Single, unroll};
+use super::layout::{Format, Layout};
 use super::level::{Level, has_fast_bf16, level};
-use super::pack::{Format, Layout};
+use super::view::Block;
 
 /// The shape of a tile of sums, and the code that computes one.
 #[derive(Clone, Copy)]
@@ -36,7 +38,7 @@ enum Code {
     Lanes(&'static [Multiply]),
     /// In tiles of AMX.
     #[cfg(target_arch = "x86_64")]
-    Amx(super::amx::Multiply),
+    Amx(amx::Multiply),
 }
 
 type Multiply = unsafe fn(Step, usize, &[f32], &[f32], *mut f32);
@@ -64,7 +66,7 @@ impl Tile {
     pub fn of(format: Format) -> Self {
         match (level(), format) {
             #[cfg(target_arch = "x86_64")]
-            (Level::Amx, Format::Pairs | Format::Split) => Self::of_amx(format, super::amx::code()),
+            (Level::Amx, Format::Pairs | Format::Split) => Self::of_amx(format, amx::code()),
             (level, Format::Pairs) if has_fast_bf16() => Self::of_lanes(level, format),
             _ => *TILE,
         }
@@ -95,11 +97,11 @@ impl Tile {
     }
 
     #[cfg(target_arch = "x86_64")]
-    pub(super) fn of_amx(format: Format, code: super::amx::Multiply) -> Self {
+    pub(super) fn of_amx(format: Format, code: amx::Multiply) -> Self {
         let split = format == Format::Split;
         Self {
-            rows: super::amx::ROWS,
-            cols: super::amx::COLS,
+            rows: amx::ROWS,
+            cols: amx::COLS,
             format,
             left: Layout::LeftTiles { split },
             right: Layout::RightTiles { split },
@@ -113,7 +115,7 @@ impl Tile {
             Code::Lanes(code) => m.div_ceil(m.div_ceil(code.len()).max(1)),
             // Rows that are not there cost nothing: the last strip is configured without them.
             #[cfg(target_arch = "x86_64")]
-            Code::Amx(_) => m.min(super::amx::ROWS),
+            Code::Amx(_) => m.min(amx::ROWS),
         };
         Self {
             rows: rows.max(1),
@@ -127,14 +129,27 @@ impl Tile {
     /// for each [`Self::cols`] columns, all of `depth` elements. With `add` the sums are added to
     /// what `c` holds.
     pub fn multiply_into(&self, depth: usize, a: &[f32], b: &[f32], mut c: Block, add: bool) {
+        let holds = |xs: &[f32], width: usize, pieces: usize| {
+            let all = depth
+                .checked_mul(width)
+                .and_then(|piece| piece.checked_mul(pieces));
+            all.is_some_and(|all| xs.len() >= all)
+        };
+        assert!(holds(a, self.rows, c.count.div_ceil(self.rows)));
+        assert!(holds(b, self.cols, c.width.div_ceil(self.cols)));
         let (strip, panel) = (depth * self.rows, depth * self.cols);
-        assert!(a.len() >= c.count.div_ceil(self.rows) * strip);
-        assert!(b.len() >= c.width.div_ceil(self.cols) * panel);
         let code = match self.code {
             Code::Lanes(code) => code[self.rows - 1],
             #[cfg(target_arch = "x86_64")]
-            // SAFETY: `code` is what this processor runs; the lengths of a and b were checked.
-            Code::Amx(code) => return unsafe { code(self, depth, a, b, c, add) },
+            Code::Amx(code) => {
+                let strips = Strips {
+                    rows: self.rows,
+                    depth,
+                    format: self.format,
+                };
+                // SAFETY: `code` is what this processor runs; the lengths of a and b were checked.
+                return unsafe { code(strips, a, b, c, add) };
+            }
         };
         for (s, i) in (0..c.count).step_by(self.rows).enumerate() {
             for (p, j) in (0..c.width).step_by(self.cols).enumerate() {
@@ -251,131 +266,10 @@ static PORTABLE: [Multiply; 8] = [
     portable::<8>,
 ];
 
-/// A result of which several tasks fill parts.
-#[derive(Clone, Copy)]
-pub(super) struct Shared(*mut f32);
-
-// SAFETY: whoever writes through it keeps to parts that no other task touches.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    /// All that `out` has room for, whatever its length.
-    pub fn new(out: &mut Vec<f32>) -> Self {
-        Self(out.as_mut_ptr())
-    }
-
-    /// # Safety
-    /// `index` lies inside the room of the vector this was made from.
-    pub unsafe fn at(self, index: usize) -> *mut f32 {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.add(index) }
-    }
-
-    /// `count` rows of `width` elements, `stride` apart, the first at `index`.
-    ///
-    /// # Safety
-    /// They lie inside the room of the vector this was made from, which outlives the block and does
-    /// not grow, and nobody else touches them as long as it exists.
-    pub unsafe fn block<'a>(
-        self,
-        index: usize,
-        stride: usize,
-        count: usize,
-        width: usize,
-    ) -> Block<'a> {
-        Block {
-            // SAFETY: the caller's promise.
-            first: unsafe { self.at(index) },
-            stride,
-            count,
-            width,
-            of: PhantomData,
-        }
-    }
-}
-
-/// Rows of a matrix that one task writes.
-pub struct Block<'a> {
-    /// The first element of the first row.
-    pub(super) first: *mut f32,
-    /// Elements from one row to the next.
-    pub(super) stride: usize,
-    count: usize,
-    width: usize,
-    of: PhantomData<&'a mut [f32]>,
-}
-
-impl<'a> Block<'a> {
-    /// All of `xs`, in rows of `width` elements.
-    pub fn new(xs: &'a mut [f32], width: usize) -> Self {
-        Self {
-            first: xs.as_mut_ptr(),
-            stride: width,
-            count: xs.len() / width.max(1),
-            width,
-            of: PhantomData,
-        }
-    }
-
-    /// The number of rows.
-    pub fn count(&self) -> usize {
-        self.count
-    }
-
-    /// Elements of a row.
-    pub fn width(&self) -> usize {
-        self.width
-    }
-
-    /// All elements, row by row.
-    ///
-    /// # Panics
-    /// When there are gaps between the rows.
-    #[cfg(target_arch = "x86_64")]
-    pub fn elements(&mut self) -> &mut [f32] {
-        assert!(self.stride == self.width);
-        // SAFETY: the rows are the block's, which is borrowed as long as the slice.
-        unsafe { std::slice::from_raw_parts_mut(self.first, self.count * self.width) }
-    }
-
-    /// The elements of row `i`.
-    ///
-    /// # Panics
-    /// When there is no such row.
-    pub fn row(&mut self, i: usize) -> &mut [f32] {
-        assert!(i < self.count);
-        // SAFETY: the row is one of the block's, which is borrowed as long as the slice.
-        unsafe { std::slice::from_raw_parts_mut(self.first.add(i * self.stride), self.width) }
-    }
-
-    /// Rows `start..start + count`, or as many of them as there are.
-    pub fn rows(&mut self, start: usize, count: usize) -> Block<'_> {
-        let start = start.min(self.count);
-        Block {
-            first: self.first.wrapping_add(start * self.stride),
-            count: count.min(self.count - start),
-            of: PhantomData,
-            ..*self
-        }
-    }
-
-    /// Columns `start..start + width`, or as many of them as there are.
-    pub fn columns(&mut self, start: usize, width: usize) -> Block<'_> {
-        let start = start.min(self.width);
-        Block {
-            first: self.first.wrapping_add(start),
-            width: width.min(self.width - start),
-            of: PhantomData,
-            ..*self
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::nn::kernels::view::{Shared, filled};
 
     /// Every tile that this processor runs, also those it would not choose.
     fn tiles() -> Vec<Tile> {
@@ -400,13 +294,15 @@ mod tests {
     #[test]
     fn a_product_fills_a_block_that_nobody_wrote_before() {
         let Tile { rows, cols, .. } = *TILE;
-        let mut out = Vec::with_capacity(rows * cols);
-        // SAFETY: the block is all of `out`.
-        let block = unsafe { Shared::new(&mut out).block(0, cols, rows, cols) };
-        TILE.multiply_into(1, &vec![2.; rows], &vec![3.; cols], block, false);
-        // SAFETY: as many were written.
-        unsafe { out.set_len(rows * cols) };
-        assert_eq!(out, vec![6.; rows * cols]);
+        let (a, b) = (vec![2.; rows], vec![3.; cols]);
+        let write = |shared: Shared| {
+            // SAFETY: the block is all of the result.
+            let block = unsafe { shared.block(0, cols, rows, cols) };
+            TILE.multiply_into(1, &a, &b, block, false);
+        };
+        // SAFETY: the product fills the block.
+        let out = unsafe { filled(&[rows, cols], write) };
+        assert_eq!(out.unwrap(), vec![6.; rows * cols]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! What the processor answers with a fault is a panic here.
 
-use super::{Block, Configuration, Instructions, SIDE, Tile};
+use super::{Block, Configuration, Instructions, SIDE, Strips};
 use crate::nn::kernels::level::{EMULATED_AMX, LEVEL_VARIABLE};
 
 /// Whether [`LEVEL_VARIABLE`] asks for it.
@@ -14,9 +14,9 @@ pub fn is_asked_for() -> bool {
 ///
 /// # Safety
 /// As there; no processor needs to have AMX.
-pub unsafe fn multiply(tile: &Tile, depth: usize, a: &[f32], b: &[f32], c: Block, add: bool) {
+pub unsafe fn multiply(strips: Strips, a: &[f32], b: &[f32], c: Block, add: bool) {
     // SAFETY: the caller's promise.
-    unsafe { super::multiply(&mut Emulation::new(), tile, depth, a, b, c, add) }
+    unsafe { super::multiply(&mut Emulation::new(), strips, a, b, c, add) }
 }
 
 struct Emulation {
@@ -126,9 +126,12 @@ impl Instructions for Emulation {
 
 mod tests {
     use super::*;
+    use crate::nn::kernels::layout::{Format, Layout};
     use crate::nn::kernels::level::{Level, has_bf16, level};
-    use crate::nn::kernels::pack::{Format, Layout, Rows, stack, transpose};
+    use crate::nn::kernels::pack::{stack, transpose};
     use crate::nn::kernels::random;
+    use crate::nn::kernels::tile::Tile;
+    use crate::nn::kernels::view::Rows;
 
     /// Tiles of AMX, if this run can pack their operands.
     fn tiles() -> Vec<Tile> {
@@ -274,9 +277,13 @@ mod tests {
                 amx.configuration = before.clone();
                 let mut c = [1f32];
                 let to = Block::new(&mut c, 1);
-                let depth = tile.left.elements(32);
+                let strips = Strips {
+                    rows: tile.rows,
+                    depth: tile.left.elements(32),
+                    format: tile.format,
+                };
                 // SAFETY: the operands are as long as they should be.
-                unsafe { super::super::multiply(&mut amx, &tile, depth, &a, &b, to, false) }
+                unsafe { super::super::multiply(&mut amx, strips, &a, &b, to, false) }
                 assert_eq!((&amx.configuration, c), (before, [0.]));
             }
         }

@@ -13,8 +13,8 @@
 
 use std::arch::asm;
 
-use super::pack::Format;
-use super::tile::{Block, Tile};
+use super::layout::Format;
+use super::view::Block;
 
 /// Rows of a strip, at most.
 pub const ROWS: usize = 32;
@@ -23,11 +23,23 @@ pub const COLS: usize = 32;
 /// Rows of a tile, and elements of a row.
 const SIDE: usize = 16;
 
-/// Like [`Tile::multiply_into`].
+/// How the left operand is cut.
+#[derive(Clone, Copy)]
+pub struct Strips {
+    /// Rows of a strip, at most [`ROWS`].
+    pub rows: usize,
+    /// Elements of the summation, of both operands.
+    pub depth: usize,
+    /// Pairs, or numbers split in two.
+    pub format: Format,
+}
+
+/// `c (+)= a b`: `a` holds a strip for each [`Strips::rows`] rows of `c`, `b` a panel for each
+/// [`COLS`] columns.
 ///
 /// # Safety
-/// The processor has AMX; the operands are as long as [`Tile::multiply_into`] wants them.
-pub type Multiply = unsafe fn(&Tile, usize, &[f32], &[f32], Block, bool);
+/// The processor has AMX; the operands are as long as that.
+pub type Multiply = unsafe fn(Strips, &[f32], &[f32], Block, bool);
 
 /// The code that multiplies at [`Level::Amx`](super::level::Level::Amx).
 pub fn code() -> Multiply {
@@ -35,9 +47,9 @@ pub fn code() -> Multiply {
     if emulation::is_asked_for() {
         return emulation::multiply;
     }
-    |tile, depth, a, b, c, add| {
+    |strips, a, b, c, add| {
         // SAFETY: passed on to the caller.
-        unsafe { multiply(&mut Processor, tile, depth, a, b, c, add) }
+        unsafe { multiply(&mut Processor, strips, a, b, c, add) }
     }
 }
 
@@ -132,20 +144,19 @@ macro_rules! each_sum {
     };
 }
 
-/// Products of all strips in `a` with all panels in `b`, see [`Tile::multiply_into`].
+/// Products of all strips in `a` with all panels in `b`.
 ///
 /// # Safety
 /// As [`Multiply`] says.
 unsafe fn multiply<I: Instructions>(
     amx: &mut I,
-    tile: &Tile,
-    depth: usize,
+    strips: Strips,
     a: &[f32],
     b: &[f32],
     mut c: Block,
     add: bool,
 ) {
-    let Tile { rows, format, .. } = *tile;
+    let Strips { rows, depth, .. } = strips;
     let mut configured = (0, 0);
     // SAFETY: a strip or panel is `depth` elements of its rows or columns, and configured are those
     // that `c` has.
@@ -162,7 +173,7 @@ unsafe fn multiply<I: Instructions>(
                     configured = size;
                 }
                 let (a, b) = (a.as_ptr(), b.as_ptr());
-                multiply_one(amx, depth, format, rows, a, b, c, add);
+                multiply_one(amx, strips, a, b, c, add);
             }
         }
         match found.palette {
@@ -172,22 +183,24 @@ unsafe fn multiply<I: Instructions>(
     }
 }
 
-/// The product of one strip of `rows` rows with one panel.
+/// The product of one strip with one panel.
 ///
 /// # Safety
 /// As [`Multiply`] says; the tiles are configured for the size of `c`.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 unsafe fn multiply_one<I: Instructions>(
     amx: &mut I,
-    depth: usize,
-    format: Format,
-    rows: usize,
+    strips: Strips,
     mut a: *const f32,
     mut b: *const f32,
     c: Block,
     add: bool,
 ) {
+    let Strips {
+        rows,
+        depth,
+        format,
+    } = strips;
     let has = (c.count() > SIDE, c.width() > SIDE); // second tiles
     let (stride, to) = (c.stride, |i: usize, j: usize| {
         c.first.wrapping_add(i * SIDE * c.stride + j * SIDE)

@@ -7,10 +7,13 @@
 
 mod scratch;
 
+use candle::Result;
 use rayon::prelude::*;
 
-use super::pack::{Format, Rows, stack, transpose};
-use super::tile::{Block, Shared, Tile};
+use super::layout::Format;
+use super::pack::{stack, transpose};
+use super::tile::Tile;
+use super::view::{Block, Rows, Shared, elements, filled};
 use scratch::Scratch;
 
 /// Keys of a block, at most: their scores with a panel of queries stay in the first cache.
@@ -53,46 +56,51 @@ pub struct Head<'a> {
 /// `softmax(q k^T * scale + bias) v` of each head -> (batch, n, heads, d)
 ///
 /// `head(b, h)` gives head `h` of image `b`; all have the same sizes. Without keys the result is 0.
+///
+/// # Errors
+/// When there is no memory for the result.
+///
+/// # Panics
+/// When the sizes disagree.
 pub fn attend<'a>(
     (batch, heads): (usize, usize),
     head: impl Fn(usize, usize) -> Head<'a> + Sync,
     scale: f32,
     format: Format,
-) -> Vec<f32> {
-    if batch * heads == 0 {
-        return vec![];
+) -> Result<Vec<f32>> {
+    if batch == 0 || heads == 0 {
+        return Ok(vec![]);
     }
     let Head { q, k, v, .. } = head(0, 0);
     let (n, d) = (q.count, v.len);
-    if k.count * d == 0 {
-        return vec![0.; batch * n * heads * d];
+    let sizes = [batch, n, heads, d];
+    if k.count == 0 {
+        return Ok(vec![0.; elements(&sizes)?]);
     }
     let tile = Tile::of(format);
     let panels = n.div_ceil(tile.cols);
-    let share = (panels * batch * heads).div_ceil(2 * rayon::current_num_threads());
-    let group = PANELS.min(share).min(panels).max(1);
-    let mut out = Vec::with_capacity(batch * n * heads * d);
-    let shared = Shared::new(&mut out);
-    (0..batch * heads).into_par_iter().for_each(|i| {
-        let (b, h) = (i / heads, i % heads);
-        let head = head(b, h);
-        assert!(head.q.count == n && head.v.len == d && head.k.len == head.q.len);
-        let keys = Keys::new(&head, tile);
-        (0..panels.div_ceil(group)).into_par_iter().for_each_init(
-            || Scratch::new(&keys, group, &head.bias),
-            |scratch, g| {
+    let write = |shared: Shared| {
+        let share = (panels * batch * heads).div_ceil(2 * rayon::current_num_threads());
+        let group = PANELS.min(share).min(panels).max(1);
+        (0..batch * heads).into_par_iter().for_each(|i| {
+            let (b, h) = (i / heads, i % heads);
+            let head = head(b, h);
+            assert!(head.q.count == n && head.v.len == d && head.k.len == head.q.len);
+            let keys = Keys::new(&head, tile);
+            let scratch = || Scratch::new(&keys, group, &head.bias);
+            let tasks = (0..panels.div_ceil(group)).into_par_iter();
+            tasks.for_each_init(scratch, |scratch, g| {
                 let first = g * group * tile.cols;
                 let count = (group * tile.cols).min(n - first);
                 scratch.attend(&head, &keys, first..first + count, scale);
                 let at = ((b * n + first) * heads + h) * d;
                 // SAFETY: these queries' part of this head's result belongs to this task.
                 scratch.write(unsafe { shared.block(at, heads * d, count, d) });
-            },
-        );
-    });
-    // SAFETY: the tasks wrote every head's result for every query.
-    unsafe { out.set_len(batch * n * heads * d) };
-    out
+            });
+        });
+    };
+    // SAFETY: the tasks write every head's result for every query.
+    unsafe { filled(&sizes, write) }
 }
 
 /// Keys and values of a head, packed as left operands.
@@ -228,7 +236,7 @@ mod tests {
                         Format::Pairs => 2e-2,
                         Format::Split => 3e-5,
                     };
-                    let got = attend((1, 1), |_, _| head, 0.3, format);
+                    let got = attend((1, 1), |_, _| head, 0.3, format).unwrap();
                     assert_near(&got, &want, tolerance, &format!("{n}x{m}x{c} {format:?}"));
                 }
             }
@@ -248,7 +256,7 @@ mod tests {
                 bias: Bias::None,
             }
         };
-        let got = attend((2, 2), head, 1., Format::Single);
+        let got = attend((2, 2), head, 1., Format::Single).unwrap();
         for (b, h) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
             let rows = Rows::new(&got[b * 24 + h * 4..], 8, 3, 4);
             let got: Vec<f32> = (0..3).flat_map(|i| rows.row(i)).copied().collect();
@@ -266,14 +274,27 @@ mod tests {
                 v: Rows::new(&xs, d, m, d),
                 bias: Bias::None,
             };
-            let got = attend((1, 1), |_, _| head, 1., Format::Single);
+            let got = attend((1, 1), |_, _| head, 1., Format::Single).unwrap();
             assert_eq!(got.len(), n * d);
             let mean = |t: usize| (0..m).map(|j| xs[j * d + t]).sum::<f32>() / m.max(1) as f32;
             for (i, got) in got.iter().enumerate() {
                 assert!((got - mean(i % d)).abs() < 1e-6, "{n}x{m}x{c}x{d}: {got}");
             }
         }
-        assert!(attend((0, 1), |_, _| unreachable!(), 1., Format::Single).is_empty());
+        let none = attend((0, 1), |_, _| unreachable!(), 1., Format::Single);
+        assert!(none.unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_result_that_no_memory_holds_is_an_error() {
+        let values = [0.; 12];
+        let head = Head {
+            q: Rows::new(&[], 0, 1 << 62, 0),
+            k: Rows::new(&[], 0, 3, 0),
+            v: Rows::new(&values, 4, 3, 4),
+            bias: Bias::None,
+        };
+        assert!(attend((1, 1), |_, _| head, 1., Format::Single).is_err());
     }
 
     #[test]
@@ -292,7 +313,7 @@ mod tests {
             bias: Bias::Each(Rows::new(&hidden, m, n, m)),
         };
         for format in Format::ALL {
-            let got = attend((1, 1), |_, _| head, 1., format);
+            let got = attend((1, 1), |_, _| head, 1., format).unwrap();
             for (i, row) in got.chunks_exact(c).enumerate() {
                 assert!(
                     row[0].is_nan(),

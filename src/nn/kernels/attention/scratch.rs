@@ -4,8 +4,9 @@ use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
 use super::super::lanes::vectorised;
-use super::super::pack::{Layout, Rows, stack, transpose};
-use super::super::tile::Block;
+use super::super::layout::Layout;
+use super::super::pack::{stack, transpose};
+use super::super::view::{Block, Rows};
 use super::{Bias, Head, Keys};
 
 /// What one task needs for its panels of queries. Everything that has a value for each query is

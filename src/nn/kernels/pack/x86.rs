@@ -2,8 +2,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{Block, GROUP, Layout, Rows};
 use crate::nn::kernels::lanes::unroll;
+use crate::nn::kernels::layout::{GROUP, Layout};
+use crate::nn::kernels::view::{Block, Rows};
 
 /// At most as many rows as `to` has columns.
 #[target_feature(enable = "avx512f,avx512dq,avx512vl")]

@@ -14,9 +14,12 @@
 
 mod transforms;
 
+use candle::Result;
 use rayon::prelude::*;
 
-use super::tile::{Block, Shared, TILE};
+use super::epilogue::Activation;
+use super::tile::TILE;
+use super::view::{Block, Shared, filled};
 use transforms::{Image, POINTS, STEP, from_points, runs, to_points, values_at_points};
 
 /// Steps of the summation that one pass covers.
@@ -54,8 +57,9 @@ impl TransformedKernel {
                 for (c, weight) in weight.as_chunks::<9>().0.iter().enumerate() {
                     for (point, value) in values_at_points(weight).iter().enumerate() {
                         let strip = point * plane + o / rows * channels * rows;
-                        // SAFETY: inside `strips`, and only this task writes for this `o`.
-                        unsafe { *shared.at(strip + c * rows + o % rows) = *value };
+                        // SAFETY: only this task writes for this `o`.
+                        let mut to = unsafe { shared.block(strip + c * rows + o % rows, 1, 1, 1) };
+                        to.row(0)[0] = *value;
                     }
                 }
             });
@@ -72,28 +76,34 @@ impl TransformedKernel {
     }
 }
 
-/// `xs` (channels, h, w) -> (out, h, w)
+/// `activation(convolution + bias)`: `xs` (channels, h, w), `bias` (out) -> (out, h, w)
+///
+/// # Errors
+/// When there is no memory for the result.
+///
+/// # Panics
+/// When the sizes disagree.
 pub fn conv3x3(
     xs: &[f32],
     (h, w): (usize, usize),
     kernel: &TransformedKernel,
     bias: Option<&[f32]>,
-) -> Vec<f32> {
+    activation: Activation,
+) -> Result<Vec<f32>> {
     let tile = *TILE;
     let TransformedKernel { out, channels, .. } = *kernel;
-    let (tiles_x, tiles_y) = (w.div_ceil(STEP), h.div_ceil(STEP));
-    let tiles = tiles_x * tiles_y;
-    let mut result = Vec::with_capacity(out * h * w);
-    let shared = Shared::new(&mut result);
-    let image = Image { xs, h, w };
-    let panels = tiles.div_ceil(tile.cols);
-    let group = PANELS
-        .min(panels.div_ceil(2 * rayon::current_num_threads()))
-        .max(1);
-    let (input, output) = (POINTS * channels * tile.cols, POINTS * out * tile.cols);
-    (0..panels.div_ceil(group)).into_par_iter().for_each_init(
-        || (vec![0f32; group * input], vec![0f32; group * output]),
-        |(values, sums), g| {
+    let write = |shared: Shared| {
+        let (tiles_x, tiles_y) = (w.div_ceil(STEP), h.div_ceil(STEP));
+        let tiles = tiles_x * tiles_y;
+        let image = Image { xs, h, w };
+        let panels = tiles.div_ceil(tile.cols);
+        let group = PANELS
+            .min(panels.div_ceil(2 * rayon::current_num_threads()))
+            .max(1);
+        let (input, output) = (POINTS * channels * tile.cols, POINTS * out * tile.cols);
+        let room = || (vec![0f32; group * input], vec![0f32; group * output]);
+        let tasks = (0..panels.div_ceil(group)).into_par_iter();
+        tasks.for_each_init(room, |(values, sums), g| {
             let panels = g * group..panels.min((g + 1) * group);
             let runs_of = |panel: usize| {
                 let first = panel * tile.cols;
@@ -121,13 +131,13 @@ pub fn conv3x3(
                 }
             }
             for (panel, sums) in panels.zip(sums.chunks_exact(output)) {
-                from_points(sums, &runs_of(panel), bias, [out, h, w], shared);
+                let shape = [out, h, w];
+                from_points(sums, &runs_of(panel), bias, activation, shape, shared);
             }
-        },
-    );
-    // SAFETY: the tasks wrote the tiles of all planes.
-    unsafe { result.set_len(out * h * w) };
-    result
+        });
+    };
+    // SAFETY: the tasks write the tiles of all planes.
+    unsafe { filled(&[out, h, w], write) }
 }
 
 #[cfg(test)]
@@ -151,7 +161,8 @@ mod tests {
             let (xs, weight) = (random(c * h * w, 1), random(o * c * 9, 2));
             let bias = biased.then(|| random(o, 3));
             let kernel = TransformedKernel::new(&weight, o, c);
-            let got = conv3x3(&xs, (h, w), &kernel, bias.as_deref());
+            let got = conv3x3(&xs, (h, w), &kernel, bias.as_deref(), Activation::Identity);
+            let got = got.unwrap();
             let (mut error, mut norm) = (0f64, 0f64);
             for (i, got) in got.iter().enumerate() {
                 let (oc, y, x) = (i / (h * w), i / w % h, i % w);

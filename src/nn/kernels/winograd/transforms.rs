@@ -6,8 +6,10 @@
 use std::ops::Range;
 
 use super::super::convolution::copy_shifted;
+use super::super::epilogue::Activation;
 use super::super::lanes::{Lanes, unroll, vectorised};
-use super::super::tile::{MAX_COLS, Shared};
+use super::super::tile::MAX_COLS;
+use super::super::view::Shared;
 
 /// Side of a tile of the output.
 pub(super) const STEP: usize = 4;
@@ -129,11 +131,13 @@ unsafe fn evaluate_lines<L: Lanes>(
 }
 
 vectorised! {
-    /// Sums at the points [points][out][cols] -> pixels of `result` (out, h, w)
+    /// Sums at the points [points][out][cols] -> pixels of `result` (out, h, w), which nobody else
+    /// touches
     pub(super) fn from_points<L>(
         sums: &[f32],
         runs: &[Run],
         bias: Option<&[f32]>,
+        activation: Activation,
         shape: [usize; 3],
         result: Shared,
     ) {
@@ -142,7 +146,7 @@ vectorised! {
         let mut pixels = [[[0f32; MAX_COLS]; STEP]; STEP]; // of a tile, tile by tile
         for o in 0..out {
             // SAFETY: `sums` was measured, rows of pixels are as long as the widest panel; these
-            // tiles lie inside the result and belong to this panel's task.
+            // tiles belong to this panel's task.
             unsafe {
                 let bias = L::splat(bias.map_or(0., |bias| bias[o]));
                 for j in [0, L::COUNT] {
@@ -165,8 +169,9 @@ vectorised! {
                     let x = STEP * run.x;
                     let len = (STEP * run.len).min(w - x);
                     for (y, phases) in (STEP * run.y..h).zip(&pixels) {
-                        let to = std::slice::from_raw_parts_mut(result.at((o * h + y) * w + x), len);
-                        interleave(phases, run, to);
+                        let mut line = result.block((o * h + y) * w + x, len, 1, len);
+                        interleave(phases, run, line.row(0));
+                        activation.apply_here(line.row(0));
                     }
                 }
             }

@@ -10,11 +10,13 @@ use candle::{Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-use crate::nn::attention::{Heads, in_rows, sdpa_on_grid};
-use crate::nn::kernels::matmul::{Activation, PackedWeight, matmul};
-use crate::nn::kernels::on_cpu_in_f32;
-use crate::nn::kernels::pack::Format;
-use crate::nn::{Precision, sdpa};
+use super::{Heads, in_rows, sdpa, sdpa_on_grid};
+use crate::nn::kernels::epilogue::Epilogue;
+use crate::nn::kernels::layout::Format;
+use crate::nn::kernels::matmul::{PackedWeight, matmul};
+use crate::nn::kernels::view::elements;
+use crate::nn::on_cpu_in_f32;
+use crate::nn::precision::Precision;
 
 /// The tables of one block: a bias is a product of the query and an entry of each.
 #[derive(Debug, Clone)]
@@ -129,16 +131,17 @@ fn look_up(q: &Tensor, tables: &PackedWeight, side: usize) -> Result<[Tensor; 2]
     if c != width {
         candle::bail!("relative positions of {width} channels got {c}");
     }
-    let mut found = [(); 2].map(|()| vec![0f32; b * heads * n * side]);
+    let len = elements(&[b, heads, n, side])?;
+    let mut found = [(); 2].map(|()| vec![0f32; len]);
     let [rows, columns] = &mut found;
-    let of_heads = rows.par_chunks_mut(n * side);
+    let of_heads = rows.par_chunks_mut((n * side).max(1));
     of_heads
-        .zip(columns.par_chunks_mut(n * side))
+        .zip(columns.par_chunks_mut((n * side).max(1)))
         .enumerate()
-        .for_each(|(i, (rows, columns))| {
+        .try_for_each(|(i, (rows, columns))| {
             // Products with every distance; those of a query lie side by side.
             let queries = q.of(i / heads, i % heads);
-            let products = matmul(queries, tables, None, Activation::Identity, None);
+            let products = matmul(queries, tables, &Epilogue::default())?;
             let tokens = products.chunks_exact(both).enumerate();
             let to = rows
                 .chunks_exact_mut(side)
@@ -148,7 +151,8 @@ fn look_up(q: &Tensor, tables: &PackedWeight, side: usize) -> Result<[Tensor; 2]
                 rows.copy_from_slice(&of_rows[side - 1 - token / side..][..side]);
                 columns.copy_from_slice(&of_columns[side - 1 - token % side..][..side]);
             }
-        });
+            Ok::<_, candle::Error>(())
+        })?;
     let [rows, columns] = found;
     let tensor = |values| Tensor::from_vec(values, (b, heads, n, side), &Device::Cpu);
     Ok([tensor(rows)?, tensor(columns)?])

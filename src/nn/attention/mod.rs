@@ -1,14 +1,18 @@
 //! Attention: one entry point, [`sdpa`], and PyTorch's multi-head module on top of it.
 
-use candle::{D, DType, Device, Layout, Module, Result, Storage, Tensor};
-use candle_nn::{VarBuilder, ops::softmax_last_dim};
+mod multi_head;
+mod relative;
 
-use super::is_half_on_cpu;
+use candle::{D, DType, Device, Layout, Result, Storage, Tensor};
+use candle_nn::ops::softmax_last_dim;
+
 use super::kernels::attention::{Bias, Head, attend};
-use super::kernels::pack::Rows;
-use super::kernels::{cpu_slice, on_cpu_in_f32};
-use super::linear::{Linear, linear};
+use super::kernels::view::Rows;
 use super::precision::Precision;
+use super::{cpu_slice, is_half_on_cpu, on_cpu_in_f32};
+
+pub use multi_head::{MultiHeadAttention, ScoreBias, merge_heads};
+pub use relative::RelativePositions;
 
 /// At most this many scores exist at a time (64 MiB in f32); longer query lists go in chunks.
 const MAX_SCORES: usize = 1 << 24;
@@ -74,7 +78,7 @@ pub fn sdpa(
 /// a grid.
 ///
 /// `rows` (b, h, n, grid rows), `columns` (b, h, n, grid columns) -> (b, h, n, d)
-pub(crate) fn sdpa_on_grid(
+fn sdpa_on_grid(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
@@ -180,12 +184,12 @@ fn attend_on_cpu<'a>(
         v: v.of(b, h),
         bias: bias(b, h),
     };
-    let out = attend((b, h), head, scale as f32, precision.format());
+    let out = attend((b, h), head, scale as f32, precision.format())?;
     Tensor::from_vec(out, (b, n, h, d), &Device::Cpu)?.transpose(1, 2)
 }
 
 /// The tensor, copied if its last axis has gaps.
-pub(crate) fn in_rows(xs: &Tensor) -> Result<Tensor> {
+pub(super) fn in_rows(xs: &Tensor) -> Result<Tensor> {
     match xs.layout().stride().last() {
         Some(1) => Ok(xs.clone()),
         _ => xs.contiguous(),
@@ -193,7 +197,7 @@ pub(crate) fn in_rows(xs: &Tensor) -> Result<Tensor> {
 }
 
 /// A tensor (b, h, n, c) on the CPU in f32, whose last axis has no gaps.
-pub(crate) struct Heads<'a> {
+pub(super) struct Heads<'a> {
     xs: &'a [f32],
     pub dims: [usize; 4],
     strides: [usize; 3],
@@ -233,90 +237,10 @@ pub fn padding_bias(is_padding: &Tensor, dtype: DType) -> Result<Tensor> {
         .reshape((b, 1, 1, m))
 }
 
-/// What is added to the scores of [`MultiHeadAttention`] before their softmax.
-#[derive(Debug, Clone, Copy)]
-pub enum ScoreBias<'a> {
-    /// Nothing.
-    None,
-    /// A tensor broadcastable to (b, heads, n, m).
-    Whole(&'a Tensor),
-    /// Keys form a grid: the sum of one value for the key's row (b, heads, n, grid rows) and one
-    /// for its column (b, heads, n, grid columns).
-    Grid([&'a Tensor; 2]),
-}
-
-/// PyTorch's `nn.MultiheadAttention`, batch first, with its fused input projection.
-#[derive(Debug, Clone)]
-pub struct MultiHeadAttention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
-    out_proj: Linear,
-    num_heads: usize,
-    precision: Precision,
-}
-
-impl MultiHeadAttention {
-    /// Reads `in_proj_weight` (3 dim, dim), `in_proj_bias` and `out_proj`.
-    pub fn new(dim: usize, num_heads: usize, vb: VarBuilder) -> Result<Self> {
-        let weight = vb.get((3 * dim, dim), "in_proj_weight")?;
-        let bias = vb.get(3 * dim, "in_proj_bias")?;
-        let part = |i: usize| -> Result<Linear> {
-            let weight = weight.narrow(0, i * dim, dim)?;
-            let bias = bias.narrow(0, i * dim, dim)?;
-            Linear::new(&weight, Some(bias))
-        };
-        Ok(Self {
-            q_proj: part(0)?,
-            k_proj: part(1)?,
-            v_proj: part(2)?,
-            out_proj: linear(dim, dim, vb.pp("out_proj"))?,
-            num_heads,
-            precision: Precision::current(),
-        })
-    }
-
-    /// `q` (b, n, dim), `k` and `v` (b, m, dim) -> what was attended to, added to `residual`
-    /// (b, n, dim)
-    pub fn forward_onto(
-        &self,
-        residual: &Tensor,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        bias: ScoreBias,
-    ) -> Result<Tensor> {
-        let q = self.split_heads(&self.q_proj.forward(q)?)?; // (b, h, n, c)
-        let k = self.split_heads(&self.k_proj.forward(k)?)?; // (b, h, m, c)
-        let v = self.split_heads(&self.v_proj.forward(v)?)?;
-        let scale = (q.dim(D::Minus1)? as f64).powf(-0.5);
-        let attended = match bias {
-            ScoreBias::None => sdpa(&q, &k, &v, scale, None, self.precision)?,
-            ScoreBias::Whole(bias) => sdpa(&q, &k, &v, scale, Some(bias), self.precision)?,
-            ScoreBias::Grid(axes) => sdpa_on_grid(&q, &k, &v, scale, axes, self.precision)?,
-        };
-        self.out_proj
-            .forward_onto(residual, &merge_heads(&attended)?)
-    }
-
-    /// (b, n, h * c) -> (b, h, n, c)
-    fn split_heads(&self, xs: &Tensor) -> Result<Tensor> {
-        let (b, n, dim) = xs.dims3()?;
-        xs.reshape((b, n, self.num_heads, dim / self.num_heads))?
-            .transpose(1, 2)
-    }
-}
-
-/// (b, h, n, c) -> (b, n, h * c)
-pub fn merge_heads(xs: &Tensor) -> Result<Tensor> {
-    xs.transpose(1, 2)?.flatten_from(2)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::nn::golden::assert_close;
-    use candle::Device;
 
     #[test]
     fn chunked_attention_equals_attention_in_one_piece() -> Result<()> {

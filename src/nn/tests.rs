@@ -1,4 +1,4 @@
-//! What every layer makes of nothing, and of what is not a number.
+//! Empty and non-finite inputs of every layer.
 
 use std::collections::HashMap;
 
@@ -7,8 +7,11 @@ use candle_nn::VarBuilder;
 
 use super::conv::{Conv2d, ConvConfig};
 use super::conv_transpose::ConvTranspose2x2;
+use super::golden::assert_close;
 use super::sample::resize_bilinear;
-use super::{GroupNorm, LayerNorm, Linear, gelu, group_norm, hard_swish, layer_norm};
+use super::{
+    GroupNorm, LayerNorm, Linear, Precision, gelu, group_norm, hard_swish, layer_norm, sdpa,
+};
 
 const CHANNELS: usize = 32;
 const SIZE: (usize, usize) = (13, 11);
@@ -149,5 +152,69 @@ fn activations_of_what_is_no_number() -> Result<()> {
         assert!(ys[2] == 0. || ys[2].is_nan(), "{name} {ys:?}"); // -inf * 0, as PyTorch has it
         assert_eq!(ys[3..], [0., 0.], "{name} {ys:?}");
     }
+    Ok(())
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "candle's erf takes minutes")]
+fn activations_of_views_and_of_more_than_one_chunk() -> Result<()> {
+    let xs = (random(1, &[3, 90, 100])? * 8.)?;
+    for xs in [xs.clone(), xs.transpose(0, 2)?, xs.narrow(0, 1, 1)?] {
+        let exact = xs.to_dtype(DType::F64)?; // takes candle's functions
+        for function in [gelu, hard_swish] {
+            let want = function(&exact)?.to_dtype(DType::F32)?;
+            assert_close(&function(&xs)?, &want, 1e-6);
+        }
+    }
+    Ok(())
+}
+
+/// Each of these sizes has a product that wraps around to a small number.
+#[test]
+fn results_that_no_memory_holds_are_errors() -> Result<()> {
+    let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
+    let conv = |weight: &[usize], padding| {
+        let cfg = ConvConfig {
+            padding,
+            ..ConvConfig::default()
+        };
+        Conv2d::new(&zeros(weight)?, None, cfg)
+    };
+    let image = zeros(&[1, 1, 2, 2])?;
+    let wide = conv(&[6_148_914_691_236_517_208, 0, 1, 1], 0)?;
+    assert!(wide.forward(&zeros(&[1, 0, 1, 3])?).is_err());
+    for padding in [(1 << 30) - 1, usize::MAX / 2, usize::MAX] {
+        assert!(conv(&[4, 1, 1, 1], padding)?.forward(&image).is_err());
+    }
+    let depthwise = ConvConfig {
+        padding: (1 << 31) - 1,
+        ..ConvConfig::default()
+    };
+    let depthwise = Conv2d::new(&zeros(&[1, 1, 1, 1])?, None, depthwise)?;
+    assert!(depthwise.forward(&image).is_err());
+    let last = image.reshape((1, 2, 2, 1))?;
+    assert!(depthwise.forward_channels_last(&last).is_err());
+
+    let (q, k) = (zeros(&[1, 1, 1 << 62, 0])?, zeros(&[1, 1, 3, 0])?);
+    let v = zeros(&[1, 1, 3, 4])?;
+    assert!(sdpa(&q, &k, &v, 1., None, Precision::High).is_err());
+
+    let linear = Linear::new(&zeros(&[1 << 32, 0])?, None)?;
+    assert!(linear.forward(&zeros(&[1 << 32, 0])?).is_err());
+    Ok(())
+}
+
+#[test]
+fn a_padding_wider_than_the_kernel_gives_zeros_around() -> Result<()> {
+    let cfg = ConvConfig {
+        padding: 4,
+        ..ConvConfig::default()
+    };
+    let weight = random(1, &[3, 1, 3, 3])?;
+    let conv = Conv2d::new(&weight, None, cfg.with_groups(3))?;
+    let image = random(2, &[1, 3, 5, 4])?;
+    let want = conv.forward(&image)?;
+    let got = conv.forward_channels_last(&image.permute((0, 2, 3, 1))?)?;
+    assert_close(&got.permute((0, 3, 1, 2))?, &want, 1e-6);
     Ok(())
 }
