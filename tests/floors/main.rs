@@ -16,6 +16,9 @@ const FLOORS: &[&[&str]] = &[
 /// Plain Rust: no tensors.
 const WITHOUT_CANDLE: &[&str] = &["eval", "image", "mask", "output"];
 
+/// Behind the functions of `nn`: no other module sees them.
+const KERNELS: &str = "nn::kernels";
+
 #[test]
 fn imports_point_downward() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -45,8 +48,12 @@ fn imports_point_downward() {
                 wrong.push(format!("{} uses {used}", relative.display()));
             }
         }
-        if WITHOUT_CANDLE.contains(&module) && text.contains("use candle") {
+        let names_candle = text.contains("candle::") || text.contains("candle_nn::");
+        if WITHOUT_CANDLE.contains(&module) && names_candle {
             wrong.push(format!("{} uses candle", relative.display()));
+        }
+        if module != "nn" && text.contains(KERNELS) {
+            wrong.push(format!("{} uses {KERNELS}", relative.display()));
         }
         if module == "bin" && text.contains("Tensor") {
             wrong.push(format!("{} names Tensor", relative.display()));
@@ -64,6 +71,43 @@ fn code(text: &str) -> String {
     let lines = text.lines();
     let lines = lines.filter(|line| !line.trim_start().starts_with("//"));
     lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn kernels_import_each_other_in_no_circle() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/nn/kernels");
+    let files = rust_files(&folder).into_iter();
+    let mut imports: Vec<(String, Vec<String>)> = files
+        .filter_map(|file| {
+            let path = file.strip_prefix(&folder).unwrap().with_extension("");
+            let name = path.iter().next()?.to_str()?.to_string();
+            let text = std::fs::read_to_string(&file).unwrap();
+            let code = code(text.split("\nmod tests {").next()?);
+            (name != "mod").then(|| (name, kernels_in(&code)))
+        })
+        .collect();
+    assert!(imports.len() > 10, "only {} kernels seen", imports.len());
+    // What imports nothing that is left is no part of a circle.
+    while !imports.is_empty() {
+        let names: Vec<String> = imports.iter().map(|(name, _)| name.clone()).collect();
+        let is_free = |(name, imports): &(String, Vec<String>)| {
+            !imports.iter().any(|i| i != name && names.contains(i))
+        };
+        let free: Vec<String> = names
+            .iter()
+            .filter(|name| imports.iter().filter(|(n, _)| n == *name).all(is_free))
+            .cloned()
+            .collect();
+        assert!(!free.is_empty(), "a circle among {imports:#?}");
+        imports.retain(|(name, _)| !free.contains(name));
+    }
+}
+
+/// Every kernel that a kernel's code names after `super::` or `kernels::`.
+fn kernels_in(code: &str) -> Vec<String> {
+    let all = code.replace("crate::nn::kernels::", "super::");
+    let all = all.replace("super::super::", "super::");
+    imports(&all.replace("super::", "crate::"))
 }
 
 fn floor_of(module: &str) -> Option<usize> {
