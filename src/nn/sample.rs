@@ -1,5 +1,7 @@
 //! Sampling of feature maps: resizes and regions of interest.
 
+use std::ops::Range;
+
 use candle::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
@@ -133,27 +135,51 @@ pub fn roi_align(features: &Tensor, boxes: &[[f32; 4]], size: usize) -> Result<T
 
 /// How much each of `len` cells contributes to each of `size` bins between `start` and `end`:
 /// (size, len), row-major.
+///
+/// The time depends on `len`, however large the box is: only samples on the map are visited.
 fn bin_weights(start: f32, end: f32, len: usize, size: usize) -> Vec<f32> {
     let extent = (end - start).max(1.);
     let bin = extent / size as f32;
     let samples = (extent / size as f32).ceil() as usize;
     let mut weights = vec![0f32; size * len];
-    for (p, row) in weights.chunks_mut(len).enumerate() {
-        for i in 0..samples {
-            let at = start + p as f32 * bin + (i as f32 + 0.5) * bin / samples as f32;
-            if at < -1. || at > len as f32 {
-                continue;
+    for (p, row) in weights.chunks_mut(len.max(1)).enumerate() {
+        let position = |i: usize| start + p as f32 * bin + (i as f32 + 0.5) * bin / samples as f32;
+        let mut i = first(0..samples, |i| !(position(i) < -1.));
+        while i < samples {
+            let at = position(i);
+            if at > len as f32 {
+                break;
             }
+            // Far from 0, f32 has one position for many samples.
+            let next = match i + 1 < samples && position(i + 1) > at {
+                true => i + 1,
+                false => first(i + 1..samples, |i| position(i) > at),
+            };
+            let count = (next - i) as f32;
+            i = next;
             let at = at.max(0.);
             let low = (at as usize).min(len - 1);
             let fraction = if low + 1 < len { at - low as f32 } else { 0. };
-            row[low] += (1. - fraction) / samples as f32;
+            row[low] += (1. - fraction) * count / samples as f32;
             if fraction > 0. {
-                row[low + 1] += fraction / samples as f32;
+                row[low + 1] += fraction * count / samples as f32;
             }
         }
     }
     weights
+}
+
+/// The first index for which a condition holds that then holds for all that follow, or the end.
+fn first(range: Range<usize>, holds: impl Fn(usize) -> bool) -> usize {
+    let Range { mut start, mut end } = range;
+    while start < end {
+        let middle = start + (end - start) / 2;
+        match holds(middle) {
+            true => end = middle,
+            false => start = middle + 1,
+        }
+    }
+    start
 }
 
 #[cfg(test)]
@@ -218,6 +244,26 @@ mod tests {
         let map = Tensor::full(2f32, (1, 4, 4), &Device::Cpu)?;
         let got = roi_align(&map, &[[-30., -30., -20., -20.]], 7)?;
         assert_eq!(got.abs()?.max_all()?.to_scalar::<f32>()?, 0.);
+        Ok(())
+    }
+
+    #[test]
+    fn a_box_with_far_corners_ends_soon() -> Result<()> {
+        let map = Tensor::full(2f32, (1, 4, 4), &Device::Cpu)?;
+        for far in [1e6, 1e9, 1e12, 1e18, 1e30, f32::MAX] {
+            let boxes = [
+                [0., 0., far, far],
+                [-far, -far, far, far],
+                [-far, 1., 2., 2.],
+            ];
+            let got = roi_align(&map, &boxes, 7)?
+                .flatten_all()?
+                .to_vec1::<f32>()?;
+            assert!(
+                got.iter().all(|x| (0.0..2.001).contains(x)),
+                "{far:e}: {got:?}"
+            );
+        }
         Ok(())
     }
 
