@@ -167,10 +167,16 @@ impl Drop for Scope {
 /// # Errors
 /// If the call that this thread works for was asked to stop.
 pub(crate) fn check() -> candle::Result<()> {
-    CURRENT.with_borrow(|token| match token {
+    checker()()
+}
+
+/// [`check`] for all threads that work on one layer of the call that this thread works for.
+pub(crate) fn checker() -> impl Fn() -> candle::Result<()> + Sync {
+    let token = CURRENT.with_borrow(Clone::clone);
+    move || match &token {
         Some(token) if token.is_cancelled() => Err(candle::Error::msg("cancelled")),
         _ => Ok(()),
-    })
+    }
 }
 
 #[cfg(test)]

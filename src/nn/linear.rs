@@ -11,6 +11,7 @@ use super::kernels::matmul::{self, PackedWeight};
 use super::kernels::view::{Rows, elements};
 use super::precision::Precision;
 use super::{activate, cpu_slice, is_half_on_cpu, on_cpu_in_f32, values};
+use crate::run;
 
 /// `x weight^T + bias`: (…, in) -> (…, out)
 ///
@@ -85,6 +86,7 @@ impl Linear {
         activation: Activation,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
+        run::check()?;
         match &self.weight {
             Weight::Packed(weight) => self.run_packed(weight, xs, activation, residual),
             Weight::Plain(weight) if is_half_on_cpu(xs) => {

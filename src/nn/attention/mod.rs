@@ -10,6 +10,7 @@ use super::kernels::attention::{Bias, Head, attend};
 use super::kernels::view::Rows;
 use super::precision::Precision;
 use super::{cpu_slice, is_half_on_cpu, on_cpu_in_f32};
+use crate::run;
 
 pub use multi_head::{MultiHeadAttention, ScoreBias, merge_heads};
 pub use relative::RelativePositions;
@@ -54,6 +55,7 @@ pub fn sdpa(
     let v = v.contiguous()?;
     let chunk = (MAX_SCORES / (b * h * m).max(1)).clamp(1, n.max(1));
     let attend = |start: usize, len: usize| -> Result<Tensor> {
+        run::check()?;
         // Scaled before the product: in f16 unscaled scores may overflow, and q is smaller.
         let q = (q.narrow(2, start, len)?.contiguous()? * scale)?;
         let scores = q.matmul(&k_t)?;

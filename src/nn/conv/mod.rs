@@ -19,6 +19,7 @@ use super::kernels::window::Window;
 use super::kernels::winograd::{self, TransformedKernel};
 use super::precision::Precision;
 use super::{activate, cpu_slice, on_cpu_in_f32, values};
+use crate::run;
 
 pub use batch_norm::{BatchNorm, batch_norm, conv2d_bn, get_f64, loaded, pointwise_bn};
 pub use depthwise::depthwise_conv1d;
@@ -139,6 +140,7 @@ impl Conv2d {
     }
 
     fn run(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
+        run::check()?;
         let (window, bias) = (self.window(), self.bias.as_ref());
         match &self.weight {
             Weight::Plain(weight) => activate(&self.forward_plain(weight, xs)?, activation),

@@ -12,6 +12,7 @@ use super::pack::{stack, transpose};
 use super::tile::{MAX_COLS, Tile};
 use super::view::{Block, Rows, Shared, elements, filled};
 use super::window::Window;
+use crate::run;
 
 /// Elements of the summation that one pass covers.
 const DEPTH: usize = 1024;
@@ -63,7 +64,8 @@ impl PackedKernel {
 /// `epilogue` of the convolution: `xs` (channels, h, w) -> (out, h', w'), with its height and width
 ///
 /// # Errors
-/// When the padded image is smaller than the kernel, or there is no memory for the result.
+/// When the padded image is smaller than the kernel, there is no memory for the result, or the run is
+/// cancelled.
 ///
 /// # Panics
 /// When the sizes disagree.
@@ -101,7 +103,9 @@ pub fn conv2d(
     let write = |shared: Shared| {
         let room = || (vec![0f32; group * step * tile.cols], vec![0f32; values]);
         let tasks = (0..panels.div_ceil(group)).into_par_iter();
-        tasks.for_each_init(room, |(packed, values), g| {
+        let check = run::checker();
+        tasks.try_for_each_init(room, |(packed, values), g| {
+            check()?;
             let first = g * group * tile.cols;
             let columns = (group * tile.cols).min(pixels - first);
             // SAFETY: these columns belong to this task.
@@ -125,7 +129,8 @@ pub fn conv2d(
                 }
             }
             epilogue.apply(out, 0, first);
-        });
+            Ok(())
+        })
     };
     // SAFETY: the tasks write all channels of all pixels.
     let out = unsafe { filled(&[kernel.out, pixels], write)? };

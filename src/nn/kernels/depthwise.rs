@@ -13,6 +13,7 @@ use rayon::prelude::*;
 use super::lanes::{Lanes, vectorised};
 use super::view::{Shared, elements, filled};
 use super::window::Window;
+use crate::run;
 
 /// Output pixels computed together: four AVX2 or two AVX-512 registers.
 const LANES: usize = 32;
@@ -39,7 +40,9 @@ pub fn conv2d(
         assert!(xs.len() == b * c * h * w && weight.len() == c * kh * kw);
         let planes = xs.par_chunks(h * w).enumerate();
         let room = || vec![0f32; scratch.len];
-        planes.for_each_init(room, |buffer, (plane, xs)| {
+        let check = run::checker();
+        planes.try_for_each_init(room, |buffer, (plane, xs)| {
+            check()?;
             let channel = plane % c;
             scratch.fill(buffer, xs);
             let weight = &weight[channel * kh * kw..][..kh * kw];
@@ -47,7 +50,8 @@ pub fn conv2d(
             // SAFETY: this plane belongs to this task.
             let mut out = unsafe { shared.block(plane * oh * ow, oh * ow, 1, oh * ow) };
             convolve_plane(&scratch, buffer, weight, bias, out.row(0));
-        });
+            Ok(())
+        })
     };
     // SAFETY: the tasks write all planes.
     let out = unsafe { filled(&[b, c, oh, ow], write)? };
@@ -91,6 +95,7 @@ pub fn conv2d_channels_last(
             let mut out = unsafe { shared.block(i * ow * c, ow * c, 1, ow * c) };
             convolve_row(&row, weight, bias, out.row(0));
         });
+        Ok(())
     };
     // SAFETY: the tasks write all rows.
     let out = unsafe { filled(&[b, oh, ow, c], write)? };

@@ -54,6 +54,7 @@ impl Activation {
                 to.row(0).copy_from_slice(from);
                 self.apply(to.row(0));
             });
+            Ok(())
         };
         // SAFETY: the tasks write all chunks.
         unsafe { filled(&[xs.len()], write) }

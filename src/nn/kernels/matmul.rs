@@ -8,6 +8,7 @@ use super::layout::Format;
 use super::pack::transpose;
 use super::tile::Tile;
 use super::view::{Block, Rows, Shared, filled};
+use crate::run;
 
 /// Elements of the summation that one pass covers. Long passes spare the result a visit each;
 /// panels of this length stream from the second cache.
@@ -47,7 +48,7 @@ impl PackedWeight {
 /// `epilogue(xs weight^T)`: `xs` (m, k) -> (m, n)
 ///
 /// # Errors
-/// When there is no memory for the result.
+/// When there is no memory for the result, or the run is cancelled.
 ///
 /// # Panics
 /// When the sizes disagree.
@@ -58,10 +59,11 @@ pub fn matmul(xs: Rows, weight: &PackedWeight, epilogue: &Epilogue) -> Result<Ve
     let depth = tile.right.elements(weight.k);
     let step = DEPTH.min(depth).max(1);
     let write = |shared: Shared| {
-        let (blocks, groups) = split(m, n, &tile);
+        let ((blocks, groups), check) = (split(m, n, &tile), run::checker());
         let strips = || vec![0f32; blocks.size.next_multiple_of(tile.rows) * step];
         let tasks = (0..blocks.count * groups.count).into_par_iter();
-        tasks.for_each_init(strips, |strips, task| {
+        tasks.try_for_each_init(strips, |strips, task| {
+            check()?;
             let (row, height) = blocks.piece(task / groups.count);
             let (col, width) = groups.piece(task % groups.count);
             let xs = xs.rows(row, height);
@@ -83,10 +85,10 @@ pub fn matmul(xs: Rows, weight: &PackedWeight, epilogue: &Epilogue) -> Result<Ve
                 }
                 start += len;
                 if start == depth {
-                    break;
+                    return Ok(());
                 }
             }
-        });
+        })
     };
     // SAFETY: the tasks write all rows and columns.
     unsafe { filled(&[m, n], write) }

@@ -299,6 +299,7 @@ mod tests {
             // SAFETY: the block is all of the result.
             let block = unsafe { shared.block(0, cols, rows, cols) };
             TILE.multiply_into(1, &a, &b, block, false);
+            Ok(())
         };
         // SAFETY: the product fills the block.
         let out = unsafe { filled(&[rows, cols], write) };

@@ -89,11 +89,14 @@ pub fn elements(sizes: &[usize]) -> Result<usize> {
 /// A new result of these `sizes`, filled by the tasks that `write` starts.
 ///
 /// # Safety
-/// When `write` returns, each value has been written.
+/// When `write` returns without an error, each value has been written.
 ///
 /// # Errors
-/// When there is no memory for it.
-pub(super) unsafe fn filled(sizes: &[usize], write: impl FnOnce(Shared)) -> Result<Vec<f32>> {
+/// When there is no memory for it, and those of `write`.
+pub(super) unsafe fn filled(
+    sizes: &[usize],
+    write: impl FnOnce(Shared) -> Result<()>,
+) -> Result<Vec<f32>> {
     let len = elements(sizes)?;
     let mut out = Vec::new();
     if out.try_reserve_exact(len).is_err() {
@@ -103,7 +106,7 @@ pub(super) unsafe fn filled(sizes: &[usize], write: impl FnOnce(Shared)) -> Resu
         write(Shared {
             first: out.as_mut_ptr(),
             len,
-        });
+        })?;
     }
     // SAFETY: there is room for as many, and the caller promises that they were written.
     unsafe { out.set_len(len) };
@@ -252,6 +255,11 @@ mod tests {
             let error = elements(sizes).unwrap_err().to_string();
             assert!(error.contains("does not fit into memory"), "{error}");
         }
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "an interpreter has no such memory to refuse")]
+    fn memory_that_is_not_there_is_an_error() {
         // SAFETY: `write` is not called.
         let result = unsafe { filled(&[1 << 60], |_| unreachable!()) };
         let error = result.unwrap_err().to_string();

@@ -14,6 +14,7 @@ use super::layout::Format;
 use super::pack::{stack, transpose};
 use super::tile::Tile;
 use super::view::{Block, Rows, Shared, elements, filled};
+use crate::run;
 use scratch::Scratch;
 
 /// Keys of a block, at most: their scores with a panel of queries stay in the first cache.
@@ -58,7 +59,7 @@ pub struct Head<'a> {
 /// `head(b, h)` gives head `h` of image `b`; all have the same sizes. Without keys the result is 0.
 ///
 /// # Errors
-/// When there is no memory for the result.
+/// When there is no memory for the result, or the run is cancelled.
 ///
 /// # Panics
 /// When the sizes disagree.
@@ -82,22 +83,26 @@ pub fn attend<'a>(
     let write = |shared: Shared| {
         let share = (panels * batch * heads).div_ceil(2 * rayon::current_num_threads());
         let group = PANELS.min(share).min(panels).max(1);
-        (0..batch * heads).into_par_iter().for_each(|i| {
+        let check = run::checker();
+        (0..batch * heads).into_par_iter().try_for_each(|i| {
+            check()?;
             let (b, h) = (i / heads, i % heads);
             let head = head(b, h);
             assert!(head.q.count == n && head.v.len == d && head.k.len == head.q.len);
             let keys = Keys::new(&head, tile);
             let scratch = || Scratch::new(&keys, group, &head.bias);
             let tasks = (0..panels.div_ceil(group)).into_par_iter();
-            tasks.for_each_init(scratch, |scratch, g| {
+            tasks.try_for_each_init(scratch, |scratch, g| {
+                check()?;
                 let first = g * group * tile.cols;
                 let count = (group * tile.cols).min(n - first);
                 scratch.attend(&head, &keys, first..first + count, scale);
                 let at = ((b * n + first) * heads + h) * d;
                 // SAFETY: these queries' part of this head's result belongs to this task.
                 scratch.write(unsafe { shared.block(at, heads * d, count, d) });
-            });
-        });
+                Ok(())
+            })
+        })
     };
     // SAFETY: the tasks write every head's result for every query.
     unsafe { filled(&sizes, write) }
@@ -149,6 +154,7 @@ impl Keys {
 mod tests {
     use super::*;
     use crate::nn::kernels::{is_affordable, random};
+    use crate::run::{CancelToken, Run};
 
     /// The definition, in double; `bias(i, j)` is added to the score of query i and key j.
     fn defined(head: &Head, scale: f64, bias: impl Fn(usize, usize) -> f64) -> Vec<f64> {
@@ -283,6 +289,34 @@ mod tests {
         }
         let none = attend((0, 1), |_, _| unreachable!(), 1., Format::Single);
         assert!(none.unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_run_that_is_cancelled_stops_between_panels_of_queries() {
+        let (cancel, xs) = (CancelToken::default(), random(40 * 4, 9));
+        let run = Run {
+            cancel: Some(cancel.clone()),
+            ..Run::default()
+        };
+        let rows = Rows::new(&xs, 4, 40, 4);
+        let head = |_, h| {
+            if h == 1 {
+                cancel.cancel();
+            }
+            Head {
+                q: rows,
+                k: rows,
+                v: rows,
+                bias: Bias::None,
+            }
+        };
+        let mut result = Ok(vec![]);
+        let stage = run.stage("attention", || -> crate::Result<()> {
+            result = attend((1, 2), head, 1., Format::Single);
+            Ok(())
+        });
+        assert!(result.is_err());
+        assert!(matches!(stage, Err(crate::Error::Cancelled)));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use rayon::prelude::*;
 use super::epilogue::Activation;
 use super::tile::TILE;
 use super::view::{Block, Shared, filled};
+use crate::run;
 use transforms::{Image, POINTS, STEP, from_points, runs, to_points, values_at_points};
 
 /// Steps of the summation that one pass covers.
@@ -79,7 +80,7 @@ impl TransformedKernel {
 /// `activation(convolution + bias)`: `xs` (channels, h, w), `bias` (out) -> (out, h, w)
 ///
 /// # Errors
-/// When there is no memory for the result.
+/// When there is no memory for the result, or the run is cancelled.
 ///
 /// # Panics
 /// When the sizes disagree.
@@ -103,7 +104,9 @@ pub fn conv3x3(
         let (input, output) = (POINTS * channels * tile.cols, POINTS * out * tile.cols);
         let room = || (vec![0f32; group * input], vec![0f32; group * output]);
         let tasks = (0..panels.div_ceil(group)).into_par_iter();
-        tasks.for_each_init(room, |(values, sums), g| {
+        let check = run::checker();
+        tasks.try_for_each_init(room, |(values, sums), g| {
+            check()?;
             let panels = g * group..panels.min((g + 1) * group);
             let runs_of = |panel: usize| {
                 let first = panel * tile.cols;
@@ -134,7 +137,8 @@ pub fn conv3x3(
                 let shape = [out, h, w];
                 from_points(sums, &runs_of(panel), bias, activation, shape, shared);
             }
-        });
+            Ok(())
+        })
     };
     // SAFETY: the tasks write the tiles of all planes.
     unsafe { filled(&[out, h, w], write) }
