@@ -3,11 +3,13 @@
 //! * [`answer`]: what the writers take, made of prompts and predictions;
 //! * [`overlay()`]: the image with coloured masks, outlines and labels, to look at;
 //! * [`masks`]: one PNG per instance and one label map, for other programs;
+//! * [`dataset`]: the objects of many pictures, for training and annotation tools;
 //! * [`json`]: everything as one document, masks run-length encoded as in COCO;
 //! * [`records`]: what the original's automatic mask generator writes.
 
 pub mod answer;
 mod canvas;
+pub mod dataset;
 pub mod json;
 mod labels;
 mod logits;

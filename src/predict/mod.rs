@@ -3,11 +3,13 @@
 //! * [`concept`]: texts and exemplar boxes -> every matching object;
 //! * [`interactive`]: points, a box or a rough mask -> that object;
 //! * [`everything`]: no prompt -> every object there seems to be;
+//! * [`dataset`]: the same words, or everything, on many pictures;
 //! * [`verify`]: a model against a recorded run of another implementation.
 
 #[cfg(all(test, feature = "demo"))]
 mod cancel_tests;
 pub mod concept;
+pub mod dataset;
 pub mod everything;
 #[cfg(test)]
 mod fake;

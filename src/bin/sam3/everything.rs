@@ -76,7 +76,8 @@ pub fn run(args: EverythingArgs, quiet: bool) -> Result<()> {
     results::write(writer, &formats, &image, &instances, &document, &overlay)
 }
 
-fn options(args: &GeneratorArgs) -> Options {
+/// The options of the mask generator.
+pub fn options(args: &GeneratorArgs) -> Options {
     let defaults = Options::default();
     Options {
         points_per_side: Some(args.points_per_side),

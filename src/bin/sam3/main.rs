@@ -10,6 +10,7 @@ mod everything;
 mod hub;
 mod inspect;
 mod interactive;
+mod label;
 mod model;
 mod models;
 mod names;
@@ -45,6 +46,8 @@ fn main() -> ExitCode {
         Command::Segment(args) if args.clicks.is_asked_for() => interactive::run(*args, cli.quiet),
         Command::Segment(args) => segment::run(*args, cli.quiet),
         Command::Everything(args) => everything::run(*args, cli.quiet),
+        Command::Label(args) => label::run(*args, cli.quiet),
+        Command::Merge(args) => label::merge(args),
         Command::Models(args) => models::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Convert(args) => convert::run(args, cli.quiet),

@@ -30,6 +30,14 @@ pub fn bytes(name: &str, size: u64) -> ProgressBar {
     bar
 }
 
+/// A bar of pictures.
+pub fn pictures(count: u64) -> ProgressBar {
+    let bar = add(ProgressBar::new(count));
+    let style = ProgressStyle::with_template("[{wide_bar}] {pos}/{len} pictures {per_sec} {eta}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar
+}
+
 /// A line on stderr, above the bars.
 pub fn say(line: &str) {
     if !QUIET.load(Ordering::Relaxed) {

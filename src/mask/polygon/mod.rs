@@ -10,6 +10,8 @@ mod trace;
 
 pub use raster::{rasterize_centers, rasterize_edges};
 
+use serde::{Deserialize, Serialize};
+
 use super::{Extent, Mask};
 use crate::error::Result;
 use simplify::simplify;
@@ -30,7 +32,7 @@ pub enum Convention {
 }
 
 /// How far outlines may be simplified.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Simplify {
     /// The farthest that a left-out point may be from the outline, in pixels; 0 keeps every turn.
     pub tolerance: f64,
@@ -109,7 +111,7 @@ impl Polygons {
     /// The mask of the given size that a reader of this convention sees.
     ///
     /// # Errors
-    /// [`Error::InvalidImage`](crate::Error::InvalidImage) when a coordinate is not finite or over a
+    /// [`Error::InvalidMask`](crate::Error::InvalidMask) when a coordinate is not finite or over a
     /// million pixels away; never for polygons from [`Polygons::outline`].
     pub fn fill(&self, width: usize, height: usize) -> Result<Mask> {
         let mut mask = Mask::new(width, height);
@@ -128,9 +130,7 @@ impl Polygons {
         let parts = self.parts.iter();
         let cut = |part: &Part| {
             let outer = part.outer.clone();
-            part.holes
-                .iter()
-                .fold(outer, |path, hole| spliced(path, hole))
+            part.holes.iter().fold(outer, spliced)
         };
         parts.map(cut).collect()
     }

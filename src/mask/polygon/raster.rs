@@ -13,7 +13,7 @@ const FARTHEST: f64 = 1e6;
 /// <https://github.com/cocodataset/cocoapi/blob/8c9bcc3cf640524c4c20a9c40e89cb6a2f2fa0e9/common/maskApi.c#L154>.
 ///
 /// # Errors
-/// [`Error::InvalidImage`] when a coordinate is not finite or over a million pixels away.
+/// [`Error::InvalidMask`] when a coordinate is not finite or over a million pixels away.
 pub fn rasterize_edges(path: &[[f64; 2]], width: usize, height: usize) -> Result<Rle> {
     check(path)?;
     // Rounded to a fifth of a pixel; the cast truncates towards zero as in C.
@@ -40,7 +40,7 @@ pub fn rasterize_edges(path: &[[f64; 2]], width: usize, height: usize) -> Result
 fn check(path: &[[f64; 2]]) -> Result<()> {
     let mut coordinates = path.iter().flatten();
     match coordinates.find(|v| !v.is_finite() || v.abs() > FARTHEST) {
-        Some(far) => Err(Error::InvalidImage(format!(
+        Some(far) => Err(Error::InvalidMask(format!(
             "polygon with the coordinate {far}; they must lie within {FARTHEST} pixels"
         ))),
         None => Ok(()),
@@ -117,7 +117,7 @@ fn from_crossings(crossings: Vec<usize>, width: usize, height: usize) -> Rle {
 /// <https://github.com/opencv/opencv/blob/4.10.0/modules/imgproc/src/drawing.cpp#L1286>.
 ///
 /// # Errors
-/// [`Error::InvalidImage`] when a coordinate is not finite or over a million pixels away.
+/// [`Error::InvalidMask`] when a coordinate is not finite or over a million pixels away.
 pub fn rasterize_centers(path: &[[f64; 2]], width: usize, height: usize) -> Result<Mask> {
     check(path)?;
     let mut mask = Mask::new(width, height);

@@ -50,6 +50,19 @@ pub enum Command {
     #[command(verbatim_doc_comment)]
     Everything(Box<EverythingArgs>),
 
+    /// Label folders of pictures with words, for training and annotation tools
+    ///
+    /// Examples:
+    ///   sam3 label photos --text "car, person" -m sam3.pt -o out --format yolo
+    ///   sam3 label photos --text "car:0.4, dog|puppy:0.6:10" -m sam3.pt -o out --format coco,csv --resume
+    ///   sam3 label photos --everything -m mobile_sam.pt -o out --format coco,cutout
+    ///   find photos -name '*.jpg' | sam3 label - --classes classes.toml -m sam3.pt -o out --shard 0/8
+    #[command(verbatim_doc_comment)]
+    Label(Box<crate::label::Args>),
+
+    /// Join the parts of a data set that were labeled with `label --shard`
+    Merge(crate::label::MergeArgs),
+
     /// List the models that `-m` knows by name, and download them
     ///
     /// Examples:
@@ -94,9 +107,10 @@ impl Command {
         let model = match self {
             Self::Segment(args) => &args.model,
             Self::Everything(args) => &args.model,
+            Self::Label(args) => &args.model,
             Self::Bench(args) => &args.model,
             Self::Verify(args) => &args.model,
-            Self::Models(_) | Self::Inspect(_) | Self::Convert(_) => return None,
+            Self::Merge(_) | Self::Models(_) | Self::Inspect(_) | Self::Convert(_) => return None,
         };
         model.threads
     }

@@ -1,0 +1,438 @@
+//! `sam3 label`: folders of pictures and words -> a data set.
+
+mod classes;
+mod preview;
+mod sources;
+mod write;
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use candle_sam3::mask::polygon::Simplify;
+use candle_sam3::models::variant::PromptKind;
+use candle_sam3::output::dataset::journal::{Header, Journal, Line, Records, Shard};
+use candle_sam3::output::dataset::{Format, LabelMeShapes, Layout, Link, write_documents};
+use candle_sam3::predict::dataset::{self, Class, Labeler, Options, Source};
+use candle_sam3::{Model, Run, models};
+use clap::{ArgGroup, ValueEnum};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::args::{GeneratorArgs, ModelArgs};
+use crate::{everything, model, progress};
+use write::Tally;
+
+#[derive(clap::Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["text", "classes", "everything"])))]
+pub struct Args {
+    /// Pictures, folders, patterns such as `photos/**/*.jpg`, or `-` for a list on standard input
+    #[arg(required = true, value_name = "INPUT")]
+    inputs: Vec<String>,
+
+    /// What to look for: "car, person", or with a threshold, a limit and more words
+    /// "car:0.4, dog|puppy:0.6:10"
+    #[arg(long, value_name = "CLASSES")]
+    text: Option<String>,
+
+    /// What to look for, as a TOML file with a [[class]] table for each: name, phrases, threshold,
+    /// max_objects, min_area
+    #[arg(long, value_name = "FILE")]
+    classes: Option<PathBuf>,
+
+    /// Look for everything; all objects are of the class `object`
+    #[arg(long)]
+    everything: bool,
+
+    /// Folder for the results
+    #[arg(short, long, value_name = "DIR")]
+    output: PathBuf,
+
+    /// What to write: coco, coco-polygon, yolo, labelme, labelstudio, cvat, voc, imagefolder, masks,
+    /// cutout, csv; several with commas
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "coco",
+        value_name = "LIST"
+    )]
+    format: Vec<Format>,
+
+    #[command(flatten)]
+    keep: KeepArgs,
+
+    #[command(flatten)]
+    files: FileArgs,
+
+    #[command(flatten)]
+    run: RunArgs,
+
+    #[command(flatten)]
+    generator: GeneratorArgs,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+}
+
+#[derive(clap::Args)]
+#[command(next_help_heading = "What to keep")]
+struct KeepArgs {
+    /// Keep objects of a higher score; for classes without a threshold of their own
+    #[arg(long, default_value_t = 0.5, value_name = "SCORE")]
+    threshold: f32,
+
+    /// Drop an object that overlaps a better one of its class by more than this IoU
+    #[arg(long, default_value_t = 0.7, value_name = "IOU")]
+    nms: f32,
+
+    /// The same for objects of different classes; both stay if not given
+    #[arg(long, value_name = "IOU")]
+    nms_across: Option<f32>,
+
+    /// Drop objects of fewer pixels
+    #[arg(long, default_value_t = 0, value_name = "PIXELS")]
+    min_area: usize,
+}
+
+#[derive(clap::Args)]
+#[command(next_help_heading = "Files")]
+struct FileArgs {
+    /// Share of the pictures that is for training; the others are for validation
+    #[arg(long, default_value_t = 0.9, value_name = "SHARE")]
+    split: f64,
+
+    /// How far polygons may leave the outline, in pixels
+    #[arg(long, default_value_t = 1.0, value_name = "PIXELS")]
+    simplify: f64,
+
+    /// The least overlap of polygons, when filled, with their masks; outranks --simplify
+    #[arg(long, default_value_t = 0.98, value_name = "IOU")]
+    polygon_iou: f64,
+
+    /// How pictures get into the folders of yolo, voc and imagefolder
+    #[arg(long, default_value = "hard", value_name = "HOW")]
+    link: LinkArg,
+
+    /// Shapes for labelme: polygons can be edited, masks are exact
+    #[arg(long, default_value = "polygon", value_name = "SHAPE")]
+    labelme_shape: ShapeArg,
+
+    /// What goes before the names of pictures in Label Studio
+    #[arg(long, default_value = "/data/local-files/?d=", value_name = "PREFIX")]
+    url_prefix: String,
+
+    /// Name files a-png after a.png, to tell them from those of a.jpg
+    #[arg(long)]
+    keep_extension: bool,
+
+    /// Write preview.png: overlays of this many pictures
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=400))]
+    preview: Option<u16>,
+}
+
+#[derive(clap::Args)]
+#[command(next_help_heading = "Run")]
+struct RunArgs {
+    /// Continue an interrupted run; failed pictures are tried again
+    #[arg(long)]
+    resume: bool,
+
+    /// Label one of N equal parts, I from 0; `sam3 merge` joins them
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    shard: Option<Shard>,
+
+    /// Stop at the first picture that fails
+    #[arg(long)]
+    strict: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LinkArg {
+    Hard,
+    Copy,
+    Symbolic,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ShapeArg {
+    Polygon,
+    Mask,
+}
+
+/// Reads `I/N`.
+fn shard(text: &str) -> Result<Shard, String> {
+    let parsed = text.split_once('/').and_then(|(index, count)| {
+        Some(Shard {
+            index: index.parse().ok()?,
+            count: count.parse().ok()?,
+        })
+    });
+    let shard = parsed.filter(|shard| shard.index < shard.count && shard.count <= 1_000_000);
+    shard.ok_or_else(|| "must be I/N, with I from 0 to N - 1".to_string())
+}
+
+pub fn run(args: Args, quiet: bool) -> Result<()> {
+    let start = Instant::now();
+    let options = options(&args)?;
+    let layout = layout(&args, options.as_ref())?;
+    let shard = args.run.shard.unwrap_or(Shard::WHOLE);
+    let all = sources::list(&args.inputs, &args.output)?;
+    if !args.files.keep_extension && layout.formats.iter().any(|format| format.shares_stems()) {
+        sources::check_stems(&all)?;
+    }
+    let kind = if args.everything {
+        PromptKind::Everything
+    } else {
+        PromptKind::Text
+    };
+    let checkpoint = model::open_complete(&args.model, kind)?;
+    let load = candle_sam3::LoadOptions {
+        interactive: args.everything,
+        ..model::prepare(&args.model)?
+    };
+    let weights = fingerprint(&checkpoint.files())?;
+    let model = models::load(&checkpoint, &load)?;
+    let header = Header {
+        version: env!("CARGO_PKG_VERSION").to_string(),
+        model: format!("{} {weights}", model.name()),
+        settings: settings(&args, options.as_ref()),
+        layout,
+        shards: shard.count,
+    };
+    let mut journal = Journal::begin(&args.output, shard, &header, args.run.resume)?;
+    let records = Records::read(&args.output)?;
+    let mine = all.iter().filter(|source| shard.contains(&source.name));
+    let open = mine.clone().filter(|source| !records.is_done(&source.name));
+    let open: Vec<Source> = open.cloned().collect();
+    let pictures = mine.count();
+    if !quiet && open.len() < pictures {
+        progress::say(&format!(
+            "{} of {pictures} pictures are done",
+            pictures - open.len()
+        ));
+    }
+    drop(records);
+
+    let tally = label(
+        &args,
+        &model,
+        options.as_ref(),
+        &header.layout,
+        open,
+        &mut journal,
+    )?;
+    journal.note(&Line::Finished { pictures })?;
+    let records = Records::read(&args.output)?;
+    print!("{}", write::summary(&records, &tally, start.elapsed()));
+    if shard != Shard::WHOLE {
+        progress::say(&format!(
+            "part {shard} is done; `sam3 merge` joins the parts"
+        ));
+        return Ok(());
+    }
+    write_documents(&records.header.layout, &records)?;
+    if let Some(count) = args.files.preview {
+        preview::write(&args.output, &records, &all, count.into())?;
+    }
+    Ok(())
+}
+
+/// `sam3 merge`: documents from the journals of all parts.
+#[derive(clap::Args)]
+pub struct MergeArgs {
+    /// The folder that the parts were written to
+    #[arg(value_name = "DIR")]
+    output: PathBuf,
+}
+
+pub fn merge(args: MergeArgs) -> Result<()> {
+    let records = Records::read(&args.output)?;
+    let open = records.unfinished();
+    if !open.is_empty() {
+        let parts: Vec<String> = open.iter().map(Shard::to_string).collect();
+        bail!(
+            "not finished: {}; run `sam3 label` with --shard and --resume",
+            parts.join(", ")
+        );
+    }
+    write_documents(&records.header.layout, &records)?;
+    print!("{}", write::objects(&records)?);
+    Ok(())
+}
+
+/// Labels pictures; decoding, labeling and writing overlap.
+fn label(
+    args: &Args,
+    model: &Model,
+    options: Option<&Options>,
+    layout: &Layout,
+    open: Vec<Source>,
+    journal: &mut Journal,
+) -> Result<Tally> {
+    let mut run = Run::default();
+    let labeler = match options {
+        Some(options) => Labeler::of_classes(model, options, &mut run)?,
+        None => Labeler::of_everything(model, &everything::options(&args.generator))?,
+    };
+    let bar = progress::pictures(open.len() as u64);
+    let (strict, min_area) = (args.run.strict, args.keep.min_area);
+    std::thread::scope(|scope| {
+        let (sender, receiver) = mpsc::sync_channel(2);
+        let writer =
+            scope.spawn(|| write::write_all(receiver, layout, journal, strict, min_area, &bar));
+        for labeled in dataset::label(&labeler, open, &mut run) {
+            // The writer ends early only with an error.
+            if sender.send(labeled).is_err() {
+                break;
+            }
+        }
+        drop(sender);
+        match writer.join() {
+            Ok(tally) => tally,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
+    })
+}
+
+/// The classes; `None` for everything.
+fn options(args: &Args) -> Result<Option<Options>> {
+    if !(0.0..=1.0).contains(&args.files.split) {
+        bail!("--split {}: must be from 0 to 1", args.files.split);
+    }
+    if !(0.0..=1000.0).contains(&args.files.simplify) {
+        bail!("--simplify {}: must be from 0 to 1000", args.files.simplify);
+    }
+    if !(0.0..=1.0).contains(&args.files.polygon_iou) {
+        bail!(
+            "--polygon-iou {}: must be from 0 to 1",
+            args.files.polygon_iou
+        );
+    }
+    let classes: Vec<Class> = match (&args.text, &args.classes) {
+        (Some(text), _) => classes::parse(text, args.keep.threshold)?,
+        (None, Some(path)) => classes::read(path)?,
+        (None, None) => return Ok(None),
+    };
+    let options = Options {
+        nms: args.keep.nms,
+        nms_across: args.keep.nms_across,
+        ..Options::new(classes)
+    };
+    options.validate()?;
+    Ok(Some(options))
+}
+
+fn layout(args: &Args, options: Option<&Options>) -> Result<Layout> {
+    let classes = match options {
+        Some(options) => options
+            .classes
+            .iter()
+            .map(|class| class.name.clone())
+            .collect(),
+        None => vec!["object".to_string()],
+    };
+    let mut formats = Vec::new();
+    for &format in &args.format {
+        if !formats.contains(&format) {
+            formats.push(format);
+        }
+    }
+    let shard = args.run.shard.unwrap_or(Shard::WHOLE);
+    let name = format!("part-{}-of-{}.tmp", shard.index, shard.count);
+    let layout = Layout {
+        temporary: args.output.join(".sam3").join(name),
+        simplify: Simplify {
+            tolerance: args.files.simplify,
+            min_iou: args.files.polygon_iou,
+        },
+        train_share: args.files.split,
+        link: match args.files.link {
+            LinkArg::Hard => Link::Hard,
+            LinkArg::Copy => Link::Copy,
+            LinkArg::Symbolic => Link::Symbolic,
+        },
+        labelme: match args.files.labelme_shape {
+            ShapeArg::Polygon => LabelMeShapes::Polygon,
+            ShapeArg::Mask => LabelMeShapes::Mask,
+        },
+        url_prefix: args.files.url_prefix.clone(),
+        keep_extension: args.files.keep_extension,
+        ..Layout::new(&args.output, formats, classes)
+    };
+    layout.validate()?;
+    Ok(layout)
+}
+
+/// Everything besides the model that decides what is found.
+fn settings(args: &Args, options: Option<&Options>) -> Map<String, Value> {
+    let mut settings = Map::new();
+    let mut set = |key: &str, value: Value| settings.insert(key.to_string(), value);
+    match options {
+        Some(options) => set("classes", json!(options)),
+        None => set(
+            "everything",
+            json!(format!("{:?}", everything::options(&args.generator))),
+        ),
+    };
+    set("min_area", json!(args.keep.min_area));
+    set("context_length", json!(args.model.context_length));
+    set(
+        "dtype",
+        json!(format!("{:?}", candle_sam3::DType::from(args.model.dtype))),
+    );
+    set("precision", json!(args.model.precision.to_string()));
+    settings
+}
+
+/// What tells the files of a model from others: their sizes and the SHA-256 of samples of them, since
+/// reading all of a large one takes longer than loading it.
+fn fingerprint(files: &[&Path]) -> Result<String> {
+    use std::io::{Read, Seek, SeekFrom};
+    const SAMPLES: u64 = 64;
+    const BYTES: u64 = 1 << 16;
+    let mut digest = Sha256::new();
+    for path in files.iter().filter(|path| path.is_file()) {
+        let mut file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
+        let size = file.metadata()?.len();
+        digest.update(size.to_le_bytes());
+        for sample in 0..SAMPLES {
+            let mut bytes = Vec::new();
+            file.seek(SeekFrom::Start(size / SAMPLES * sample))?;
+            file.by_ref().take(BYTES).read_to_end(&mut bytes)?;
+            digest.update(&bytes);
+        }
+    }
+    let digest = digest.finalize();
+    Ok(digest
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_count_from_zero() {
+        assert_eq!(shard("1/3"), Ok(Shard { index: 1, count: 3 }));
+        for wrong in ["3/3", "1", "a/b", "0/0", "-1/2", "1/9999999"] {
+            assert!(shard(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn weights_are_told_apart_by_any_sampled_byte() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model");
+        let mut bytes = vec![7u8; 100_000];
+        std::fs::write(&path, &bytes).unwrap();
+        let first = fingerprint(&[&path]).unwrap();
+        assert_eq!(first.len(), 16);
+        bytes[99_999] = 8;
+        std::fs::write(&path, &bytes).unwrap();
+        assert_ne!(fingerprint(&[&path]).unwrap(), first);
+    }
+}

@@ -1,0 +1,235 @@
+//! Which pictures.
+
+use std::collections::BTreeMap;
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use candle_sam3::predict::dataset::Source;
+
+/// What is taken from folders; a file that is named itself may have any name.
+const EXTENSIONS: [&str; 13] = [
+    "bmp", "gif", "jfif", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp",
+];
+
+/// The pictures of all inputs, by name: their path below the input folder, or below the folder that
+/// all inputs have in common.
+///
+/// An input is a file, a folder with everything in it, a pattern such as `photos/**/*.jpg`, or `-` for
+/// a list on standard input with a file on each line. Hidden files and folders are left out, and
+/// everything below `output`.
+pub fn list(inputs: &[String], output: &Path) -> Result<Vec<Source>> {
+    let output = std::path::absolute(output)?;
+    let mut files = Vec::new();
+    let mut roots = Vec::new();
+    for input in inputs {
+        if input == "-" {
+            for line in std::io::stdin().lock().lines() {
+                let line = line.context("the list on standard input")?;
+                if !line.trim().is_empty() {
+                    add(Path::new(&line), &output, &mut files, &mut roots)?;
+                }
+            }
+        } else if Path::new(input).exists() || !input.contains(['*', '?', '[']) {
+            add(Path::new(input), &output, &mut files, &mut roots)?;
+        } else {
+            let found = glob::glob(input).with_context(|| format!("the pattern {input:?}"))?;
+            let before = files.len();
+            for path in found {
+                add(&path?, &output, &mut files, &mut roots)?;
+            }
+            if files.len() == before {
+                bail!("no picture fits {input:?}");
+            }
+        }
+    }
+    let Some(root) = common(&roots) else {
+        bail!("{} have no folder in common", inputs.join(", "));
+    };
+    let mut sources = BTreeMap::new();
+    for path in files {
+        let name = path.strip_prefix(&root).unwrap_or(&path);
+        let Some(name) = name.to_str().map(|name| name.replace('\\', "/")) else {
+            bail!("{}: the name is not Unicode; rename it", path.display());
+        };
+        // The same file, named twice, is one.
+        sources.insert(name.clone(), Source { name, path });
+    }
+    if sources.is_empty() {
+        bail!("no picture in {}", inputs.join(", "));
+    }
+    Ok(sources.into_values().collect())
+}
+
+/// Takes in a file or a folder, and the folder that names begin below.
+fn add(
+    input: &Path,
+    output: &Path,
+    files: &mut Vec<PathBuf>,
+    roots: &mut Vec<PathBuf>,
+) -> Result<()> {
+    let path = std::path::absolute(input)?;
+    if path.is_dir() {
+        walk(&path, output, files, 0)?;
+        roots.push(path);
+    } else if path.exists() {
+        roots.push(path.parent().unwrap_or(&path).to_path_buf());
+        files.push(path);
+    } else {
+        bail!("{} does not exist", input.display());
+    }
+    Ok(())
+}
+
+/// Links may lead round in circles.
+const MAX_DEPTH: usize = 64;
+
+fn walk(folder: &Path, output: &Path, files: &mut Vec<PathBuf>, depth: usize) -> Result<()> {
+    if depth > MAX_DEPTH {
+        bail!(
+            "{}: folders in folders, {MAX_DEPTH} deep; is a link leading back?",
+            folder.display()
+        );
+    }
+    let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
+    for entry in entries {
+        let path = entry.with_context(|| folder.display().to_string())?.path();
+        let hidden = path
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        if hidden || path == output {
+            continue;
+        }
+        if path.is_dir() {
+            walk(&path, output, files, depth + 1)?;
+        } else if is_picture(&path) {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
+
+fn is_picture(path: &Path) -> bool {
+    let extension = path
+        .extension()
+        .map(|e| e.to_string_lossy().to_ascii_lowercase());
+    extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str()))
+}
+
+/// The deepest folder above all of them.
+fn common(folders: &[PathBuf]) -> Option<PathBuf> {
+    let (first, rest) = folders.split_first()?;
+    let mut ancestors = first.ancestors();
+    ancestors
+        .find(|ancestor| rest.iter().all(|folder| folder.starts_with(ancestor)))
+        .map(Path::to_path_buf)
+}
+
+/// Refuses pictures whose files would have one name: `a.png` and `a.jpg`.
+pub fn check_stems(sources: &[Source]) -> Result<()> {
+    let mut stems: BTreeMap<&str, &str> = BTreeMap::new();
+    for source in sources {
+        let name = source.name.as_str();
+        let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+        if let Some(other) = stems.insert(stem, name) {
+            bail!(
+                "{other} and {name} would have the same files; --keep-extension tells them apart"
+            );
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(files: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = folder.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        folder
+    }
+
+    fn names(folder: &tempfile::TempDir, inputs: &[&str]) -> Vec<String> {
+        let inputs: Vec<String> = inputs
+            .iter()
+            .map(|input| folder.path().join(input).to_str().unwrap().to_string())
+            .collect();
+        let output = folder.path().join("in/out");
+        list(&inputs, &output)
+            .unwrap()
+            .into_iter()
+            .map(|s| s.name)
+            .collect()
+    }
+
+    const FILES: [&str; 8] = [
+        "in/b.png",
+        "in/a/c.JPG",
+        "in/a/d.txt",
+        "in/.hidden/e.png",
+        "in/.f.png",
+        "in/out/yolo/g.png",
+        "other/h.webp",
+        "in/aa.png",
+    ];
+
+    #[test]
+    fn a_folder_is_listed_by_name_without_hidden_files_and_results() {
+        let folder = folder(&FILES);
+        assert_eq!(names(&folder, &["in"]), ["a/c.JPG", "aa.png", "b.png"]);
+    }
+
+    #[test]
+    fn several_inputs_are_named_below_what_they_have_in_common() {
+        let folder = folder(&FILES);
+        let want = ["in/a/c.JPG", "in/aa.png", "in/b.png", "other/h.webp"];
+        assert_eq!(names(&folder, &["in", "other", "in/b.png"]), want);
+        assert_eq!(
+            names(&folder, &["in/b.png", "in/aa.png"]),
+            ["aa.png", "b.png"]
+        );
+        assert_eq!(names(&folder, &["in/a/d.txt"]), ["d.txt"]);
+    }
+
+    #[test]
+    fn patterns_are_followed() {
+        let folder = folder(&FILES);
+        assert_eq!(names(&folder, &["in/*.png"]), [".f.png", "aa.png", "b.png"]);
+        assert_eq!(names(&folder, &["in/**/*.JPG"]), ["c.JPG"]);
+    }
+
+    #[test]
+    fn nothing_to_label_is_an_error() {
+        let folder = folder(&["empty/readme.txt"]);
+        for (input, want) in [
+            ("empty", "no picture in"),
+            ("missing", "does not exist"),
+            ("*.png", "no picture fits"),
+        ] {
+            let input = folder.path().join(input).to_str().unwrap().to_string();
+            let error = list(&[input], folder.path()).unwrap_err().to_string();
+            assert!(error.contains(want), "{error}");
+        }
+    }
+
+    #[test]
+    fn equal_stems_are_refused() {
+        let source = |name: &str| Source {
+            name: name.to_string(),
+            path: name.into(),
+        };
+        assert!(check_stems(&[source("a.jpg"), source("b/a.png"), source("c.png")]).is_ok());
+        let error = check_stems(&[source("a.jpg"), source("a.png")])
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("a.jpg and a.png") && error.contains("--keep-extension"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,414 @@
+//! What a run has done, line by line, so that it can be continued, split and joined.
+//!
+//! Below the output folder, `.sam3/` holds for each part of a run its lock and its journals
+//! `part-I-of-N.RUN.jsonl`. The first line of a journal is the [`Header`], each other one a [`Line`]: a
+//! picture is done when its line is complete, and that is written after the picture's own files. Every
+//! start has a journal of its own, since locks of network file systems cannot be relied on.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::options::name_hash;
+use super::{Layout, Picture, Pictures, ascii};
+use crate::error::{Error, Result};
+
+/// The folder of journals below the output folder.
+pub const FOLDER: &str = ".sam3";
+
+/// Which of several equal parts of the input a run works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shard {
+    /// From 0.
+    pub index: usize,
+    /// At least 1.
+    pub count: usize,
+}
+
+impl Shard {
+    /// The whole input.
+    pub const WHOLE: Self = Self { index: 0, count: 1 };
+
+    /// Whether a picture belongs to this part: decided by its name alone, so that neither the order
+    /// nor the number of pictures matters.
+    pub fn contains(self, name: &str) -> bool {
+        name_hash(name) % self.count as u64 == self.index as u64
+    }
+
+    fn part(self) -> String {
+        format!("part-{}-of-{}", self.index, self.count)
+    }
+}
+
+impl fmt::Display for Shard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.index, self.count)
+    }
+}
+
+/// Everything that results depend on. Runs into one folder must agree in it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Header {
+    /// Version of the program.
+    pub version: String,
+    /// The model and what tells its weights from others.
+    pub model: String,
+    /// The input, prompts, thresholds: everything else that decides what is found.
+    pub settings: serde_json::Map<String, serde_json::Value>,
+    /// What is written.
+    pub layout: Layout,
+    /// How many parts the input is split into.
+    pub shards: usize,
+}
+
+/// A line of a journal.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Line {
+    /// A picture and what was found in it.
+    Done(Picture),
+    /// A picture that was skipped.
+    Failed {
+        /// Its path below the input folder, with forward slashes.
+        name: String,
+        /// Why.
+        error: String,
+    },
+    /// Every picture of the part is done or failed.
+    Finished {
+        /// How many there are.
+        pictures: usize,
+    },
+}
+
+/// A journal that is being written; its part stays locked as long as it lives.
+#[derive(Debug)]
+pub struct Journal {
+    file: File,
+    path: PathBuf,
+    /// Held, not used.
+    _lock: File,
+}
+
+impl Journal {
+    /// Locks a part of the run and begins a journal for it.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] when another process works on this part, when the folder holds a run with
+    /// another header, or when `resume` is false and the part was begun before; [`Error::Io`].
+    pub fn begin(root: &Path, shard: Shard, header: &Header, resume: bool) -> Result<Self> {
+        let folder = root.join(FOLDER);
+        fs::create_dir_all(&folder).map_err(|cause| Error::io(&folder, cause))?;
+        let lock_path = folder.join(format!("{}.lock", shard.part()));
+        let lock = File::create(&lock_path).map_err(|cause| Error::io(&lock_path, cause))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let problem = format!("another process is working on part {shard} of this folder");
+                return Err(Error::dataset(root, problem));
+            }
+            Err(TryLockError::Error(cause)) => return Err(Error::io(&lock_path, cause)),
+        }
+        let journals = list(&folder)?;
+        for journal in &journals {
+            if let Some(found) = journal.header()? {
+                agree(root, &found, header)?;
+            }
+        }
+        let runs = journals.iter().filter(|journal| journal.shard == shard);
+        let run = runs.map(|journal| journal.run + 1).max().unwrap_or(0);
+        if run > 0 && !resume {
+            let problem = format!(
+                "holds results for part {shard} already; --resume continues them, or use another \
+                 folder"
+            );
+            return Err(Error::dataset(root, problem));
+        }
+        let path = folder.join(format!("{}.{run}.jsonl", shard.part()));
+        let file = OpenOptions::new().append(true).create_new(true).open(&path);
+        let mut journal = Self {
+            file: file.map_err(|cause| Error::io(&path, cause))?,
+            path,
+            _lock: lock,
+        };
+        journal.write(header)?;
+        Ok(journal)
+    }
+
+    /// Notes a picture as done or failed, or the part as finished.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn note(&mut self, line: &Line) -> Result<()> {
+        self.write(line)
+    }
+
+    fn write(&mut self, value: &impl Serialize) -> Result<()> {
+        let mut bytes = ascii::json(value);
+        bytes.push(b'\n');
+        // In one call: what the system has taken survives the end of this process.
+        let written = self.file.write_all(&bytes);
+        written.map_err(|cause| Error::io(&self.path, cause))
+    }
+}
+
+/// Runs into one folder must look for the same, with the same model, and write the same.
+fn agree(root: &Path, found: &Header, ours: &Header) -> Result<()> {
+    let differs = if found.version != ours.version {
+        format!("version {} of this program", found.version)
+    } else if found.model != ours.model {
+        format!("the model {}", found.model)
+    } else if found.shards != ours.shards {
+        format!("{} parts", found.shards)
+    } else if let Some(key) = differing(&found.settings, &ours.settings) {
+        let value = found.settings.get(key).unwrap_or(&serde_json::Value::Null);
+        format!("{key} {value}")
+    } else if found.layout.formats != ours.layout.formats {
+        let names: Vec<_> = found.layout.formats.iter().map(|f| f.name()).collect();
+        format!("the formats {}", names.join(","))
+    } else if !found.layout.writes_as(&ours.layout) {
+        "other options for its files".to_string()
+    } else {
+        return Ok(());
+    };
+    let problem = format!("holds results made with {differs}; use the same, or another folder");
+    Err(Error::dataset(root, problem))
+}
+
+type Settings = serde_json::Map<String, serde_json::Value>;
+
+fn differing<'a>(found: &'a Settings, ours: &'a Settings) -> Option<&'a String> {
+    let mut keys = found.keys().chain(ours.keys());
+    keys.find(|key| found.get(*key) != ours.get(*key))
+}
+
+/// A journal on disk.
+struct Stored {
+    shard: Shard,
+    run: usize,
+    path: PathBuf,
+}
+
+impl Stored {
+    /// `None` when the run ended before its first line was complete.
+    fn header(&self) -> Result<Option<Header>> {
+        let file = File::open(&self.path).map_err(|cause| Error::io(&self.path, cause))?;
+        let mut line = Vec::new();
+        let read = BufReader::new(file).read_until(b'\n', &mut line);
+        read.map_err(|cause| Error::io(&self.path, cause))?;
+        if line.last() != Some(&b'\n') {
+            return Ok(None);
+        }
+        let header = serde_json::from_slice(&line);
+        header
+            .map(Some)
+            .map_err(|error| Error::dataset(&self.path, format!("line 1: {error}")))
+    }
+}
+
+/// The journals of a folder, by part and start.
+fn list(folder: &Path) -> Result<Vec<Stored>> {
+    let entries = fs::read_dir(folder).map_err(|cause| Error::io(folder, cause))?;
+    let mut journals = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|cause| Error::io(folder, cause))?.path();
+        if let Some((shard, run)) = path.file_name().and_then(|name| parse(name.to_str()?)) {
+            journals.push(Stored { shard, run, path });
+        }
+    }
+    journals.sort_by_key(|journal| (journal.shard.index, journal.run));
+    Ok(journals)
+}
+
+/// Reads `part-I-of-N.RUN.jsonl`.
+fn parse(name: &str) -> Option<(Shard, usize)> {
+    let name = name.strip_prefix("part-")?.strip_suffix(".jsonl")?;
+    let (index, rest) = name.split_once("-of-")?;
+    let (count, run) = rest.split_once('.')?;
+    let shard = Shard {
+        index: index.parse().ok()?,
+        count: count.parse().ok()?,
+    };
+    Some((shard, run.parse().ok()?))
+}
+
+/// What all journals of a folder say. Only names and places are in memory.
+#[derive(Debug)]
+pub struct Records {
+    /// What the runs had in common.
+    pub header: Header,
+    files: Vec<PathBuf>,
+    done: BTreeMap<String, Place>,
+    failed: BTreeMap<String, String>,
+    /// By part.
+    finished: Vec<bool>,
+}
+
+/// Where a line is.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    file: usize,
+    start: u64,
+    length: usize,
+}
+
+impl Records {
+    /// Reads the journals below an output folder. A line that was cut off does not count.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] when there is none, when they disagree, or when one is damaged;
+    /// [`Error::Io`].
+    pub fn read(root: &Path) -> Result<Self> {
+        let folder = root.join(FOLDER);
+        if !folder.is_dir() {
+            return Err(Error::dataset(root, "holds no results of `sam3 label`"));
+        }
+        let journals = list(&folder)?;
+        let mut records: Option<Self> = None;
+        for journal in &journals {
+            let Some(header) = journal.header()? else {
+                continue;
+            };
+            match &records {
+                Some(records) => agree(root, &records.header, &header)?,
+                None => {
+                    records = Some(Self {
+                        files: Vec::new(),
+                        done: BTreeMap::new(),
+                        failed: BTreeMap::new(),
+                        finished: vec![false; header.shards],
+                        header,
+                    });
+                }
+            }
+            if let Some(records) = &mut records {
+                records.add(journal)?;
+            }
+        }
+        let mut records =
+            records.ok_or_else(|| Error::dataset(root, "holds no results of `sam3 label`"))?;
+        records.header.layout.root = root.to_path_buf();
+        records.header.layout.temporary = folder.join("documents.tmp");
+        Ok(records)
+    }
+
+    fn add(&mut self, journal: &Stored) -> Result<()> {
+        let path = &journal.path;
+        let file = File::open(path).map_err(|cause| Error::io(path, cause))?;
+        let mut reader = BufReader::new(file);
+        let number = self.files.len();
+        self.files.push(path.clone());
+        let (mut start, mut text, mut count) = (0, Vec::new(), 0);
+        loop {
+            text.clear();
+            let read = reader.read_until(b'\n', &mut text);
+            let length = read.map_err(|cause| Error::io(path, cause))?;
+            if text.last() != Some(&b'\n') {
+                return Ok(());
+            }
+            count += 1;
+            if count > 1 {
+                let line = serde_json::from_slice(&text);
+                let line: Line =
+                    line.map_err(|error| Error::dataset(path, format!("line {count}: {error}")))?;
+                let place = Place {
+                    file: number,
+                    start,
+                    length,
+                };
+                self.note(line, place, journal.shard);
+            }
+            start += length as u64;
+        }
+    }
+
+    /// The last line about a picture holds.
+    fn note(&mut self, line: Line, place: Place, shard: Shard) {
+        match line {
+            Line::Done(picture) => {
+                self.failed.remove(&picture.name);
+                self.done.insert(picture.name, place);
+            }
+            Line::Failed { name, error } => {
+                self.done.remove(&name);
+                self.failed.insert(name, error);
+            }
+            Line::Finished { .. } => {
+                if let Some(finished) = self.finished.get_mut(shard.index) {
+                    *finished = true;
+                }
+            }
+        }
+    }
+
+    /// Whether a picture is done.
+    pub fn is_done(&self, name: &str) -> bool {
+        self.done.contains_key(name)
+    }
+
+    /// How many pictures are done.
+    pub fn len(&self) -> usize {
+        self.done.len()
+    }
+
+    /// Whether no picture is done.
+    pub fn is_empty(&self) -> bool {
+        self.done.is_empty()
+    }
+
+    /// The names of the pictures that are done, in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.done.keys().map(String::as_str)
+    }
+
+    /// The pictures that were skipped, and why.
+    pub fn failures(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.failed
+            .iter()
+            .map(|(name, error)| (name.as_str(), error.as_str()))
+    }
+
+    /// The parts that have not come to their end.
+    pub fn unfinished(&self) -> Vec<Shard> {
+        let count = self.finished.len();
+        let open = (0..count).filter(|&index| !self.finished[index]);
+        open.map(|index| Shard { index, count }).collect()
+    }
+
+    /// One picture that is done.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Dataset`] when its journal changed meanwhile.
+    pub fn picture(&self, name: &str) -> Result<Option<Picture>> {
+        let Some(&place) = self.done.get(name) else {
+            return Ok(None);
+        };
+        let path = &self.files[place.file];
+        let file = File::open(path).map_err(|cause| Error::io(path, cause))?;
+        read_line(&file, path, place).map(Some)
+    }
+}
+
+impl Pictures for Records {
+    fn for_each(&self, visit: &mut dyn FnMut(&Picture) -> Result<()>) -> Result<()> {
+        let open = |path: &PathBuf| File::open(path).map_err(|cause| Error::io(path, cause));
+        let files: Vec<File> = self.files.iter().map(open).collect::<Result<_>>()?;
+        for &place in self.done.values() {
+            let picture = read_line(&files[place.file], &self.files[place.file], place)?;
+            visit(&picture)?;
+        }
+        Ok(())
+    }
+}
+
+fn read_line(mut file: &File, path: &Path, place: Place) -> Result<Picture> {
+    let mut text = vec![0; place.length];
+    let read = file.seek(SeekFrom::Start(place.start));
+    let read = read.and_then(|_| file.read_exact(&mut text));
+    read.map_err(|cause| Error::io(path, cause))?;
+    serde_json::from_slice(&text).map_err(|error| Error::dataset(path, error.to_string()))
+}

@@ -1,0 +1,124 @@
+//! Data sets for training: the objects of many pictures in the formats of other programs.
+//!
+//! Every writer has two halves. What belongs to one picture is written as soon as the picture is done,
+//! by [`write_picture`]; documents about all of them are written at the end from the [`journal`], by
+//! [`write_documents`], in the order of the pictures' names. So a run that was interrupted or split
+//! among machines gives the same bytes.
+
+mod ascii;
+mod coco;
+mod csv;
+mod cutout;
+mod cvat;
+mod files;
+mod imagefolder;
+pub mod journal;
+mod labelme;
+mod labelstudio;
+mod masks;
+mod options;
+mod voc;
+mod yolo;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+pub use options::{Format, LabelMeShapes, Layout, Link};
+
+use crate::error::Result;
+use crate::image::Image;
+use crate::mask::Rle;
+
+/// A found object.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Object {
+    /// Index into [`Layout::classes`].
+    pub class: usize,
+    /// Confidence in 0..=1.
+    pub score: f32,
+    /// Its pixels, at the size of the picture.
+    #[serde(rename = "segmentation")]
+    pub mask: Rle,
+}
+
+/// A picture and what was found in it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Picture {
+    /// Its path below the input folder, with forward slashes.
+    pub name: String,
+    /// Pixels per row, as displayed.
+    pub width: usize,
+    /// Number of rows, as displayed.
+    pub height: usize,
+    /// By class and then as the model ranks them.
+    pub objects: Vec<Object>,
+}
+
+/// Pictures in the order of their names, as often as they are asked for.
+pub trait Pictures {
+    /// Calls `visit` with every picture.
+    ///
+    /// # Errors
+    /// What reading them or `visit` returns.
+    fn for_each(&self, visit: &mut dyn FnMut(&Picture) -> Result<()>) -> Result<()>;
+}
+
+impl Pictures for Vec<Picture> {
+    fn for_each(&self, visit: &mut dyn FnMut(&Picture) -> Result<()>) -> Result<()> {
+        self.iter().try_for_each(visit)
+    }
+}
+
+/// Writes the files that belong to one picture; `source` is the picture's own file.
+///
+/// # Errors
+/// [`Error::Io`] and [`Error::NotFound`] when a file cannot be written or linked.
+pub fn write_picture(
+    layout: &Layout,
+    picture: &Picture,
+    source: &Path,
+    image: &Image,
+) -> Result<()> {
+    for format in &layout.formats {
+        match format {
+            Format::Yolo => yolo::write_picture(layout, picture, source, image)?,
+            Format::LabelMe => labelme::write_picture(layout, picture, source)?,
+            Format::Voc => voc::write_picture(layout, picture, source)?,
+            Format::ImageFolder => imagefolder::write_picture(layout, picture, source)?,
+            Format::Masks => masks::write_picture(layout, picture)?,
+            Format::Cutout => cutout::write_picture(layout, picture, image)?,
+            Format::Coco
+            | Format::CocoPolygon
+            | Format::LabelStudio
+            | Format::Cvat
+            | Format::Csv => {}
+        }
+    }
+    Ok(())
+}
+
+/// Writes the documents about all pictures.
+///
+/// # Errors
+/// [`Error::Io`] and [`Error::NotFound`] when a file cannot be written; what reading the pictures
+/// returns.
+pub fn write_documents(layout: &Layout, pictures: &dyn Pictures) -> Result<()> {
+    for format in &layout.formats {
+        match format {
+            Format::Coco => coco::write_document(layout, pictures, false)?,
+            Format::CocoPolygon => coco::write_document(layout, pictures, true)?,
+            Format::Yolo => yolo::write_document(layout, pictures)?,
+            Format::LabelStudio => labelstudio::write_document(layout, pictures)?,
+            Format::Cvat => cvat::write_document(layout, pictures)?,
+            Format::Voc => voc::write_document(layout, pictures)?,
+            Format::ImageFolder => imagefolder::write_document(layout, pictures)?,
+            Format::Csv => csv::write_document(layout, pictures)?,
+            Format::LabelMe | Format::Masks | Format::Cutout => {}
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

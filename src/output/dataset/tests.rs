@@ -1,0 +1,464 @@
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::journal::{Header, Journal, Line, Records, Shard};
+use super::*;
+use crate::mask::Mask;
+use crate::mask::polygon::{rasterize_centers, rasterize_edges};
+
+const WIDTH: usize = 64;
+const HEIGHT: usize = 48;
+
+fn disc(x: usize, y: usize, radius: usize) -> Mask {
+    Mask::from_fn(WIDTH, HEIGHT, |u, v| {
+        u.abs_diff(x).pow(2) + v.abs_diff(y).pow(2) < radius * radius
+    })
+}
+
+fn object(class: usize, score: f32, mask: &Mask) -> Object {
+    let mask = Rle::encode(mask);
+    Object { class, score, mask }
+}
+
+/// A disc, a ring, and an object of two parts.
+fn picture(name: &str) -> Picture {
+    let mut ring = disc(44, 16, 12);
+    ring.subtract(&disc(44, 16, 6));
+    let mut parts = disc(6, 41, 6);
+    parts.unite(&disc(40, 40, 5));
+    Picture {
+        name: name.to_string(),
+        width: WIDTH,
+        height: HEIGHT,
+        objects: vec![
+            object(0, 0.9, &disc(16, 15, 9)),
+            object(1, 0.75, &ring),
+            object(2, 0.625, &parts),
+        ],
+    }
+}
+
+fn nothing(name: &str) -> Picture {
+    Picture {
+        objects: vec![],
+        ..picture(name)
+    }
+}
+
+/// A folder with pictures, and one to write to.
+struct Scene {
+    folder: tempfile::TempDir,
+    pictures: Vec<Picture>,
+}
+
+impl Scene {
+    fn new(pictures: Vec<Picture>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let scene = Self { folder, pictures };
+        for picture in &scene.pictures {
+            let path = scene.source(picture);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, crate::output::encode_png(&image()).unwrap()).unwrap();
+        }
+        scene
+    }
+
+    fn source(&self, picture: &Picture) -> PathBuf {
+        self.folder.path().join("in").join(&picture.name)
+    }
+
+    fn out(&self) -> PathBuf {
+        self.folder.path().join("out")
+    }
+
+    fn layout(&self, formats: &[Format]) -> Layout {
+        let classes = ["disc", "ring", "Ampel \"信号\" <&>"].map(str::to_string);
+        Layout::new(self.out(), formats.to_vec(), classes.to_vec())
+    }
+
+    fn write(&self, layout: &Layout) {
+        for picture in &self.pictures {
+            write_picture(layout, picture, &self.source(picture), &image()).unwrap();
+        }
+        write_documents(layout, &self.pictures).unwrap();
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.out().join(path)).unwrap()
+    }
+
+    fn json(&self, path: &str) -> Value {
+        serde_json::from_str(&self.read(path)).unwrap()
+    }
+}
+
+fn image() -> Image {
+    let pixels = (0..WIDTH * HEIGHT * 3).map(|i| i as u8).collect();
+    Image::from_rgb8(WIDTH, HEIGHT, pixels).unwrap()
+}
+
+/// All files below a folder but those of `.sam3`.
+fn files(root: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    let mut open = vec![root.to_path_buf()];
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path
+                .strip_prefix(root)
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_string();
+            match path.is_dir() {
+                true if name != ".sam3" => open.push(path),
+                true => {}
+                false => {
+                    found.insert(name.replace('\\', "/"));
+                }
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_format_writes_its_files_and_nothing_else() {
+    let scene = Scene::new(vec![picture("a b.png"), nothing("sub/é.png")]);
+    scene.write(&scene.layout(&Format::ALL));
+    let mut want: BTreeSet<String> = [
+        "coco.json",
+        "coco-polygon.json",
+        "labels.csv",
+        "cvat.xml",
+        "labelstudio.json",
+        "labelstudio.xml",
+        "yolo/data.yaml",
+        "imagefolder/metadata.jsonl",
+        "imagefolder/a b.png",
+        "imagefolder/sub/é.png",
+        "labelme/a b.json",
+        "labelme/sub/é.json",
+        "voc/labelmap.txt",
+        "voc/ImageSets/Segmentation/train.txt",
+        "voc/ImageSets/Segmentation/val.txt",
+    ]
+    .map(str::to_string)
+    .into();
+    let layout = scene.layout(&[]);
+    for name in ["a b", "sub/é"] {
+        let split = layout.split(&format!("{name}.png"));
+        want.insert(format!("yolo/images/{split}/{name}.png"));
+        want.insert(format!("yolo/labels/{split}/{name}.txt"));
+        for folder in ["JPEGImages", "SegmentationClass", "SegmentationObject"] {
+            want.insert(format!("voc/{folder}/{name}.png"));
+        }
+    }
+    for folder in ["masks", "cutout"] {
+        for file in ["000_disc_0.90", "001_ring_0.75", "002_ampel_0.62"] {
+            want.insert(format!("{folder}/a b/{file}.png"));
+        }
+    }
+    assert_eq!(files(&scene.out()), want);
+}
+
+#[test]
+fn coco_holds_every_pixel_and_polygons_almost_every() {
+    let scene = Scene::new(vec![nothing("a.png"), picture("b.png")]);
+    scene.write(&scene.layout(&[Format::Coco, Format::CocoPolygon]));
+    assert!(scene.read("coco.json").is_ascii());
+    let (exact, polygons) = (scene.json("coco.json"), scene.json("coco-polygon.json"));
+    assert_eq!(exact["images"][1]["file_name"], "b.png");
+    assert_eq!(exact["categories"][2]["name"], "Ampel \"信号\" <&>");
+    for (i, object) in scene.pictures[1].objects.iter().enumerate() {
+        let annotation = &exact["annotations"][i];
+        assert_eq!(
+            (&annotation["id"], &annotation["image_id"]),
+            (&(i + 1).into(), &2.into())
+        );
+        let mask: Rle = serde_json::from_value(annotation["segmentation"].clone()).unwrap();
+        assert_eq!(mask, object.mask);
+        assert_eq!(annotation["area"], mask.area());
+
+        let lists = polygons["annotations"][i]["segmentation"].clone();
+        let lists: Vec<Vec<f64>> = serde_json::from_value(lists).unwrap();
+        let mut filled = Mask::new(WIDTH, HEIGHT);
+        for list in lists {
+            let path: Vec<[f64; 2]> = list.chunks(2).map(|p| [p[0], p[1]]).collect();
+            let part = rasterize_edges(&path, WIDTH, HEIGHT).unwrap();
+            filled.unite(&part.decode().unwrap());
+        }
+        assert!(filled.iou(&object.mask.decode().unwrap()) >= 0.98);
+        assert_eq!(polygons["annotations"][i]["area"], filled.area());
+    }
+}
+
+#[test]
+fn a_yolo_row_is_read_back_by_cutting_and_by_rounding() {
+    let scene = Scene::new(vec![picture("a.png"), nothing("b.png")]);
+    let mut layout = scene.layout(&[Format::Yolo]);
+    layout.train_share = 1.0;
+    layout.simplify = crate::mask::polygon::Simplify::EXACT;
+    scene.write(&layout);
+    let yaml = scene.read("yolo/data.yaml");
+    assert!(yaml.starts_with("train: images/train\nval: images/train\nnames:\n  0: \"disc\"\n"));
+    assert_eq!(scene.read("yolo/labels/train/b.txt"), "");
+    let rows = scene.read("yolo/labels/train/a.txt");
+    assert_eq!(rows.lines().count(), 3);
+    for (row, object) in rows.lines().zip(&scene.pictures[0].objects) {
+        let numbers: Vec<f64> = row.split(' ').map(|n| n.parse().unwrap()).collect();
+        assert_eq!(numbers[0] as usize, object.class);
+        assert!(numbers[1..].iter().all(|v| (0.0..=1.0).contains(v)));
+        let points = numbers[1..]
+            .chunks(2)
+            .map(|p| [p[0] * WIDTH as f64, p[1] * HEIGHT as f64]);
+        let cut: Vec<[f64; 2]> = points.clone().map(|p| p.map(f64::floor)).collect();
+        let rounded: Vec<[f64; 2]> = points.map(|p| p.map(f64::round)).collect();
+        assert_eq!(cut, rounded);
+        let filled = rasterize_centers(&cut, WIDTH, HEIGHT).unwrap();
+        let mask = object.mask.decode().unwrap();
+        // The line between two parts is drawn.
+        let least = if object.class == 2 { 0.8 } else { 1.0 };
+        assert!(filled.iou(&mask) >= least && filled.intersection(&mask) == mask.area());
+    }
+}
+
+#[test]
+fn single_pixels_are_polygons_of_three_points() {
+    let mut single = picture("a.png");
+    single.objects = vec![object(
+        0,
+        0.5,
+        &Mask::from_fn(WIDTH, HEIGHT, |x, y| (x, y) == (7, 9)),
+    )];
+    let scene = Scene::new(vec![single]);
+    let mut layout = scene.layout(&[Format::Yolo, Format::LabelMe]);
+    layout.train_share = 1.0;
+    scene.write(&layout);
+    assert_eq!(scene.read("yolo/labels/train/a.txt").split(' ').count(), 7);
+    let points = scene.json("labelme/a.json")["shapes"][0]["points"].clone();
+    assert_eq!(
+        points,
+        serde_json::json!([[7.49, 9.49], [7.49, 9.49], [7.49, 9.49]])
+    );
+}
+
+#[test]
+fn labelme_has_polygons_for_parts_and_a_mask_for_a_hole() {
+    let scene = Scene::new(vec![picture("sub/a.png")]);
+    scene.write(&scene.layout(&[Format::LabelMe]));
+    let document = scene.json("labelme/sub/a.json");
+    assert_eq!(document["imagePath"], "../../../in/sub/a.png");
+    let shapes = document["shapes"].as_array().unwrap();
+    let kinds: Vec<&str> = shapes
+        .iter()
+        .map(|s| s["shape_type"].as_str().unwrap())
+        .collect();
+    assert_eq!(kinds, ["polygon", "mask", "polygon", "polygon"]);
+    assert_eq!(shapes[0]["group_id"], Value::Null);
+    assert_eq!(
+        (&shapes[2]["group_id"], &shapes[3]["group_id"]),
+        (&2.into(), &2.into())
+    );
+    assert_eq!(shapes[1]["points"], serde_json::json!([[33, 5], [55, 27]]));
+}
+
+#[test]
+fn voc_shows_the_better_object_on_top() {
+    let mut two = picture("a.png");
+    two.objects = vec![
+        object(1, 0.9, &disc(20, 20, 9)),
+        object(2, 0.5, &disc(26, 20, 9)),
+    ];
+    let scene = Scene::new(vec![two]);
+    scene.write(&scene.layout(&[Format::Voc]));
+    let pixel = |map: &str, x: usize| {
+        let bytes = fs::read(scene.out().join(format!("voc/{map}/a.png"))).unwrap();
+        let mut decoder = png::Decoder::new(std::io::Cursor::new(bytes));
+        decoder.set_transformations(png::Transformations::IDENTITY);
+        let mut reader = decoder.read_info().unwrap();
+        let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut pixels).unwrap();
+        assert_eq!(
+            reader.info().palette.as_ref().unwrap()[3..9],
+            [128, 0, 0, 0, 128, 0]
+        );
+        pixels[20 * WIDTH + x]
+    };
+    assert_eq!(
+        [1, 20, 32].map(|x| pixel("SegmentationClass", x)),
+        [0, 2, 3]
+    );
+    assert_eq!(
+        [1, 23, 32].map(|x| pixel("SegmentationObject", x)),
+        [0, 1, 2]
+    );
+}
+
+#[test]
+fn same_stems_can_be_told_apart() {
+    let scene = Scene::new(vec![picture("a.png"), picture("a.jpg")]);
+    let mut layout = scene.layout(&[Format::LabelMe]);
+    layout.keep_extension = true;
+    scene.write(&layout);
+    let want = ["labelme/a-jpg.json", "labelme/a-png.json"].map(str::to_string);
+    assert_eq!(files(&scene.out()), want.into());
+}
+
+fn header(layout: &Layout, shards: usize) -> Header {
+    Header {
+        version: "1".to_string(),
+        model: "demo".to_string(),
+        settings: [("text".to_string(), "disc".into())].into_iter().collect(),
+        layout: layout.clone(),
+        shards,
+    }
+}
+
+#[test]
+fn documents_from_shards_in_any_order_are_those_of_one_run() {
+    let pictures: Vec<Picture> = (0..20).map(|i| picture(&format!("{i:02}.png"))).collect();
+    let formats = [Format::Coco, Format::Csv, Format::Cvat, Format::LabelStudio];
+    let whole = Scene::new(pictures.clone());
+    write_documents(&whole.layout(&formats), &whole.pictures).unwrap();
+
+    let parts = Scene::new(pictures.clone());
+    let header = header(&parts.layout(&formats), 3);
+    for index in [2, 0, 1] {
+        let shard = Shard { index, count: 3 };
+        let mut journal = Journal::begin(&parts.out(), shard, &header, false).unwrap();
+        for picture in pictures.iter().rev().filter(|p| shard.contains(&p.name)) {
+            journal.note(&Line::Done(picture.clone())).unwrap();
+        }
+        assert_eq!(
+            Records::read(&parts.out()).unwrap().unfinished().len(),
+            match index {
+                2 => 3,
+                0 => 2,
+                _ => 1,
+            }
+        );
+        journal.note(&Line::Finished { pictures: 0 }).unwrap();
+    }
+    let records = Records::read(&parts.out()).unwrap();
+    assert!(records.unfinished().is_empty() && records.len() == 20);
+    write_documents(&records.header.layout, &records).unwrap();
+    let names = files(&whole.out());
+    assert_eq!(names.len(), 5);
+    assert_eq!(files(&parts.out()), names);
+    for name in names {
+        assert_eq!(parts.read(&name), whole.read(&name), "{name}");
+    }
+}
+
+#[test]
+fn a_line_that_was_cut_off_is_done_again() {
+    let scene = Scene::new(vec![picture("a.png"), picture("b.png")]);
+    let header = header(&scene.layout(&[Format::Coco]), 1);
+    let mut journal = Journal::begin(&scene.out(), Shard::WHOLE, &header, false).unwrap();
+    for picture in &scene.pictures {
+        journal.note(&Line::Done(picture.clone())).unwrap();
+    }
+    drop(journal);
+    let path = scene.out().join(".sam3/part-0-of-1.0.jsonl");
+    let text = fs::read(&path).unwrap();
+    for cut in 1..200 {
+        fs::write(&path, &text[..text.len() - cut]).unwrap();
+        let records = Records::read(&scene.out()).unwrap();
+        assert!(
+            records.is_done("a.png") && !records.is_done("b.png"),
+            "{cut}"
+        );
+    }
+    let mut journal = Journal::begin(&scene.out(), Shard::WHOLE, &header, true).unwrap();
+    journal
+        .note(&Line::Done(scene.pictures[1].clone()))
+        .unwrap();
+    let records = Records::read(&scene.out()).unwrap();
+    assert_eq!(records.names().collect::<Vec<_>>(), ["a.png", "b.png"]);
+    assert_eq!(
+        records.picture("b.png").unwrap().as_ref(),
+        Some(&scene.pictures[1])
+    );
+}
+
+#[test]
+fn a_failure_is_kept_until_the_picture_is_done() {
+    let scene = Scene::new(vec![picture("a.png")]);
+    let header = header(&scene.layout(&[Format::Coco]), 1);
+    let mut journal = Journal::begin(&scene.out(), Shard::WHOLE, &header, false).unwrap();
+    let failed = Line::Failed {
+        name: "a.png".to_string(),
+        error: "no image".to_string(),
+    };
+    journal.note(&failed).unwrap();
+    let failures = |scene: &Scene| Records::read(&scene.out()).unwrap().failures().count();
+    assert_eq!(failures(&scene), 1);
+    journal
+        .note(&Line::Done(scene.pictures[0].clone()))
+        .unwrap();
+    assert_eq!(failures(&scene), 0);
+}
+
+#[test]
+fn runs_that_do_not_belong_together_are_refused() {
+    let scene = Scene::new(vec![]);
+    let ours = header(&scene.layout(&[Format::Coco]), 1);
+    assert!(
+        Records::read(&scene.out())
+            .unwrap_err()
+            .to_string()
+            .contains("holds no results")
+    );
+    let journal = Journal::begin(&scene.out(), Shard::WHOLE, &ours, false).unwrap();
+    let refused = |header: &Header, resume: bool| {
+        let error = Journal::begin(&scene.out(), Shard::WHOLE, header, resume);
+        error.unwrap_err().to_string()
+    };
+    assert!(refused(&ours, true).contains("another process is working on part 0/1"));
+    drop(journal);
+    assert!(refused(&ours, false).contains("--resume continues them"));
+    let mut other = ours.clone();
+    other.settings.insert("text".to_string(), "ring".into());
+    assert!(refused(&other, true).contains("made with text \"disc\""));
+    let mut other = ours.clone();
+    other.model = "sam3".to_string();
+    assert!(refused(&other, true).contains("made with the model demo"));
+    let mut other = ours.clone();
+    other.layout.formats.push(Format::Csv);
+    assert!(refused(&other, true).contains("made with the formats coco;"));
+    let mut other = ours.clone();
+    other.layout.train_share = 0.5;
+    assert!(refused(&other, true).contains("other options"));
+    assert!(Journal::begin(&scene.out(), Shard::WHOLE, &ours, true).is_ok());
+}
+
+#[test]
+fn formats_have_names_and_unknown_ones_list_them() {
+    for format in Format::ALL {
+        assert_eq!(format.to_string().parse::<Format>().unwrap(), format);
+    }
+    let error = "darknet".parse::<Format>().unwrap_err().to_string();
+    assert!(error.contains("coco, coco-polygon, yolo"), "{error}");
+}
+
+#[test]
+fn more_classes_than_a_map_has_values_are_refused() {
+    let classes: Vec<String> = (0..255).map(|i| format!("class {i}")).collect();
+    let layout = Layout::new("out", vec![Format::Voc], classes.clone());
+    assert!(
+        layout
+            .validate()
+            .unwrap_err()
+            .to_string()
+            .contains("at most 254")
+    );
+    assert!(
+        Layout::new("out", vec![Format::Coco], classes)
+            .validate()
+            .is_ok()
+    );
+}

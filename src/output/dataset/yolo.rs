@@ -1,0 +1,81 @@
+//! Segmentation labels for Ultralytics YOLO.
+//!
+//! One row for each object, its holes cut open and its parts joined. Vertices lie a bit less than half
+//! a pixel to the right of and below the centers of pixels: readers that cut fractions off and those
+//! that round then find the same pixels.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use super::{Layout, Picture, Pictures, files};
+use crate::error::Result;
+use crate::image::Image;
+use crate::mask::polygon::{Convention, Polygons};
+
+/// Added to the index of a pixel.
+pub(super) const OFFSET: f64 = 0.49;
+
+/// What Ultralytics opens; other pictures are written as PNG.
+const EXTENSIONS: [&str; 12] = [
+    "avif", "bmp", "dng", "heic", "jp2", "jpeg", "jpg", "mpo", "png", "tif", "tiff", "webp",
+];
+
+pub(super) fn write_picture(
+    layout: &Layout,
+    picture: &Picture,
+    source: &Path,
+    image: &Image,
+) -> Result<()> {
+    let (stem, split) = (layout.stem(&picture.name), layout.split(&picture.name));
+    let extension = picture
+        .name
+        .rsplit_once('.')
+        .map(|(_, extension)| extension);
+    match extension {
+        Some(e) if EXTENSIONS.contains(&e.to_ascii_lowercase().as_str()) => {
+            files::link(layout, &format!("yolo/images/{split}/{stem}.{e}"), source)?;
+        }
+        _ => {
+            let png = crate::output::encode_png(image)?;
+            files::write(layout, &format!("yolo/images/{split}/{stem}.png"), png)?;
+        }
+    }
+    let mut rows = String::new();
+    let (width, height) = (picture.width as f64, picture.height as f64);
+    for object in &picture.objects {
+        let mask = object.mask.decode()?;
+        let outline = Polygons::outline(&mask, Convention::PixelCenters, &layout.simplify);
+        // Writing to memory does not fail.
+        let _ = write!(rows, "{}", object.class);
+        for [x, y] in at_least_three(outline.joined()) {
+            let (x, y) = ((x + OFFSET) / width, (y + OFFSET) / height);
+            let _ = write!(rows, " {x:.6} {y:.6}");
+        }
+        rows.push('\n');
+    }
+    files::write(layout, &format!("yolo/labels/{split}/{stem}.txt"), rows)
+}
+
+/// Readers want three points; repeated ones give back single pixels and pairs.
+pub(super) fn at_least_three(mut path: Vec<[f64; 2]>) -> Vec<[f64; 2]> {
+    while let (1 | 2, Some(&last)) = (path.len(), path.last()) {
+        path.push(last);
+    }
+    path
+}
+
+pub(super) fn write_document(layout: &Layout, pictures: &dyn Pictures) -> Result<()> {
+    let mut has_validation = false;
+    pictures.for_each(&mut |picture| {
+        has_validation |= layout.split(&picture.name) == "val";
+        Ok(())
+    })?;
+    // No `path`: it would be looked for in the current folder. Ultralytics insists on both lists.
+    let validation = if has_validation { "val" } else { "train" };
+    let mut text = format!("train: images/train\nval: images/{validation}\nnames:\n");
+    for (i, name) in layout.classes.iter().enumerate() {
+        // A JSON string is one of YAML.
+        let _ = writeln!(text, "  {i}: {}", serde_json::json!(name));
+    }
+    files::write(layout, "yolo/data.yaml", text)
+}

@@ -1,0 +1,271 @@
+//! One picture at a time.
+
+use serde::{Deserialize, Serialize};
+
+use crate::image::Image;
+use crate::mask::{Mask, nms};
+use crate::models::Model;
+use crate::predict::concept::{self, EncodedPrompt, Prediction, Prompt};
+use crate::predict::everything;
+use crate::{Error, Result, Run};
+
+/// What to look for, and how it is called.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Class {
+    /// What objects of this class are called.
+    pub name: String,
+    /// The words that find them; an object found by several is one. The name where this is empty.
+    #[serde(default)]
+    pub phrases: Vec<String>,
+    /// Keep objects with a higher score than this, in 0..1.
+    #[serde(default = "default_threshold")]
+    pub threshold: f32,
+    /// Keep at most this many in a picture, the best ones.
+    #[serde(default)]
+    pub max_objects: Option<usize>,
+    /// Drop objects of fewer pixels.
+    #[serde(default)]
+    pub min_area: usize,
+}
+
+fn default_threshold() -> f32 {
+    concept::Options::default().threshold
+}
+
+impl Class {
+    /// A class found by its name.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            phrases: Vec::new(),
+            threshold: default_threshold(),
+            max_objects: None,
+            min_area: 0,
+        }
+    }
+
+    /// The words to look for.
+    pub fn phrases(&self) -> &[String] {
+        if self.phrases.is_empty() {
+            std::slice::from_ref(&self.name)
+        } else {
+            &self.phrases
+        }
+    }
+}
+
+/// What to look for in every picture, and what to keep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Options {
+    /// What to look for.
+    pub classes: Vec<Class>,
+    /// Drop an object whose mask overlaps that of a better one of its class by more than this IoU.
+    pub nms: f32,
+    /// The same for objects of different classes; `None` keeps both.
+    pub nms_across: Option<f32>,
+}
+
+impl Options {
+    /// The classes with their own thresholds, one object for what several words of a class find.
+    pub fn new(classes: Vec<Class>) -> Self {
+        Self {
+            classes,
+            nms: 0.7,
+            nms_across: None,
+        }
+    }
+
+    /// # Errors
+    /// [`Error::InvalidArgument`] without classes, for a name that appears twice or is empty, and
+    /// for a number out of its range.
+    pub fn validate(&self) -> Result<()> {
+        let problem = |why: String| Err(Error::InvalidArgument(why));
+        if self.classes.is_empty() {
+            return problem("no class to look for".to_string());
+        }
+        for (i, class) in self.classes.iter().enumerate() {
+            let name = &class.name;
+            if name.trim().is_empty() {
+                return problem(format!("class {} has no name", i + 1));
+            }
+            if self.classes[..i].iter().any(|other| other.name == *name) {
+                return problem(format!("the class {name:?} appears twice"));
+            }
+            if !(0.0..1.0).contains(&class.threshold) {
+                let threshold = class.threshold;
+                return problem(format!(
+                    "the threshold {threshold} of {name:?} is not in 0..1"
+                ));
+            }
+            if class.max_objects == Some(0) {
+                return problem(format!("{name:?} may have no objects at all"));
+            }
+        }
+        for iou in std::iter::once(self.nms).chain(self.nms_across) {
+            if !(0.0..=1.0).contains(&iou) {
+                return problem(format!("the overlap {iou} is not in 0..=1"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A found object.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Object {
+    /// Index into [`Labeler::classes`].
+    pub class: usize,
+    /// Confidence in 0..=1; for everything the predicted IoU, which may exceed 1.
+    pub score: f32,
+    /// Its pixels, at the size of the picture; at least one.
+    pub mask: Mask,
+}
+
+/// A model that is ready to label pictures.
+#[derive(Debug)]
+pub struct Labeler<'a> {
+    model: &'a Model,
+    task: Task,
+    classes: Vec<String>,
+}
+
+#[derive(Debug)]
+enum Task {
+    Classes {
+        options: Options,
+        /// One for each phrase, with its class.
+        prompts: Vec<EncodedPrompt>,
+        class_of: Vec<usize>,
+        search: concept::Options,
+    },
+    Everything(Box<everything::Options>),
+}
+
+impl<'a> Labeler<'a> {
+    /// Looks for objects of classes.
+    ///
+    /// # Errors
+    /// As [`Options::validate`]; [`Error::Unsupported`] for a model without texts;
+    /// [`Error::InvalidPrompt`] for a phrase of which nothing is left after cleaning.
+    pub fn of_classes(model: &'a Model, options: &Options, run: &mut Run) -> Result<Self> {
+        options.validate()?;
+        let phrases = options.classes.iter().enumerate();
+        let phrases = phrases.flat_map(|(i, class)| class.phrases().iter().map(move |p| (i, p)));
+        let (class_of, prompts): (Vec<usize>, Vec<Prompt>) =
+            phrases.map(|(i, phrase)| (i, Prompt::text(phrase))).unzip();
+        let prompts = concept::encode(model.as_concept()?, &prompts, run)?;
+        let thresholds = options.classes.iter().map(|class| class.threshold);
+        Ok(Self {
+            model,
+            task: Task::Classes {
+                options: options.clone(),
+                prompts,
+                class_of,
+                search: concept::Options {
+                    threshold: thresholds.fold(1.0, f32::min),
+                    ..concept::Options::default()
+                },
+            },
+            classes: options
+                .classes
+                .iter()
+                .map(|class| class.name.clone())
+                .collect(),
+        })
+    }
+
+    /// Looks for everything; all objects are of one class, called `object`.
+    ///
+    /// # Errors
+    /// [`Error::InvalidArgument`] for options out of range; [`Error::Unsupported`] for a model
+    /// without an interactive head.
+    pub fn of_everything(model: &'a Model, options: &everything::Options) -> Result<Self> {
+        options.validate()?;
+        model.as_interactive()?;
+        Ok(Self {
+            model,
+            task: Task::Everything(Box::new(options.clone())),
+            classes: vec!["object".to_string()],
+        })
+    }
+
+    /// The names of the classes.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// Labels one picture.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] if the network computes NaN or infinity; [`Error::Cancelled`].
+    pub fn label(&self, image: &Image, run: &mut Run) -> Result<Vec<Object>> {
+        match &self.task {
+            Task::Classes {
+                options,
+                prompts,
+                class_of,
+                search,
+            } => {
+                let model = self.model.as_concept()?;
+                let embedding = model.encode_image(image, run)?;
+                let found = concept::predict(model, &embedding, prompts, search, run)?;
+                Ok(select(options, class_of, found))
+            }
+            Task::Everything(options) => {
+                let model = self.model.as_interactive()?;
+                let found = everything::generate(model, image, options, run)?;
+                let objects = found.iter().map(|record| {
+                    let mask = record.mask()?;
+                    let score = record.predicted_iou;
+                    Ok(Object {
+                        class: 0,
+                        score,
+                        mask,
+                    })
+                });
+                let mut objects = objects.collect::<Result<Vec<Object>>>()?;
+                objects.retain(|object| !object.mask.is_empty());
+                Ok(objects)
+            }
+        }
+    }
+}
+
+/// What to keep of what the phrases found.
+pub(super) fn select(options: &Options, class_of: &[usize], found: Vec<Prediction>) -> Vec<Object> {
+    let mut objects: Vec<Object> = Vec::new();
+    for (index, class) in options.classes.iter().enumerate() {
+        let of_class = found.iter().zip(class_of).filter(|(_, of)| **of == index);
+        let instances = of_class.flat_map(|(prediction, _)| &prediction.instances);
+        let kept = instances.filter(|instance| {
+            instance.score > class.threshold && instance.mask.area() >= class.min_area.max(1)
+        });
+        let candidates: Vec<Object> = kept
+            .map(|instance| Object {
+                class: index,
+                score: instance.score,
+                mask: instance.mask.clone(),
+            })
+            .collect();
+        let mut best = suppress(candidates, options.nms);
+        best.truncate(class.max_objects.unwrap_or(usize::MAX));
+        objects.extend(best);
+    }
+    if let Some(iou) = options.nms_across {
+        objects = suppress(objects, iou);
+        objects.sort_by_key(|object| object.class);
+    }
+    objects
+}
+
+/// The objects that no better one overlaps, best first.
+fn suppress(objects: Vec<Object>, iou: f32) -> Vec<Object> {
+    let masks: Vec<&Mask> = objects.iter().map(|object| &object.mask).collect();
+    let scores: Vec<f32> = objects.iter().map(|object| object.score).collect();
+    let kept = nms::mask_nms(&masks, &scores, iou);
+    let mut objects: Vec<Option<Object>> = objects.into_iter().map(Some).collect();
+    kept.into_iter()
+        .filter_map(|index| objects[index].take())
+        .collect()
+}

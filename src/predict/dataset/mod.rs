@@ -1,0 +1,121 @@
+//! The same words, or everything, on many pictures.
+//!
+//! [`Labeler`] encodes the words once and labels one picture after another; [`label`] decodes ahead on
+//! a thread of its own, so that the model does not wait.
+//!
+//! ```no_run
+//! use candle_sam3::predict::dataset::{self, Class, Labeler, Options, Source};
+//! use candle_sam3::{Checkpoint, LoadOptions, Run, models};
+//!
+//! let model = models::load(&Checkpoint::open("sam3.pt")?, &LoadOptions::default())?;
+//! let classes = vec![Class::new("car"), Class::new("person")];
+//! let labeler = Labeler::of_classes(&model, &Options::new(classes), &mut Run::default())?;
+//! let sources = vec![Source::new("a.jpg"), Source::new("b.jpg")];
+//! for labeled in dataset::label(&labeler, sources, &mut Run::default()) {
+//!     match labeled.objects {
+//!         Ok(objects) => println!("{}: {} objects", labeled.source.name, objects.len()),
+//!         Err(error) => eprintln!("{}: {error}", labeled.source.name),
+//!     }
+//! }
+//! # Ok::<(), candle_sam3::Error>(())
+//! ```
+
+mod decode;
+mod labeler;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+pub use labeler::{Class, Labeler, Object, Options};
+
+use crate::image::Image;
+use crate::{Error, Result, Run};
+use decode::Decoder;
+
+/// A picture to label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// What it is called in results.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+impl Source {
+    /// A file, called by its path.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        let path = path.into();
+        let name = path.to_string_lossy().replace('\\', "/");
+        Self { name, path }
+    }
+}
+
+/// A picture and what was found in it.
+#[derive(Debug)]
+pub struct Labeled {
+    /// Which picture.
+    pub source: Source,
+    /// Its pixels; `None` when it could not be decoded.
+    pub image: Option<Image>,
+    /// What was found, by class and then as the model ranks it; or why nothing could be looked for.
+    pub objects: Result<Vec<Object>>,
+    /// How long it took to decode, on a thread of its own.
+    pub decoding: Duration,
+    /// How long the model waited for it.
+    pub waiting: Duration,
+    /// How long the model took.
+    pub labeling: Duration,
+}
+
+/// Labels pictures in the order of the list, decoding ahead.
+///
+/// A picture that cannot be decoded or labeled is an item with an error; the next ones follow. After
+/// [`Error::Cancelled`] nothing follows. Dropping the iterator stops decoding.
+pub fn label<'a, 'r>(
+    labeler: &'a Labeler<'a>,
+    sources: Vec<Source>,
+    run: &'a mut Run<'r>,
+) -> impl Iterator<Item = Labeled> + use<'a, 'r> {
+    let mut decoder = Some(Decoder::start(sources));
+    std::iter::from_fn(move || {
+        let start = Instant::now();
+        let decoded = decoder.as_ref()?.next()?;
+        let waiting = start.elapsed();
+        let start = Instant::now();
+        let (image, objects) = match decoded.image {
+            Ok(image) => {
+                let objects = unwinding(|| labeler.label(&image, run));
+                (Some(image), objects)
+            }
+            Err(error) => (None, Err(error)),
+        };
+        if matches!(objects, Err(Error::Cancelled)) {
+            decoder = None;
+        }
+        Some(Labeled {
+            source: decoded.source,
+            image,
+            objects,
+            decoding: decoded.took,
+            waiting,
+            labeling: start.elapsed(),
+        })
+    })
+}
+
+/// A panic over one picture is the error of that picture.
+fn unwinding<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    // Models and embeddings are not changed by labeling, so that nothing half-done is seen after.
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+    caught.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text
+            .or(panic.downcast_ref::<&str>().copied())
+            .unwrap_or("no message");
+        Err(Error::InvalidImage(format!(
+            "this program failed on it: {text}"
+        )))
+    })
+}
