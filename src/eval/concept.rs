@@ -4,14 +4,14 @@
 //! Follows `CGF1Evaluator`,
 //! <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/eval/cgf1_eval.py>.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::assignment::assign;
-use super::data::{GroundTruth, Results, Segmentation, Shape, index, read_json};
+use super::data::{GroundTruth, Results, Segmentation, Shape, index, parse_json, read_json};
 use super::overlap::{Outline, tight_box};
 use super::{Kind, THRESHOLDS, mean, thresholds};
 use crate::error::{Error, Result};
@@ -288,8 +288,38 @@ impl SaCo {
     /// # Errors
     /// [`Error::NotFound`], [`Error::Io`], or [`Error::Dataset`] when the file is malformed.
     pub fn with_results(&self, path: impl AsRef<Path>) -> Result<Vec<Pair>> {
-        let path = path.as_ref();
-        let entries: Vec<SaCoEntry> = read_json(path)?;
+        self.with_entries(read_json(path.as_ref())?, path.as_ref())
+    }
+
+    /// As [`SaCo::with_results`] for a file that is in memory.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] as [`SaCo::with_results`].
+    pub fn with_parsed(&self, json: &[u8]) -> Result<Vec<Pair>> {
+        let path = Path::new("results");
+        self.with_entries(parse_json(json, path)?, path)
+    }
+
+    /// Number of images that the phrases are of.
+    pub fn images(&self) -> usize {
+        let names: HashSet<&str> = self.phrases.iter().map(|p| p.file_name.as_str()).collect();
+        names.len()
+    }
+
+    /// Keeps the phrases of the first images.
+    pub fn keep_images(&mut self, count: usize) {
+        let mut names: HashSet<String> = HashSet::new();
+        let mut keep = self.phrases.iter().map(|phrase| {
+            let known = names.contains(&phrase.file_name);
+            known || (names.len() < count && names.insert(phrase.file_name.clone()))
+        });
+        self.truths.retain(|_| keep.next().unwrap_or(false));
+        drop(keep);
+        self.phrases
+            .retain(|phrase| names.contains(&phrase.file_name));
+    }
+
+    fn with_entries(&self, entries: Vec<SaCoEntry>, path: &Path) -> Result<Vec<Pair>> {
         let place: HashMap<i64, usize> = index(self.phrases.iter().map(|phrase| phrase.id));
         let pairs = self.truths.iter().map(|truths| Pair {
             truths: truths.clone(),

@@ -150,8 +150,19 @@ impl Results {
     /// [`Error::NotFound`], [`Error::Io`], or [`Error::Dataset`] when the file is malformed, a score
     /// is not finite, or an image is not in the ground truth.
     pub fn read(path: impl AsRef<Path>, truth: &GroundTruth) -> Result<Self> {
-        let path = path.as_ref();
-        let entries: Vec<ResultEntry> = read_json(path)?;
+        Self::of_entries(read_json(path.as_ref())?, truth, path.as_ref())
+    }
+
+    /// As [`Results::read`] for a file that is in memory.
+    ///
+    /// # Errors
+    /// [`Error::Dataset`] as [`Results::read`].
+    pub fn parse(json: &[u8], truth: &GroundTruth) -> Result<Self> {
+        let path = Path::new("results");
+        Self::of_entries(parse_json(json, path)?, truth, path)
+    }
+
+    fn of_entries(entries: Vec<ResultEntry>, truth: &GroundTruth, path: &Path) -> Result<Self> {
         let image_index = index(truth.images.iter().map(|image| image.id));
         let category_index = index(truth.categories.iter().map(|category| category.id));
         let by_box = entries.first().is_some_and(|entry| !entry.bbox.is_empty());
@@ -312,7 +323,12 @@ fn shape(
 
 pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
     let bytes = std::fs::read(path).map_err(|cause| Error::io(path, cause))?;
-    serde_json::from_slice(&bytes).map_err(|error| Error::dataset(path, error.to_string()))
+    parse_json(&bytes, path)
+}
+
+/// `path` is named in errors.
+pub(super) fn parse_json<T: DeserializeOwned>(json: &[u8], path: &Path) -> Result<T> {
+    serde_json::from_slice(json).map_err(|error| Error::dataset(path, error.to_string()))
 }
 
 /// Where each id stands in its list.

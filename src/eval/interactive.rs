@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn mean_iou_is_over_pairs() {
         let left = Mask::from_fn(10, 1, |x, _| x < 4);
-        let right = Mask::from_fn(10, 1, |x, _| x >= 2 && x < 4);
+        let right = Mask::from_fn(10, 1, |x, _| (2..4).contains(&x));
         assert_eq!(mean_iou([(&left, &right), (&left, &left)]), Some(0.75));
         assert_eq!(mean_iou([]), None);
     }

@@ -1,5 +1,7 @@
 //! `sam3 label` and `sam3 merge` as a user meets them, with the built-in model.
 
+mod eval;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -6,6 +6,7 @@ mod args;
 mod bench;
 mod convert;
 mod demo;
+mod eval;
 mod everything;
 mod hub;
 mod inspect;
@@ -48,6 +49,7 @@ fn main() -> ExitCode {
         Command::Everything(args) => everything::run(*args, cli.quiet),
         Command::Label(args) => label::run(*args, cli.quiet),
         Command::Merge(args) => label::merge(args),
+        Command::Eval(args) => eval::run(*args, cli.quiet),
         Command::Models(args) => models::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Convert(args) => convert::run(args, cli.quiet),

@@ -63,6 +63,16 @@ pub enum Command {
     /// Join the parts of a data set that were labeled with `label --shard`
     Merge(crate::label::MergeArgs),
 
+    /// Score results, or a model, against a ground truth
+    ///
+    /// Examples:
+    ///   sam3 eval --coco instances.json --predictions results.json --metrics ap,boundary-ap
+    ///   sam3 eval --coco instances.json --images photos -m sam3.pt --json figures.json
+    ///   sam3 eval --saco gold_a.json,gold_b.json,gold_c.json --predictions results.json
+    ///   sam3 eval --coco instances.json --images photos -m mobile_sam.pt --metrics box-miou,click-miou
+    #[command(verbatim_doc_comment)]
+    Eval(Box<crate::eval::Args>),
+
     /// List the models that `-m` knows by name, and download them
     ///
     /// Examples:
@@ -108,6 +118,7 @@ impl Command {
             Self::Segment(args) => &args.model,
             Self::Everything(args) => &args.model,
             Self::Label(args) => &args.model,
+            Self::Eval(args) => &args.model,
             Self::Bench(args) => &args.model,
             Self::Verify(args) => &args.model,
             Self::Merge(_) | Self::Models(_) | Self::Inspect(_) | Self::Convert(_) => return None,
