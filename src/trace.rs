@@ -65,21 +65,31 @@ impl Trace {
         tensors.map(|(name, tensor)| (name.as_str(), tensor))
     }
 
+    /// The recorded tensors as a safetensors file.
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] when a tensor cannot be copied from its device.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let tensors = self.tensors.iter();
+        let tensors = tensors.map(|(name, t)| Ok((name, t.contiguous()?)));
+        let tensors = tensors.collect::<candle::Result<Vec<_>>>()?;
+        safetensors::serialize(tensors, None).map_err(|e| Error::Tensor(e.into()))
+    }
+
     /// Writes the recorded tensors to a safetensors file, replacing it in one step.
+    ///
+    /// # Errors
+    /// As [`Trace::to_bytes`]; [`Error::Io`] when writing fails.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".part");
-        let tensors = self.tensors.iter();
-        let tensors = tensors.map(|(name, t)| Ok((name, t.contiguous()?)));
-        let tensors = tensors.collect::<candle::Result<Vec<_>>>()?;
-        let written = safetensors::serialize_to_file(tensors, None, temporary.as_ref())
-            .map_err(|e| Error::Tensor(e.into()))
-            .and_then(|()| std::fs::rename(&temporary, path).map_err(|e| Error::io(path, e)));
+        let written = std::fs::write(&temporary, self.to_bytes()?)
+            .and_then(|()| std::fs::rename(&temporary, path));
         if written.is_err() {
             let _ = std::fs::remove_file(&temporary); // the first error is the one to report
         }
-        written
+        written.map_err(|e| Error::io(path, e))
     }
 }
 

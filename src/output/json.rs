@@ -5,7 +5,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::{Map, Value};
 
-use crate::mask::{BoxXyxy, Mask, Rle};
+use super::answer::{Answer, Found};
+use super::{ImageResults, Kind};
+use crate::error::{Error, Result};
+use crate::mask::{BoxXyxy, Rle};
+use crate::models::Point;
 
 /// Everything that was found in one image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -14,8 +18,8 @@ pub struct Document {
     pub image: ImageEntry,
     /// Name of the model.
     pub model: String,
-    /// What was asked for: `text`, `interactive` or `everything`.
-    pub kind: String,
+    /// How the objects were asked for: `text`, `interactive` or `everything`.
+    pub kind: Kind,
     /// One entry for each prompt, in the order they were given.
     pub prompts: Vec<PromptEntry>,
     /// Milliseconds for each stage, in the order they ran; see [`Document::add_timing`].
@@ -23,6 +27,34 @@ pub struct Document {
 }
 
 impl Document {
+    /// The document of one image.
+    pub fn new(results: &ImageResults) -> Self {
+        let mut document = Self {
+            image: ImageEntry {
+                path: results.path.to_string(),
+                width: results.image.width(),
+                height: results.image.height(),
+                source: results.source.map(str::to_string),
+            },
+            model: results.model.to_string(),
+            kind: results.kind,
+            prompts: results.answers.iter().map(PromptEntry::from).collect(),
+            timings_ms: Map::new(),
+        };
+        for (stage, elapsed) in results.timings {
+            document.add_timing(stage, *elapsed);
+        }
+        document
+    }
+
+    /// The document as JSON.
+    ///
+    /// # Errors
+    /// [`Error::InvalidImage`] for a number that is NaN or infinite: it would be written as `null`.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(|error| Error::InvalidImage(error.to_string()))
+    }
+
     /// Records how long a stage took, in milliseconds with two decimals.
     pub fn add_timing(&mut self, stage: &str, elapsed: Duration) {
         let milliseconds = rounded(elapsed.as_secs_f64() * 1e3, 2);
@@ -40,6 +72,9 @@ pub struct ImageEntry {
     pub width: usize,
     /// Number of rows.
     pub height: usize,
+    /// See [`ImageResults::source`]; left out when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
 }
 
 /// A prompt and what was found by it.
@@ -52,7 +87,7 @@ pub struct PromptEntry {
     pub exemplars: Vec<ExemplarEntry>,
     /// Points on and beside the object; left out when there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub points: Vec<PointEntry>,
+    pub points: Vec<Point>,
     /// The box of the object, in pixels; left out when there is none.
     #[serde(
         default,
@@ -75,15 +110,6 @@ pub struct ExemplarEntry {
     #[serde(serialize_with = "box_of_two_decimals")]
     pub box_xyxy: BoxXyxy,
     /// Whether it shows the thing or something else.
-    pub positive: bool,
-}
-
-/// A point of a [`PromptEntry`].
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct PointEntry {
-    /// x and y in pixels.
-    pub xy: [f32; 2],
-    /// Whether it lies on the object or on something else.
     pub positive: bool,
 }
 
@@ -111,15 +137,32 @@ pub struct InstanceEntry {
     pub segmentation: Rle,
 }
 
-impl InstanceEntry {
-    /// Measures and encodes the mask of one found object.
-    pub fn new(mask: &Mask, bbox: BoxXyxy, score: f32) -> Self {
+impl From<&Answer> for PromptEntry {
+    fn from(answer: &Answer) -> Self {
+        let prompt = &answer.prompt;
+        let exemplars = prompt.exemplars.iter().map(|exemplar| ExemplarEntry {
+            box_xyxy: exemplar.bbox,
+            positive: exemplar.positive,
+        });
         Self {
-            score,
-            stability: None,
-            box_xyxy: bbox,
-            area: mask.area(),
-            segmentation: Rle::encode(mask),
+            text: prompt.text.clone(),
+            exemplars: exemplars.collect(),
+            points: prompt.points.clone(),
+            box_xyxy: prompt.bbox,
+            presence: answer.presence,
+            instances: answer.instances.iter().map(InstanceEntry::from).collect(),
+        }
+    }
+}
+
+impl From<&Found> for InstanceEntry {
+    fn from(found: &Found) -> Self {
+        Self {
+            score: found.score,
+            stability: found.stability,
+            box_xyxy: found.bbox,
+            area: found.mask.area(),
+            segmentation: Rle::encode(&found.mask),
         }
     }
 }
@@ -130,13 +173,12 @@ fn rounded(value: f64, decimals: i32) -> f64 {
 }
 
 fn score<S: Serializer>(score: &f32, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(rounded(f64::from(*score), 4))
+    serializer.serialize_f64(rounded(finite(*score)?, 4))
 }
 
 fn score_or_null<S: Serializer>(score: &Option<f32>, serializer: S) -> Result<S::Ok, S::Error> {
-    score
-        .map(|score| rounded(f64::from(score), 4))
-        .serialize(serializer)
+    let score = score.map(finite).transpose()?;
+    score.map(|score| rounded(score, 4)).serialize(serializer)
 }
 
 fn optional_box_of_two_decimals<S: Serializer>(
@@ -150,88 +192,94 @@ fn optional_box_of_two_decimals<S: Serializer>(
 }
 
 fn box_of_two_decimals<S: Serializer>(b: &BoxXyxy, serializer: S) -> Result<S::Ok, S::Error> {
-    <[f32; 4]>::from(*b)
-        .map(|edge| rounded(f64::from(edge), 2))
-        .serialize(serializer)
+    let mut edges = [0.; 4];
+    for (rounded_edge, edge) in edges.iter_mut().zip(<[f32; 4]>::from(*b)) {
+        *rounded_edge = rounded(finite(edge)?, 2);
+    }
+    edges.serialize(serializer)
+}
+
+/// JSON has neither NaN nor infinity; serde_json would write `null`.
+fn finite<E: serde::ser::Error>(value: f32) -> Result<f64, E> {
+    match value.is_finite() {
+        true => Ok(f64::from(value)),
+        false => Err(E::custom(format!("{value} in a score or a box"))),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::format::tests::{answer, image, results};
     use super::*;
+    use crate::mask::Mask;
+    use crate::output::answer::Description;
+    use crate::predict::concept::Exemplar;
 
     fn document() -> Document {
-        let mask = Mask::from_fn(4, 3, |x, y| x == 1 && y > 0);
-        let bbox = BoxXyxy::from([1.004, 0.996, 2.0, 3.0]);
-        let mut document = Document {
-            image: ImageEntry {
-                path: "truck.jpg".to_string(),
-                width: 4,
-                height: 3,
-            },
-            model: "sam3".to_string(),
-            kind: "text".to_string(),
-            prompts: vec![PromptEntry {
-                text: Some("wheel".to_string()),
-                presence: Some(0.931_249),
-                instances: vec![InstanceEntry::new(&mask, bbox, 0.912_345)],
-                ..PromptEntry::default()
-            }],
-            timings_ms: Map::new(),
-        };
-        document.add_timing("encode", Duration::from_micros(12_345));
-        document.add_timing("decode", Duration::from_millis(3));
+        let mut answer = answer();
+        answer.instances[0].bbox = BoxXyxy::from([1.004, 0.996, 2.0, 3.0]);
+        let mut document = Document::new(&results(&image(), &[answer], Kind::Text));
+        document.add_timing("detect", Duration::from_millis(3));
         document
     }
 
     #[test]
     fn the_document_has_this_form() {
         let want = concat!(
-            r#"{"image":{"path":"truck.jpg","width":4,"height":3},"model":"sam3","kind":"text","#,
+            r#"{"image":{"path":"photos/truck.jpg","width":4,"height":3},"model":"sam3","kind":"text","#,
             r#""prompts":[{"text":"wheel","presence":0.9312,"instances":[{"score":0.9123,"#,
             r#""box_xyxy":[1.0,1.0,2.0,3.0],"area":2,"segmentation":{"size":[3,4],"counts":"426"}}]}],"#,
-            r#""timings_ms":{"encode":12.35,"decode":3.0}}"#
+            r#""timings_ms":{"decode":12.35,"detect":3.0}}"#
         );
-        assert_eq!(serde_json::to_string(&document()).unwrap(), want);
+        let bytes = document().to_bytes().unwrap();
+        assert_eq!(String::from_utf8(bytes).unwrap(), want);
     }
 
     #[test]
     fn exemplars_are_listed_and_the_text_is_null() {
-        let entry = PromptEntry {
-            exemplars: vec![ExemplarEntry {
-                box_xyxy: BoxXyxy::from([0.1, 1.0, 2.555, 3.0]),
-                positive: true,
-            }],
-            ..PromptEntry::default()
+        let answer = Answer {
+            prompt: Description {
+                exemplars: vec![Exemplar {
+                    bbox: BoxXyxy::from([0.1, 1.0, 2.555, 3.0]),
+                    positive: true,
+                }],
+                ..Description::default()
+            },
+            presence: None,
+            instances: vec![],
         };
         let want = concat!(
             r#"{"text":null,"exemplars":[{"box_xyxy":[0.1,1.0,2.56,3.0],"positive":true}],"#,
             r#""presence":null,"instances":[]}"#
         );
+        let entry = PromptEntry::from(&answer);
         assert_eq!(serde_json::to_string(&entry).unwrap(), want);
     }
 
     #[test]
     fn clicks_are_listed_with_their_stability() {
         let mask = Mask::from_fn(4, 3, |x, _| x == 1);
-        let bbox = BoxXyxy::from([1.0, 0.0, 2.0, 3.0]);
-        let entry = PromptEntry {
-            points: vec![PointEntry {
-                xy: [1.5, 2.0],
-                positive: false,
-            }],
-            box_xyxy: Some(BoxXyxy::from([0.1, 0.0, 3.0, 3.0])),
-            instances: vec![InstanceEntry {
+        let answer = Answer {
+            prompt: Description {
+                points: vec![Point {
+                    xy: [1.5, 2.0],
+                    on_object: false,
+                }],
+                bbox: Some(BoxXyxy::from([0.1, 0.0, 3.0, 3.0])),
+                ..Description::default()
+            },
+            presence: None,
+            instances: vec![Found {
                 stability: Some(0.987_66),
-                ..InstanceEntry::new(&mask, bbox, 1.02)
+                ..super::super::format::tests::found("object", mask, 1.02)
             }],
-            ..PromptEntry::default()
         };
         let want = concat!(
             r#"{"text":null,"points":[{"xy":[1.5,2.0],"positive":false}],"box_xyxy":[0.1,0.0,3.0,3.0],"#,
             r#""presence":null,"instances":[{"score":1.02,"stability":0.9877,"#,
             r#""box_xyxy":[1.0,0.0,2.0,3.0],"area":3,"segmentation":{"size":[3,4],"counts":"336"}}]}"#
         );
-        let text = serde_json::to_string(&entry).unwrap();
+        let text = serde_json::to_string(&PromptEntry::from(&answer)).unwrap();
         assert_eq!(text, want);
         let read: PromptEntry = serde_json::from_str(&text).unwrap();
         assert_eq!(serde_json::to_string(&read).unwrap(), text);
@@ -239,11 +287,28 @@ mod tests {
 
     #[test]
     fn a_written_document_can_be_read() {
-        let text = serde_json::to_string(&document()).unwrap();
-        let read: Document = serde_json::from_str(&text).unwrap();
+        let text = document().to_bytes().unwrap();
+        let read: Document = serde_json::from_slice(&text).unwrap();
         assert_eq!(read.prompts[0].instances[0].area, 2);
         let mask = read.prompts[0].instances[0].segmentation.decode().unwrap();
         assert!(mask.get(1, 1) && mask.get(1, 2) && mask.area() == 2);
-        assert_eq!(serde_json::to_string(&read).unwrap(), text);
+        assert_eq!(read.to_bytes().unwrap(), text);
+    }
+
+    #[test]
+    fn what_is_no_number_is_refused_and_never_null() {
+        for value in [f32::NAN, f32::INFINITY] {
+            let mut answers = [answer(), answer(), answer(), answer()];
+            answers[0].presence = Some(value);
+            answers[1].instances[0].score = value;
+            answers[2].instances[0].stability = Some(value);
+            answers[3].instances[0].bbox.x1 = value;
+            for answer in answers {
+                let image = image();
+                let document = Document::new(&results(&image, &[answer], Kind::Text));
+                let error = document.to_bytes().unwrap_err().to_string();
+                assert!(error.contains("in a score or a box"), "{error}");
+            }
+        }
     }
 }

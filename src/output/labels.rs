@@ -1,10 +1,11 @@
 //! Labels: what they say, where they go, how they are drawn.
 
+use std::collections::HashSet;
 use std::sync::OnceLock;
 
 use ab_glyph::{Font, FontRef, Glyph, PxScale, ScaleFont, point};
 
-use super::LabeledInstance;
+use super::answer::Found;
 use super::canvas::{self, Rect};
 use super::palette::Color;
 use crate::image::Image;
@@ -54,28 +55,75 @@ impl Style {
     fn text_width(self, text: &str) -> f32 {
         glyphs(text, self.scale()).1
     }
+
+    /// The longest beginning of a text that is at most this wide, in time that grows with the width.
+    fn within(self, text: &str, width: f32) -> &str {
+        let font = font().as_scaled(self.scale());
+        let (mut x, mut previous) = (0.0, None);
+        for (at, letter) in text.char_indices() {
+            let id = font.glyph_id(letter);
+            x += previous.map_or(0.0, |previous| font.kern(previous, id)) + font.h_advance(id);
+            if x > width {
+                return &text[..at];
+            }
+            previous = Some(id);
+        }
+        text
+    }
 }
 
 /// The share of the image that a single label may hide; a small image goes without labels.
 const MAX_SHARE: f32 = 1.0 / 6.0;
 
-/// Finds a place for the label of each instance: near its mask, within the image, and clear of the
-/// labels before it where there is room.
-pub(super) fn place(image: &Image, instances: &[LabeledInstance], colors: &[Color]) -> Vec<Label> {
+/// The share of the image that all labels together may hide.
+const MAX_SHARE_OF_ALL: f32 = 0.2;
+
+/// The share of a label that may lie on other labels.
+const MAX_OVERLAP: f32 = 0.05;
+
+/// Finds a place for the label of each object: near its mask, within the image, and clear of the
+/// labels before it where there is room. Where there is not enough room for all, the objects of the
+/// highest scores have labels.
+pub(super) fn place(image: &Image, found: &[&Found], colors: &[Color]) -> Vec<Label> {
+    let names = stand_ins(found.iter().map(|found| found.label.as_str()));
+    let mut order: Vec<usize> = (0..found.len()).collect();
+    let (labels, fit) = place_in(&order, image, found, colors, &names);
+    if fit {
+        return labels;
+    }
+    order.sort_by(|&a, &b| found[b].score.total_cmp(&found[a].score));
+    place_in(&order, image, found, colors, &names).0
+}
+
+/// Places labels one after the other; `false` if some had to be left out for want of room.
+fn place_in(
+    order: &[usize],
+    image: &Image,
+    found: &[&Found],
+    colors: &[Color],
+    names: &[(&str, String)],
+) -> (Vec<Label>, bool) {
     let style = Style::new(image);
+    let area = image.width() as f32 * image.height() as f32;
     let mut labels: Vec<Label> = Vec::new();
-    for (instance, &color) in instances.iter().zip(colors) {
-        let text = text(instance, style, image.width() as f32);
+    let (mut hidden, mut fit) = (0.0, true);
+    for &index in order {
+        let (found, color) = (found[index], colors[index]);
+        let text = text(found, names, style, image.width() as f32);
         let size = (
             (style.text_width(&text) + 2.0 * style.padding_x).ceil(),
             (style.line + 2.0 * style.padding_y).ceil(),
         );
-        if size.0 * size.1 > MAX_SHARE * image.width() as f32 * image.height() as f32 {
+        if size.0 * size.1 > MAX_SHARE * area {
             continue;
         }
-        let Some(candidates) = candidates(instance.mask, size) else {
+        let Some(candidates) = candidates(&found.mask, size) else {
             continue;
         };
+        if hidden + size.0 * size.1 > MAX_SHARE_OF_ALL * area && !labels.is_empty() {
+            fit = false;
+            continue;
+        }
         let best = candidates
             .into_iter()
             .enumerate()
@@ -97,42 +145,67 @@ pub(super) fn place(image: &Image, instances: &[LabeledInstance], colors: &[Colo
                     .sum();
                 let moved = (inside.x - x).abs() * 0.2 + (inside.y - y).abs();
                 let cost = taken / size.1 * 10.0 + moved + order as f32 * style.line * 0.3;
-                (cost, inside)
+                (cost, taken, inside)
             })
-            .min_by(|(a, _), (b, _)| a.total_cmp(b));
-        if let Some((_, rect)) = best {
-            labels.push(Label {
-                text,
-                rect,
-                color,
-                style,
-            });
+            .min_by(|(a, ..), (b, ..)| a.total_cmp(b));
+        let Some((_, taken, rect)) = best else {
+            continue;
+        };
+        if taken > MAX_OVERLAP * size.0 * size.1 {
+            fit = false;
+            continue;
         }
+        hidden += size.0 * size.1;
+        labels.push(Label {
+            text,
+            rect,
+            color,
+            style,
+        });
     }
-    labels
+    (labels, fit)
+}
+
+/// Labels that the overlay's font cannot show, in order, and what is drawn in their place: `#1`,
+/// `#2`, …
+pub fn stand_ins<'a>(labels: impl Iterator<Item = &'a str>) -> Vec<(&'a str, String)> {
+    let mut seen = HashSet::new();
+    let distinct = labels.filter(|label| seen.insert(*label));
+    let hidden = distinct.filter(|label| !can_show(label));
+    let numbered = hidden.zip(1..).map(|(label, n)| (label, format!("#{n}")));
+    numbered.collect()
+}
+
+/// Whether a line of text can be read as it is drawn here: letter after letter, from the left.
+fn can_show(text: &str) -> bool {
+    text.trim().chars().all(|letter| {
+        // Hebrew, Arabic and their neighbors are written from the right.
+        let from_the_left = !('\u{590}'..='\u{8ff}').contains(&letter);
+        letter.is_whitespace() || from_the_left && font().glyph_id(letter).0 != 0
+    })
 }
 
 /// Phrase and score; a long phrase is cut so that the label takes at most the width of the image.
-fn text(instance: &LabeledInstance, style: Style, image_width: f32) -> String {
-    let score = format!("{:.2}", instance.score);
-    let phrase = instance.label.trim();
+fn text(found: &Found, names: &[(&str, String)], style: Style, image_width: f32) -> String {
+    let score = format!("{:.2}", found.score);
+    let name = names.iter().find(|(label, _)| *label == found.label);
+    let phrase = name.map_or(found.label.as_str(), |(_, name)| name).trim();
     if phrase.is_empty() {
         return score;
     }
     let room = image_width - 2.0 * style.padding_x;
     let whole = format!("{phrase} {score}");
-    if style.text_width(&whole) <= room {
+    if style.within(&whole, room) == whole {
         return whole;
     }
-    let letters: Vec<char> = phrase.chars().collect();
-    (1..letters.len())
-        .rev()
-        .map(|count| {
-            let start: String = letters[..count].iter().collect();
-            format!("{}… {score}", start.trim_end())
-        })
-        .find(|cut| style.text_width(cut) <= room)
-        .unwrap_or(score)
+    let tail = format!("… {score}");
+    match style
+        .within(phrase, room - style.text_width(&tail))
+        .trim_end()
+    {
+        "" => score,
+        start => format!("{start}{tail}"),
+    }
 }
 
 /// Top left corners to try for a label of this size, the best first. `None` for an empty mask.
@@ -230,23 +303,19 @@ fn font() -> &'static FontRef<'static> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mask::BoxXyxy;
+    use crate::output::format::tests::found;
 
     fn image(width: usize, height: usize) -> Image {
         Image::from_rgb8(width, height, vec![90; width * height * 3]).unwrap()
     }
 
-    fn instance<'a>(label: &'a str, mask: &'a Mask) -> LabeledInstance<'a> {
-        LabeledInstance {
-            label,
-            mask,
-            bbox: BoxXyxy::from([0.0; 4]),
-            score: 0.912,
-        }
+    fn instance(label: &str, mask: &Mask) -> Found {
+        found(label, mask.clone(), 0.912)
     }
 
-    fn placed(image: &Image, instances: &[LabeledInstance]) -> Vec<Label> {
-        place(image, instances, &vec![[255, 0, 0]; instances.len()])
+    fn placed(image: &Image, found: &[Found]) -> Vec<Label> {
+        let found: Vec<&Found> = found.iter().collect();
+        place(image, &found, &vec![[255, 0, 0]; found.len()])
     }
 
     #[test]
@@ -273,7 +342,7 @@ mod tests {
         let mask = Mask::from_fn(600, 400, |x, y| {
             (200..400).contains(&x) && (150..300).contains(&y)
         });
-        let labels = placed(&image, &[instance("wheel", &mask); 5]);
+        let labels = placed(&image, &vec![instance("wheel", &mask); 5]);
         for (i, a) in labels.iter().enumerate() {
             for b in &labels[..i] {
                 assert_eq!(a.rect.overlap(b.rect), 0.0);
@@ -288,6 +357,43 @@ mod tests {
         let labels = placed(&image(200, 100), &[instance(phrase, &mask)]);
         assert!(labels[0].text.starts_with("the small") && labels[0].text.ends_with("… 0.91"));
         assert!(labels[0].rect.width <= 200.0);
+    }
+
+    #[test]
+    fn labels_thin_out_where_there_are_too_many_and_the_best_stay() {
+        let image = image(448, 448);
+        let mask = Mask::from_fn(448, 448, |x, y| x.abs_diff(224) + y.abs_diff(224) < 40);
+        let mut crowd = vec![instance("wheel", &mask); 300];
+        crowd[299].score = 0.99;
+        let labels = placed(&image, &crowd);
+        assert!((5..100).contains(&labels.len()), "{}", labels.len());
+        assert!(labels[0].text.ends_with("0.99"));
+        let area: f32 = labels.iter().map(|l| l.rect.width * l.rect.height).sum();
+        assert!(area <= MAX_SHARE_OF_ALL * 448.0 * 448.0);
+    }
+
+    #[test]
+    fn a_phrase_of_any_length_is_cut_at_once() {
+        let mask = Mask::from_fn(448, 448, |x, _| x > 200);
+        let phrase = "shape ".repeat(20_000);
+        let begun = std::time::Instant::now();
+        let labels = placed(&image(448, 448), &vec![instance(&phrase, &mask); 100]);
+        assert!(labels[0].text.ends_with("… 0.91"));
+        assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
+    }
+
+    #[test]
+    fn scripts_that_the_font_lacks_have_a_number_instead() {
+        let labels = ["猫", "dog", "собака", "猫", "كلب", "犬", "naïve café"];
+        let names = stand_ins(labels.into_iter());
+        let want = [("猫", "#1"), ("كلب", "#2"), ("犬", "#3")];
+        assert_eq!(names.len(), want.len());
+        for ((label, name), want) in names.iter().zip(want) {
+            assert_eq!((*label, name.as_str()), want);
+        }
+        let mask = Mask::from_fn(300, 200, |x, y| x > 100 && y > 100);
+        let labels = placed(&image(300, 200), &[instance("猫", &mask)]);
+        assert_eq!(labels[0].text, "#1 0.91");
     }
 
     #[test]

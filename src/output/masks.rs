@@ -1,36 +1,58 @@
 //! Masks as PNG files.
 
-use image::codecs::png::PngEncoder;
-use image::{ExtendedColorType, ImageEncoder};
+use image::ExtendedColorType;
+use rayon::prelude::*;
 
-use super::LabeledInstance;
+use super::answer::Found;
+use super::{ImageResults, png};
 use crate::error::{Error, Result};
 use crate::mask::Mask;
 
 /// The longest part of a label that goes into a file name, in characters.
 const MAX_LABEL: usize = 40;
 
-/// Name of the file for the instance at `index`, as `000_yellow-bus_0.91.png`.
+/// Name of the file of [`label_map_png`].
+pub const LABEL_MAP_FILE: &str = "label_map.png";
+
+/// One PNG per mask, named by [`mask_file_name`], and the label map.
+///
+/// # Errors
+/// As [`mask_png`] and [`label_map_png`].
+pub fn files(results: &ImageResults) -> Result<Vec<(String, Vec<u8>)>> {
+    let found = results.found();
+    let masks = found.par_iter().enumerate();
+    let masks = masks.map(|(index, found)| {
+        let png = encode_mask(&found.mask, results.source)?;
+        Ok((mask_file_name(index, &found.label, found.score), png))
+    });
+    let mut files = masks.collect::<Result<Vec<_>>>()?;
+    let size = (results.image.width(), results.image.height());
+    let map = encode_label_map(size, &found, results.source)?;
+    files.push((LABEL_MAP_FILE.to_string(), map));
+    Ok(files)
+}
+
+/// Name of the file for the object at `index`, as `000_yellow-bus_0.91.png`.
 ///
 /// Sorts by index and needs no quoting in a shell: ASCII letters and digits of the label are kept
 /// in lower case, everything else becomes a single `-`; a label without any becomes `object`.
-pub fn mask_file_name(index: usize, instance: &LabeledInstance) -> String {
-    let mut label = String::new();
-    for letter in instance.label.chars() {
+pub fn mask_file_name(index: usize, label: &str, score: f32) -> String {
+    let mut name = String::new();
+    for letter in label.chars() {
         if letter.is_ascii_alphanumeric() {
-            label.push(letter.to_ascii_lowercase());
-        } else if !label.is_empty() && !label.ends_with('-') {
-            label.push('-');
+            name.push(letter.to_ascii_lowercase());
+        } else if !name.is_empty() && !name.ends_with('-') {
+            name.push('-');
         }
-        if label.len() == MAX_LABEL {
+        if name.len() == MAX_LABEL {
             break;
         }
     }
-    let label = match label.trim_end_matches('-') {
+    let name = match name.trim_end_matches('-') {
         "" => "object",
-        label => label,
+        name => name,
     };
-    format!("{index:03}_{label}_{:.2}.png", instance.score)
+    format!("{index:03}_{name}_{score:.2}.png")
 }
 
 /// A mask as an 8-bit grey PNG file: 255 inside, 0 outside.
@@ -38,38 +60,42 @@ pub fn mask_file_name(index: usize, instance: &LabeledInstance) -> String {
 /// # Errors
 /// [`Error::InvalidImage`] when the mask has no pixels.
 pub fn mask_png(mask: &Mask) -> Result<Vec<u8>> {
-    encode_png(
-        mask.width(),
-        mask.height(),
-        &mask.to_bytes(255),
-        ExtendedColorType::L8,
-    )
+    encode_mask(mask, None)
 }
 
-/// All instances in one grey PNG file of the given size: 0 is background, i + 1 is instance i.
+pub(super) fn encode_mask(mask: &Mask, source: Option<&str>) -> Result<Vec<u8>> {
+    let size = (mask.width(), mask.height());
+    png::encode(size, &mask.to_bytes(255), ExtendedColorType::L8, source)
+}
+
+/// All objects in one gray PNG file of the given size: 0 is background, i + 1 is object i.
 ///
-/// Where instances overlap, the one with the higher score is shown. Has 8 bits per pixel up to 255
-/// instances and 16 bits above.
+/// Where objects overlap, the one with the higher score is shown. Has 8 bits per pixel up to 255
+/// objects and 16 bits above.
 ///
 /// # Errors
-/// [`Error::InvalidImage`] when a side is zero, or there are more than 65535 instances.
-pub fn label_map_png(
-    width: usize,
-    height: usize,
-    instances: &[LabeledInstance],
+/// [`Error::InvalidImage`] when a side is zero, or there are more than 65535 objects.
+pub fn label_map_png(width: usize, height: usize, found: &[&Found]) -> Result<Vec<u8>> {
+    encode_label_map((width, height), found, None)
+}
+
+fn encode_label_map(
+    (width, height): (usize, usize),
+    found: &[&Found],
+    source: Option<&str>,
 ) -> Result<Vec<u8>> {
-    if instances.len() > usize::from(u16::MAX) {
+    if found.len() > usize::from(u16::MAX) {
         return Err(Error::InvalidImage(format!(
-            "{} instances; a label map can hold at most {}",
-            instances.len(),
+            "{} objects; a label map can hold at most {}",
+            found.len(),
             u16::MAX
         )));
     }
-    let mut by_score: Vec<usize> = (0..instances.len()).collect();
-    by_score.sort_by(|&a, &b| instances[a].score.total_cmp(&instances[b].score));
+    let mut by_score: Vec<usize> = (0..found.len()).collect();
+    by_score.sort_by(|&a, &b| found[a].score.total_cmp(&found[b].score));
     let mut labels = vec![0u16; width * height];
     for index in by_score {
-        let mask = instances[index].mask;
+        let mask = &found[index].mask;
         for y in 0..mask.height().min(height) {
             for run in mask.runs(y) {
                 let row = &mut labels[y * width..][..width];
@@ -77,54 +103,25 @@ pub fn label_map_png(
             }
         }
     }
-    if instances.len() <= usize::from(u8::MAX) {
+    if found.len() <= usize::from(u8::MAX) {
         let bytes: Vec<u8> = labels.iter().map(|&label| label as u8).collect();
-        encode_png(width, height, &bytes, ExtendedColorType::L8)
+        png::encode((width, height), &bytes, ExtendedColorType::L8, source)
     } else {
         let bytes: Vec<u8> = labels
             .iter()
             .flat_map(|label| label.to_ne_bytes())
             .collect();
-        encode_png(width, height, &bytes, ExtendedColorType::L16)
+        png::encode((width, height), &bytes, ExtendedColorType::L16, source)
     }
-}
-
-pub(super) fn encode_png(
-    width: usize,
-    height: usize,
-    samples: &[u8],
-    color: ExtendedColorType,
-) -> Result<Vec<u8>> {
-    let problem = |why: String| Error::InvalidImage(format!("{width}x{height} as png: {why}"));
-    if width == 0 || height == 0 {
-        return Err(problem("both sides must be at least 1".to_string()));
-    }
-    let side = |side: usize| u32::try_from(side).map_err(|error| problem(error.to_string()));
-    let mut bytes = Vec::new();
-    PngEncoder::new(&mut bytes)
-        .write_image(samples, side(width)?, side(height)?, color)
-        .map_err(|error| problem(error.to_string()))?;
-    Ok(bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mask::BoxXyxy;
-
-    fn instance<'a>(label: &'a str, mask: &'a Mask, score: f32) -> LabeledInstance<'a> {
-        let bbox = BoxXyxy::from([0.0; 4]);
-        LabeledInstance {
-            label,
-            mask,
-            bbox,
-            score,
-        }
-    }
+    use crate::output::format::tests::found;
 
     #[test]
     fn file_names_sort_and_need_no_quotes() {
-        let mask = Mask::new(1, 1);
         for (label, want) in [
             ("wheel", "007_wheel_0.91.png"),
             ("Yellow  school bus!", "007_yellow-school-bus_0.91.png"),
@@ -132,10 +129,10 @@ mod tests {
             ("", "007_object_0.91.png"),
             ("猫", "007_object_0.91.png"),
         ] {
-            assert_eq!(mask_file_name(7, &instance(label, &mask, 0.914)), want);
+            assert_eq!(mask_file_name(7, label, 0.914), want);
         }
         let long = "a".repeat(300);
-        assert!(mask_file_name(0, &instance(&long, &mask, 1.0)).len() < 60);
+        assert!(mask_file_name(0, &long, 1.0).len() < 60);
     }
 
     #[test]
@@ -151,19 +148,18 @@ mod tests {
     fn the_label_map_shows_the_higher_score_on_top() {
         let left = Mask::from_fn(6, 1, |x, _| x < 4);
         let right = Mask::from_fn(6, 1, |x, _| (2..5).contains(&x));
-        let instances = [instance("a", &left, 0.9), instance("b", &right, 0.5)];
-        let png = label_map_png(6, 1, &instances).unwrap();
+        let (left, right) = (found("a", left, 0.9), found("b", right, 0.5));
+        let png = label_map_png(6, 1, &[&left, &right]).unwrap();
         let labels = image::load_from_memory(&png).unwrap();
         assert_eq!(labels.as_bytes(), [1, 1, 1, 1, 2, 0]);
     }
 
     #[test]
     fn more_than_255_instances_need_16_bits() {
-        let masks: Vec<Mask> = (0..300)
-            .map(|i| Mask::from_fn(300, 1, |x, _| x == i))
-            .collect();
-        let instances: Vec<_> = masks.iter().map(|mask| instance("a", mask, 0.5)).collect();
-        let png = label_map_png(300, 1, &instances).unwrap();
+        let column = |i| Mask::from_fn(300, 1, |x, _| x == i);
+        let all: Vec<Found> = (0..300).map(|i| found("a", column(i), 0.5)).collect();
+        let all: Vec<&Found> = all.iter().collect();
+        let png = label_map_png(300, 1, &all).unwrap();
         let labels = image::load_from_memory(&png).unwrap().into_luma16();
         let want: Vec<u16> = (1..=300).collect();
         assert_eq!(labels.as_raw(), &want);

@@ -2,7 +2,8 @@
 
 use rayon::prelude::*;
 
-use super::{LabeledInstance, canvas, labels, palette};
+use super::answer::Found;
+use super::{canvas, labels, palette};
 use crate::image::Image;
 use crate::mask::Mask;
 
@@ -11,7 +12,9 @@ use crate::mask::Mask;
 pub struct OverlayOptions {
     /// How much of the image the colour of a mask hides, 0 to 1.
     pub fill_opacity: f32,
-    /// Whether each instance gets a label with its phrase and score.
+    /// Whether objects have labels with their phrase and score; where there is not enough room for
+    /// all, those of the highest scores have. For letters that the font lacks see
+    /// [`super::stand_ins`].
     pub labels: bool,
 }
 
@@ -30,18 +33,18 @@ impl Default for OverlayOptions {
 /// image. A pixel of several masks is tinted by the smallest of them only, so that colours do not
 /// mix and small masks stay visible. Lines and text scale with the image; outlines have a dark edge
 /// and labels a solid ground, to be seen on any background.
-pub fn overlay(image: &Image, instances: &[LabeledInstance], options: &OverlayOptions) -> Image {
+pub fn overlay(image: &Image, found: &[&Found], options: &OverlayOptions) -> Image {
     let mut drawn = image.clone();
-    let colors = palette::colors(instances.iter().map(|instance| instance.label));
-    let mut by_area: Vec<usize> = (0..instances.len()).collect();
-    by_area.sort_by_cached_key(|&index| std::cmp::Reverse(instances[index].mask.area()));
+    let colors = palette::colors(found.iter().map(|found| found.label.as_str()));
+    let mut by_area: Vec<usize> = (0..found.len()).collect();
+    by_area.sort_by_cached_key(|&index| std::cmp::Reverse(found[index].mask.area()));
 
     let mut covered = Mask::new(image.width(), image.height());
     for &index in by_area.iter().rev() {
-        let mut visible = instances[index].mask.clone();
+        let mut visible = found[index].mask.clone();
         visible.subtract(&covered);
         canvas::fill(&mut drawn, &visible, colors[index], options.fill_opacity);
-        covered.unite(instances[index].mask);
+        covered.unite(&found[index].mask);
     }
     let side = (image.width() as f32 * image.height() as f32).sqrt();
     let line = 1.2 + side * 0.0012;
@@ -50,14 +53,14 @@ pub fn overlay(image: &Image, instances: &[LabeledInstance], options: &OverlayOp
     // A few at a time: each takes four bytes per pixel.
     for indices in by_area.chunks(rayon::current_num_threads()) {
         let outlines = indices.par_iter();
-        let outlines = outlines.map(|&index| canvas::Outline::new(instances[index].mask, width));
+        let outlines = outlines.map(|&index| canvas::Outline::new(&found[index].mask, width));
         for (outline, &index) in outlines.collect::<Vec<_>>().iter().zip(indices) {
             outline.stroke(&mut drawn, width, [0, 0, 0], 0.5);
             outline.stroke(&mut drawn, line, colors[index], 1.0);
         }
     }
     if options.labels {
-        for label in labels::place(image, instances, &colors) {
+        for label in labels::place(image, found, &colors) {
             labels::draw(&mut drawn, &label);
         }
     }
@@ -67,7 +70,7 @@ pub fn overlay(image: &Image, instances: &[LabeledInstance], options: &OverlayOp
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mask::BoxXyxy;
+    use crate::output::format::tests::found;
 
     fn grey(width: usize, height: usize) -> Image {
         Image::from_rgb8(width, height, vec![120; width * height * 3]).unwrap()
@@ -79,13 +82,8 @@ mod tests {
         let mask = Mask::from_fn(400, 300, |x, y| {
             (20..80).contains(&x) && (120..180).contains(&y)
         });
-        let instance = LabeledInstance {
-            label: "cup",
-            mask: &mask,
-            bbox: BoxXyxy::from([20.0, 120.0, 80.0, 180.0]),
-            score: 0.8,
-        };
-        let drawn = overlay(&image, &[instance], &OverlayOptions::default());
+        let cup = found("cup", mask, 0.8);
+        let drawn = overlay(&image, &[&cup], &OverlayOptions::default());
         let at = |x: usize, y: usize| &drawn.pixels()[(y * 400 + x) * 3..][..3];
         assert_ne!(at(50, 160), [120; 3]);
         for (x, y) in [(200, 150), (50, 220), (399, 299), (300, 10)] {
@@ -100,18 +98,13 @@ mod tests {
         let small = Mask::from_fn(200, 200, |x, y| {
             (90..110).contains(&x) && (90..110).contains(&y)
         });
-        let of = |mask, label| LabeledInstance {
-            label,
-            mask,
-            bbox: BoxXyxy::from([0.0; 4]),
-            score: 0.9,
-        };
+        let (small, large) = (found("a", small, 0.9), found("b", large, 0.9));
         let options = OverlayOptions {
             labels: false,
             fill_opacity: 1.0,
         };
         // The small one comes first in the list and is still drawn last.
-        let drawn = overlay(&image, &[of(&small, "a"), of(&large, "b")], &options);
+        let drawn = overlay(&image, &[&small, &large], &options);
         let colors = palette::colors(["a", "b"].into_iter());
         assert_eq!(&drawn.pixels()[(100 * 200 + 100) * 3..][..3], colors[0]);
         assert_eq!(&drawn.pixels()[(50 * 200 + 50) * 3..][..3], colors[1]);

@@ -397,6 +397,9 @@ pub fn validate(prompts: &[Prompt], options: &Options, image: Size) -> Result<()
 }
 
 fn validate_words(prompt: &Prompt) -> Result<()> {
+    if let Some(text) = &prompt.text {
+        text::Tokenizer::check_length(text)?;
+    }
     match &prompt.text {
         Some(text) if text::clean(text).is_empty() => Err(Error::prompt(
             "the text is empty; name what to look for, as in \"a dog\"",

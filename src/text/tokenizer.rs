@@ -106,6 +106,22 @@ impl Tokenizer {
         }
     }
 
+    /// Refuses a text that is longer than [`Tokenizer::MAX_TEXT_BYTES`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::InvalidPrompt`].
+    pub fn check_length(text: &str) -> Result<()> {
+        match text.len() <= Self::MAX_TEXT_BYTES {
+            true => Ok(()),
+            false => Err(Error::prompt(format!(
+                "a text of {} bytes is too long, at most {} are read",
+                text.len(),
+                Self::MAX_TEXT_BYTES
+            ))),
+        }
+    }
+
     /// Cleans and encodes a text into exactly `context_length` ids.
     ///
     /// A text that is too long is cut, with [`Tokenizer::END`] as the last id; a shorter one is
@@ -122,13 +138,7 @@ impl Tokenizer {
                 "a context length of 0 holds no text, at least 1 is needed",
             ));
         }
-        if text.len() > Self::MAX_TEXT_BYTES {
-            return Err(Error::prompt(format!(
-                "a text of {} bytes is too long, at most {} are read",
-                text.len(),
-                Self::MAX_TEXT_BYTES
-            )));
-        }
+        Self::check_length(text)?;
         let text = clean(text);
         let mut ids = vec![Self::START];
         for word in self.words.find_iter(&text) {

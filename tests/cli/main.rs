@@ -3,6 +3,7 @@
 mod bench;
 mod convert;
 mod inspect;
+mod results;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -430,7 +431,7 @@ fn everything_finds_masks_and_writes_the_originals_formats() {
             "--stability-score-thresh",
             "0.7",
             "--format",
-            "json,folder,coco",
+            "json,amg,amg-json,coco",
             "-q",
             "-o",
         ])
@@ -438,19 +439,24 @@ fn everything_finds_masks_and_writes_the_originals_formats() {
         .arg(scene())
         .assert()
         .success();
-    let files: Vec<String> = std::fs::read_dir(folder.path())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
     let document = json(&std::fs::read(folder.path().join("shapes.json")).unwrap());
     assert_eq!(document["kind"], "everything");
-    assert!(
-        !document["prompts"][0]["instances"]
-            .as_array()
-            .unwrap()
-            .is_empty()
+    let found = document["prompts"][0]["instances"]
+        .as_array()
+        .unwrap()
+        .len();
+    assert!(found > 0);
+    let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    assert_eq!(
+        json(&read("shapes_amg.json")).as_array().unwrap().len(),
+        found
     );
-    assert!(files.len() >= 3, "{files:?}");
+    let table = String::from_utf8(read("shapes_amg/metadata.csv")).unwrap();
+    assert_eq!(table.lines().count(), found + 1);
+    assert!(folder.path().join("shapes_amg/0.png").is_file());
+    let dataset = json(&read("shapes_coco.json"));
+    assert_eq!(dataset["annotations"].as_array().unwrap().len(), found);
+    assert_eq!(dataset["images"][0]["file_name"], "shapes.png");
 }
 
 #[test]
@@ -467,6 +473,38 @@ fn bad_clicks_are_refused_with_a_reason() {
             "missing.safetensors",
         ),
         Case(&["everything", "--points-per-side", "0"], 1, "points"),
+        Case(
+            &["everything", "--context-length", "16"],
+            1,
+            "--context-length is of use to texts",
+        ),
+        Case(
+            &["segment", "--point", "5,5", "--geometry", "sam3.pt"],
+            1,
+            "--geometry is of use to texts",
+        ),
+        Case(
+            &["segment", "--point", "5,5", "--format", "amg"],
+            1,
+            "for the mask generator",
+        ),
+        Case(
+            &[
+                "segment",
+                "--point",
+                "5,5",
+                "--format",
+                "json",
+                "--no-labels",
+            ],
+            1,
+            "--no-labels is about the overlay",
+        ),
+        Case(
+            &["segment", "--point", "5,5", "--format", "masks", "-o", "-"],
+            1,
+            "prints one document",
+        ),
         Case(
             &["everything", "--pred-iou-thresh", "nan"],
             1,

@@ -7,12 +7,11 @@ use anyhow::{Result, bail};
 use candle_sam3::models::inspect::DeadParts;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::args::Dtype;
 use crate::inspect::megabytes;
-use crate::model;
+use crate::model::{self, Dtype};
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct ConvertArgs {
     /// Weight file or model folder
     #[arg(value_name = "IN")]
     input: PathBuf,
@@ -38,7 +37,7 @@ pub struct Args {
     force: bool,
 }
 
-pub fn run(args: Args, quiet: bool) -> Result<()> {
+pub fn run(args: ConvertArgs, quiet: bool) -> Result<()> {
     let output = args.output.as_path();
     let shown = output.display();
     if output
@@ -63,7 +62,7 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
     let written = written?;
     if !quiet {
         let (tensors, size) = (written.tensors, megabytes(written.bytes));
-        eprintln!("wrote {shown}: {tensors} tensors, {size}");
+        crate::progress::say(&format!("wrote {shown}: {tensors} tensors, {size}"));
     }
     Ok(())
 }

@@ -3,6 +3,8 @@
 use candle_sam3::Result;
 use candle_sam3::image::{Image, resize::resize_pillow_bilinear};
 
+use crate::progress;
+
 /// Images are compared as this many cells along each side.
 const CELLS: usize = 32;
 
@@ -15,11 +17,11 @@ const BACKGROUND: f32 = 0.58;
 
 /// Says in one line that the demo model does not know photographs, if it is the one in use and `image`
 /// looks like one. A photograph of something before an even background passes for a scene.
-pub fn hint(model: &str, image: &Image, quiet: bool) -> Result<()> {
-    if !quiet && model.starts_with("demo") && commonest_colour(image)? < BACKGROUND {
-        eprintln!(
+pub fn hint(model: &str, image: &Image) -> Result<()> {
+    if model.starts_with("demo") && commonest_colour(image)? < BACKGROUND {
+        progress::say(
             "hint: this looks like a photograph, and the built-in demo model knows only coloured \
-             shapes; name a real model with -m (`sam3 models` lists them)"
+             shapes; name a real model with -m (`sam3 models` lists them)",
         );
     }
     Ok(())

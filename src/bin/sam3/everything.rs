@@ -1,79 +1,158 @@
 //! `sam3 everything`: no prompt -> every object there seems to be.
 
-use anyhow::{Context, Result};
-use candle_sam3::mask::{BoxXyxy, Mask};
+use std::path::PathBuf;
+
+use anyhow::Result;
 use candle_sam3::models::variant::PromptKind;
-use candle_sam3::output::json::{InstanceEntry, PromptEntry};
-use candle_sam3::output::{self, Format, LabeledInstance, OverlayOptions, masks, records};
-use candle_sam3::predict::everything::{self, MaskRecord, Options};
-use candle_sam3::{Image, Progress, Run};
+use candle_sam3::output::Kind;
+use candle_sam3::output::answer::Answer;
+use candle_sam3::predict::everything::{self, Options};
+use candle_sam3::{Image, Model, Run};
+use clap::Args;
 
-use crate::args::{EverythingArgs, EverythingFormat, GeneratorArgs};
-use crate::results::{self, Target, Writer};
+use crate::model::ModelArgs;
+use crate::results::OutputArgs;
+use crate::run::{self, Answered, Task};
 use crate::stages::Stages;
-use crate::{demo, model};
 
-pub fn run(args: EverythingArgs, quiet: bool) -> Result<()> {
-    let mut stages = Stages::new(quiet);
+#[derive(Args)]
+pub struct EverythingArgs {
+    /// Image to look at: JPEG, PNG, WebP, GIF, BMP, TIFF or PNM
+    image: PathBuf,
+
+    #[command(flatten)]
+    generator: GeneratorArgs,
+
+    #[command(flatten)]
+    pub model: ModelArgs,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// The original's flags; the defaults are its too.
+#[derive(Args)]
+#[command(next_help_heading = "Mask generator")]
+pub struct GeneratorArgs {
+    /// Points along one side of the grid that prompts the model
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    points_per_side: usize,
+
+    /// Points decoded at a time
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    points_per_batch: usize,
+
+    /// Keep masks of a higher predicted IoU than this; 0 keeps all
+    #[arg(
+        long,
+        value_name = "0..1",
+        default_value_t = 0.88,
+        allow_hyphen_values = true
+    )]
+    pred_iou_thresh: f64,
+
+    /// Keep masks of at least this stability; 0 keeps all
+    #[arg(
+        long,
+        value_name = "0..1",
+        default_value_t = 0.95,
+        allow_hyphen_values = true
+    )]
+    stability_score_thresh: f64,
+
+    /// How far the cut through the logits is moved to measure stability
+    #[arg(
+        long,
+        value_name = "LOGIT",
+        default_value_t = 1.0,
+        allow_hyphen_values = true
+    )]
+    stability_score_offset: f64,
+
+    /// Drop a mask whose box overlaps a better one's by more than this IoU
+    #[arg(
+        long,
+        value_name = "0..1",
+        default_value_t = 0.7,
+        allow_hyphen_values = true
+    )]
+    box_nms_thresh: f64,
+
+    /// Also look at crops of the image, 4 in the first layer, 16 in the second
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    crop_n_layers: usize,
+
+    /// Drop a mask whose box overlaps one of a smaller crop by more than this IoU
+    #[arg(
+        long,
+        value_name = "0..1",
+        default_value_t = 0.7,
+        allow_hyphen_values = true,
+        requires = "crop_n_layers"
+    )]
+    crop_nms_thresh: f64,
+
+    /// How much crops overlap, as a fraction of the short side [default: 512/1500]
+    #[arg(
+        long,
+        value_name = "0..1",
+        allow_hyphen_values = true,
+        requires = "crop_n_layers"
+    )]
+    crop_overlap_ratio: Option<f64>,
+
+    /// Divides the points along a side once for each layer of crops
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 1,
+        requires = "crop_n_layers"
+    )]
+    crop_n_points_downscale_factor: usize,
+
+    /// Fill holes and remove islands of fewer pixels than this
+    #[arg(long, value_name = "PIXELS", default_value_t = 0)]
+    min_mask_region_area: usize,
+}
+
+pub fn run(args: EverythingArgs) -> Result<()> {
+    args.model.refuse_text_flags()?;
     let options = options(&args.generator);
     options.validate()?;
-
-    stages.start("decode");
-    let image = Image::open(&args.image)?;
-    let is_json_alone = args.formats == [EverythingFormat::Json];
-    let target = Target::new(args.output.as_deref(), is_json_alone)?;
-
-    stages.start("load");
-    let model = model::load(&args.model, PromptKind::Everything)?;
-    demo::hint(model.name(), &image, quiet)?;
-    stages.start("generate");
-    let mut say = |Progress { done, total }| stages.say(format!("{done} of {total} points"));
-    let mut run = Run {
-        progress: Some(&mut say),
-        ..Run::default()
-    };
-    let found = everything::generate(model.as_interactive()?, &image, &options, &mut run)?;
-    let timings = stages.finish();
-
-    if !quiet {
-        eprintln!("{} masks", found.len());
-    }
-    let masks: candle_sam3::Result<Vec<Mask>> = found.iter().map(MaskRecord::mask).collect();
-    let masks = masks?;
-    let answer = PromptEntry {
-        instances: found.iter().zip(&masks).map(entry).collect(),
-        ..PromptEntry::default()
-    };
-    let mut document = results::document(
+    run::run(
+        &Everything(options),
         &args.image,
-        &image,
-        model.name(),
-        "everything",
-        vec![answer],
-    );
-    timings.record(&mut document);
+        None,
+        &args.model,
+        &args.output,
+    )
+}
 
-    let writer = target.writer(&args.image, quiet);
-    if let Some(writer) = &writer {
-        for format in &args.formats {
-            match format {
-                EverythingFormat::Folder => write_folder(writer, &found, &masks)?,
-                EverythingFormat::Coco => {
-                    let path = writer.path("_coco.json");
-                    output::write_file(&path, &records::coco_json(&found)?)?;
-                    writer.say(&path);
-                }
-                EverythingFormat::Overlay | EverythingFormat::Masks | EverythingFormat::Json => {}
-            }
-        }
+/// A grid of points -> every object there seems to be.
+struct Everything(Options);
+
+impl Task for Everything {
+    const KIND: Kind = Kind::Everything;
+    const PROMPTS: PromptKind = PromptKind::Everything;
+
+    fn check(&self, _image: &Image) -> Result<()> {
+        Ok(())
     }
-    let instances: Vec<LabeledInstance> = found.iter().zip(&masks).map(labelled).collect();
-    let overlay = OverlayOptions {
-        labels: false,
-        ..OverlayOptions::default()
-    };
-    let formats: Vec<Format> = args.formats.iter().filter_map(shared).collect();
-    results::write(writer, &formats, &image, &instances, &document, &overlay)
+
+    fn answer(
+        &self,
+        model: &Model,
+        image: &Image,
+        stages: &mut Stages,
+        run: &mut Run,
+    ) -> Result<Answered> {
+        stages.start("generate");
+        let found = everything::generate(model.as_interactive()?, image, &self.0, run)?;
+        Ok(Answered {
+            answers: vec![Answer::try_from(&found[..])?],
+            logits: None,
+        })
+    }
 }
 
 /// The options of the mask generator.
@@ -97,57 +176,12 @@ pub fn options(args: &GeneratorArgs) -> Options {
     }
 }
 
-/// The formats that other commands write too.
-fn shared(format: &EverythingFormat) -> Option<Format> {
-    match format {
-        EverythingFormat::Overlay => Some(Format::Overlay),
-        EverythingFormat::Masks => Some(Format::Masks),
-        EverythingFormat::Json => Some(Format::Json),
-        EverythingFormat::Folder | EverythingFormat::Coco => None,
-    }
-}
-
-/// The original's folder: one PNG for each mask and a table of them.
-fn write_folder(writer: &Writer, found: &[MaskRecord], masks: &[Mask]) -> Result<()> {
-    let folder = writer.path("");
-    std::fs::create_dir_all(&folder)
-        .with_context(|| format!("cannot create {}", folder.display()))?;
-    for (id, mask) in masks.iter().enumerate() {
-        output::write_file(folder.join(format!("{id}.png")), &masks::mask_png(mask)?)?;
-    }
-    let table = records::metadata_csv(found);
-    output::write_file(folder.join(records::METADATA_FILE), table.as_bytes())?;
-    writer.say(&folder);
-    Ok(())
-}
-
-fn entry((record, mask): (&MaskRecord, &Mask)) -> InstanceEntry {
-    InstanceEntry {
-        stability: Some(record.stability_score),
-        ..InstanceEntry::new(mask, bbox(mask), record.predicted_iou)
-    }
-}
-
-fn labelled<'a>((record, mask): (&'a MaskRecord, &'a Mask)) -> LabeledInstance<'a> {
-    LabeledInstance {
-        label: "object",
-        mask,
-        bbox: bbox(mask),
-        score: record.predicted_iou,
-    }
-}
-
-/// The box around the mask, edge to edge; all zeros for an empty one.
-fn bbox(mask: &Mask) -> BoxXyxy {
-    mask.bbox().unwrap_or(BoxXyxy::from([0.0; 4]))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
 
     use super::*;
-    use crate::args::{Cli, Command};
+    use crate::cli::{Cli, Command};
 
     #[test]
     fn the_flags_have_the_originals_defaults() {
@@ -156,5 +190,12 @@ mod tests {
             unreachable!("everything was asked for");
         };
         assert_eq!(options(&args.generator), Options::default());
+    }
+
+    #[test]
+    fn flags_of_crops_need_crops() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(drop);
+        assert!(parse("sam3 everything a.jpg --crop-overlap-ratio 0.3").is_err());
+        assert!(parse("sam3 everything a.jpg --crop-n-layers 1 --crop-overlap-ratio 0.3").is_ok());
     }
 }

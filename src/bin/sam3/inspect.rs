@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::model;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct InspectArgs {
     /// Weight file, model folder, or `demo`
     #[arg(value_name = "FILE|DIR|demo")]
     file: PathBuf,
@@ -27,7 +27,7 @@ pub struct Args {
     json: bool,
 }
 
-pub fn run(args: Args) -> Result<()> {
+pub fn run(args: InspectArgs) -> Result<()> {
     let checkpoint = model::open_with(&args.file, args.geometry.as_deref(), None)?;
     let found = Found {
         path: &args.file,

@@ -1,75 +1,126 @@
 //! `sam3 segment` with points, boxes or a mask: the object that is clicked.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use candle_sam3::mask::{BoxXyxy, Mask};
 use candle_sam3::models::variant::PromptKind;
-use candle_sam3::output::json::{InstanceEntry, PointEntry, PromptEntry};
-use candle_sam3::output::{self, LabeledInstance, OverlayOptions};
-use candle_sam3::predict::interactive::{self, MaskPrediction, Multimask, Options, Prediction};
-use candle_sam3::{Image, Point, Run, Size, VisualPrompt};
+use candle_sam3::output::answer::Answer;
+use candle_sam3::output::{self, Kind};
+use candle_sam3::predict::interactive::{self, Multimask, Options, Prediction};
+use candle_sam3::{BoxXyxy, Image, Mask, Model, Point, Run, Size, VisualPrompt};
+use clap::Args;
 
-use crate::args::{ClickArgs, SegmentArgs};
-use crate::results::{self, Target};
+use crate::model::ModelArgs;
+use crate::prompts::{self, parse_box, parse_point};
+use crate::results::OutputArgs;
+use crate::run::{self, Answered, Task};
 use crate::stages::Stages;
-use crate::{demo, model};
 
-pub fn run(args: SegmentArgs, quiet: bool) -> Result<()> {
-    let mut stages = Stages::new(quiet);
-    let (mut prompts, drawn) = prompts(&args.clicks)?;
-    let options = options(&args.clicks);
+#[derive(Args)]
+#[group(id = "clicks", multiple = true)]
+#[command(next_help_heading = "Clicks")]
+pub struct ClickArgs {
+    /// Point on the object, or beside it with a third number 0; all points mean one object
+    #[arg(
+        long = "point",
+        value_name = "X,Y[,0|1]",
+        value_parser = parse_point,
+        allow_hyphen_values = true
+    )]
+    points: Vec<Point>,
 
-    stages.start("decode");
-    let image = Image::open(&args.image)?;
-    let size = image.size();
-    interactive::validate(&prompts, &options, size)?;
-    if let Some(mask) = &drawn {
-        interactive::validate_drawn(mask, size)?;
+    /// Box of one object, in pixels; each further box means a further object
+    #[arg(
+        long = "box",
+        value_name = "X0,Y0,X1,Y1",
+        value_parser = parse_box,
+        allow_hyphen_values = true
+    )]
+    boxes: Vec<BoxXyxy>,
+
+    /// Start from a mask, best together with a point or a box: a picture of the image's size, white
+    /// on the object, or the .safetensors file that --logits wrote for the same image and model
+    #[arg(long, value_name = "FILE")]
+    mask: Option<PathBuf>,
+
+    /// Give all three masks of each prompt; otherwise one, for nothing but a point the best of three
+    #[arg(long)]
+    multimask: bool,
+
+    /// Also write the low-resolution logits of each best mask to this safetensors file
+    #[arg(long, value_name = "FILE")]
+    logits: Option<PathBuf>,
+}
+
+impl ClickArgs {
+    /// Whether an object is clicked rather than named.
+    pub fn is_asked_for(&self) -> bool {
+        !self.points.is_empty()
+            || !self.boxes.is_empty()
+            || self.mask.is_some()
+            || self.multimask
+            || self.logits.is_some()
     }
-    let target = Target::new(
-        args.output.as_deref(),
-        results::is_json_alone(&args.formats),
-    )?;
+}
 
-    stages.start("load");
-    let loaded = model::load(&args.model, PromptKind::Clicks)?;
-    let model = loaded.as_interactive()?;
-    demo::hint(model.name(), &image, quiet)?;
-    let run = &mut Run::default();
-    stages.start("encode_image");
-    let embedding = model.encode_interactive(&image, run)?;
-    if let Some(mask) = &drawn {
-        prompts[0].mask_logits = Some(interactive::from_drawn(model, size, mask)?);
-    }
-    stages.start("segment");
-    let found = interactive::predict(model, &embedding, &prompts, &options, run)?;
-    let timings = stages.finish();
+pub fn run(args: &ClickArgs, image: &Path, model: &ModelArgs, output: &OutputArgs) -> Result<()> {
+    model.refuse_text_flags()?;
+    let (prompts, drawn) = prompts(args)?;
+    let task = Clicks {
+        options: options(args),
+        args,
+        prompts,
+        drawn,
+    };
+    run::run(&task, image, args.logits.as_deref(), model, output)
+}
 
-    if let Some(path) = &args.clicks.logits {
-        output::write_file(path, &logits_file(&found, model.low_res_size())?)?;
-    }
-    if !quiet {
-        for (prompt, prediction) in prompts.iter().zip(&found) {
-            eprintln!("{}", summary(prompt, prediction));
+/// Points, boxes and masks -> the objects they are on.
+struct Clicks<'a> {
+    args: &'a ClickArgs,
+    prompts: Vec<VisualPrompt>,
+    /// A picture of a mask for the one prompt there is.
+    drawn: Option<Mask>,
+    options: Options,
+}
+
+impl Task for Clicks<'_> {
+    const KIND: Kind = Kind::Interactive;
+    const PROMPTS: PromptKind = PromptKind::Clicks;
+
+    fn check(&self, image: &Image) -> Result<()> {
+        interactive::validate(&self.prompts, &self.options, image.size())?;
+        if let Some(mask) = &self.drawn {
+            interactive::validate_drawn(mask, image.size())?;
         }
+        let points: Vec<[f32; 2]> = self.args.points.iter().map(|point| point.xy).collect();
+        prompts::hint_at_fractions(image, &self.args.boxes, &points);
+        Ok(())
     }
-    let answers = prompts.iter().zip(&found);
-    let answers = answers
-        .map(|(prompt, found)| entry(prompt, found))
-        .collect();
-    let mut document = results::document(&args.image, &image, model.name(), "interactive", answers);
-    timings.record(&mut document);
-    let instances: Vec<LabeledInstance> = found.iter().flat_map(labelled).collect();
-    let writer = target.writer(&args.image, quiet);
-    results::write(
-        writer,
-        &args.formats,
-        &image,
-        &instances,
-        &document,
-        &OverlayOptions::default(),
-    )
+
+    fn answer(
+        &self,
+        model: &Model,
+        image: &Image,
+        stages: &mut Stages,
+        run: &mut Run,
+    ) -> Result<Answered> {
+        let model = model.as_interactive()?;
+        let mut prompts = self.prompts.clone();
+        stages.start("encode_image");
+        let embedding = model.encode_interactive(image, run)?;
+        if let Some(mask) = &self.drawn {
+            prompts[0].mask_logits = Some(interactive::from_drawn(model, image.size(), mask)?);
+        }
+        stages.start("segment");
+        let found = interactive::predict(model, &embedding, &prompts, &self.options, run)?;
+        let logits = self.args.logits.as_ref();
+        let logits = logits.map(|_| logits_file(&found, model.low_res_size()));
+        Ok(Answered {
+            logits: logits.transpose()?,
+            answers: prompts.iter().zip(found).map(Answer::from).collect(),
+        })
+    }
 }
 
 /// One prompt of all points and the box, or one for each of several boxes.
@@ -141,63 +192,9 @@ fn logits_file(found: &[Prediction], size: Size) -> Result<Vec<u8>> {
     Ok(output::encode_logits(&maps, (size.height, size.width))?)
 }
 
-/// "box 40,60,120,180: 5120 pixels, IoU 0.97, stability 0.98"
-fn summary(prompt: &VisualPrompt, prediction: &Prediction) -> String {
-    let mut name = match (prompt.points.len(), prompt.bbox) {
-        (_, Some(BoxXyxy { x0, y0, x1, y1 })) => format!("box {x0},{y0},{x1},{y1}"),
-        (0, None) => "mask".to_string(),
-        (1, None) => "1 point".to_string(),
-        (n, None) => format!("{n} points"),
-    };
-    if let Some(logit) = prediction.object_score {
-        name += &format!(" (object {:.2})", sigmoid(logit));
-    }
-    let masks = prediction.masks.iter().map(|mask| {
-        let (area, iou, stability) = (mask.mask.area(), mask.iou_score, mask.stability_score);
-        format!("{area} pixels, IoU {iou:.2}, stability {stability:.2}")
-    });
-    format!("{name}: {}", masks.collect::<Vec<_>>().join("; "))
-}
-
-fn entry(prompt: &VisualPrompt, prediction: &Prediction) -> PromptEntry {
-    let point = |point: &Point| PointEntry {
-        xy: point.xy,
-        positive: point.on_object,
-    };
-    let instance = |mask: &MaskPrediction| InstanceEntry {
-        stability: Some(mask.stability_score),
-        ..InstanceEntry::new(&mask.mask, bbox(mask), mask.iou_score)
-    };
-    PromptEntry {
-        points: prompt.points.iter().map(point).collect(),
-        box_xyxy: prompt.bbox,
-        presence: prediction.object_score.map(sigmoid),
-        instances: prediction.masks.iter().map(instance).collect(),
-        ..PromptEntry::default()
-    }
-}
-
-fn labelled(prediction: &Prediction) -> impl Iterator<Item = LabeledInstance<'_>> {
-    prediction.masks.iter().map(|mask| LabeledInstance {
-        label: "object",
-        mask: &mask.mask,
-        bbox: bbox(mask),
-        score: mask.iou_score,
-    })
-}
-
-/// The box around the mask; all zeros for an empty one.
-fn bbox(mask: &MaskPrediction) -> BoxXyxy {
-    mask.mask.bbox().unwrap_or(BoxXyxy::from([0.0; 4]))
-}
-
-fn sigmoid(x: f32) -> f32 {
-    1. / (1. + (-x).exp())
-}
-
 #[cfg(test)]
 mod tests {
-    use candle_sam3::mask::Mask;
+    use candle_sam3::predict::interactive::MaskPrediction;
 
     use super::*;
 

@@ -2,8 +2,8 @@
 
 #[cfg(target_os = "linux")]
 mod allocator;
-mod args;
 mod bench;
+mod cli;
 mod convert;
 mod demo;
 mod eval;
@@ -16,16 +16,19 @@ mod model;
 mod models;
 mod names;
 mod progress;
+mod prompts;
 mod results;
+mod run;
 mod segment;
 mod stages;
+mod summary;
 mod verify;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
-use args::{Cli, Command};
+use cli::{Cli, Command};
 
 #[cfg(target_os = "linux")]
 #[global_allocator]
@@ -36,7 +39,7 @@ fn main() -> ExitCode {
     if let Some(threads) = cli.command.threads()
         && let Err(error) = limit_threads(threads.into())
     {
-        eprintln!("error: --threads {threads}: {error}");
+        progress::complain(&format!("error: --threads {threads}: {error}"));
         return ExitCode::FAILURE;
     }
     start_log(cli.verbose, cli.quiet);
@@ -44,9 +47,8 @@ fn main() -> ExitCode {
         progress::silence();
     }
     let done = match cli.command {
-        Command::Segment(args) if args.clicks.is_asked_for() => interactive::run(*args, cli.quiet),
-        Command::Segment(args) => segment::run(*args, cli.quiet),
-        Command::Everything(args) => everything::run(*args, cli.quiet),
+        Command::Segment(args) => segment::run(*args),
+        Command::Everything(args) => everything::run(*args),
         Command::Label(args) => label::run(*args, cli.quiet),
         Command::Merge(args) => label::merge(args),
         Command::Eval(args) => eval::run(*args, cli.quiet),
@@ -59,7 +61,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            progress::complain(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -88,5 +90,6 @@ fn start_log(verbose: u8, quiet: bool) {
         .with_writer(std::io::stderr)
         .without_time()
         .with_target(false)
+        .log_internal_errors(false) // would panic when nobody reads stderr any more
         .init();
 }

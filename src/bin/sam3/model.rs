@@ -1,15 +1,82 @@
 //! From the model flags to a loaded model.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use candle_sam3::device::DeviceKind;
 use candle_sam3::models;
 use candle_sam3::models::variant::PromptKind;
 use candle_sam3::weights::{self, Checkpoint};
-use candle_sam3::{LoadOptions, Model};
+use candle_sam3::{LoadOptions, Model, Precision};
+use clap::{Args, ValueEnum};
 
-use crate::args::ModelArgs;
 use crate::names::{self, Located};
+
+#[derive(Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// Name from `sam3 models`, downloaded on first use; checkpoint file; model folder; or `demo`
+    /// for the built-in model of coloured shapes
+    #[arg(short, long, default_value = "demo", value_name = "NAME|FILE|DIR")]
+    pub model: PathBuf,
+
+    /// A second model that supplies the geometry encoder, which Stage-3 files may lack
+    #[arg(long, value_name = "NAME|FILE")]
+    pub geometry: Option<PathBuf>,
+
+    /// Tokens per text, for a student whose positional table is longer than its training
+    #[arg(long, value_name = "N")]
+    pub context_length: Option<usize>,
+
+    /// auto, cpu, cuda, cuda:N or metal
+    #[arg(long, default_value_t, value_name = "DEVICE")]
+    pub device: DeviceKind,
+
+    /// Number format of the computation
+    #[arg(long, default_value = "f32")]
+    pub dtype: Dtype,
+
+    /// highest: f32 throughout; high: the fastest within 5e-4 per stage; medium: products of bf16.
+    /// For f32 on the CPU
+    #[arg(long, default_value_t, value_name = "PRECISION")]
+    pub precision: Precision,
+
+    /// CPU threads; all cores by default
+    // More than any machine has would end in an abort of the process.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+impl ModelArgs {
+    /// Refuses flags that only texts and exemplars have a use for.
+    pub fn refuse_text_flags(&self) -> Result<()> {
+        let of_texts = [
+            ("--context-length", self.context_length.is_some()),
+            ("--geometry", self.geometry.is_some()),
+        ];
+        match of_texts.into_iter().find(|(_, is_given)| *is_given) {
+            Some((flag, _)) => bail!("{flag} is of use to texts and exemplars only; leave it out"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Dtype {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<Dtype> for candle_sam3::DType {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Self::F32,
+            Dtype::F16 => Self::F16,
+            Dtype::Bf16 => Self::BF16,
+        }
+    }
+}
 
 /// Opens, detects and loads the model; headers are checked before any tensor is read. For clicks,
 /// the interactive head is loaded, too.

@@ -13,7 +13,7 @@ use crate::names;
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
-pub struct Args {
+pub struct ModelsArgs {
     #[command(subcommand)]
     action: Option<Action>,
 
@@ -41,7 +41,7 @@ struct Entry<'a> {
     cached: Option<PathBuf>,
 }
 
-pub fn run(args: Args) -> Result<()> {
+pub fn run(args: ModelsArgs) -> Result<()> {
     let settings = Settings::from_env()?;
     match args.action {
         Some(Action::Fetch { names }) => fetch(&settings, &names),

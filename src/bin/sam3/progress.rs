@@ -1,5 +1,6 @@
 //! Bars and messages on stderr that do not write over each other.
 
+use std::io::Write;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -41,6 +42,16 @@ pub fn pictures(count: u64) -> ProgressBar {
 /// A line on stderr, above the bars.
 pub fn say(line: &str) {
     if !QUIET.load(Ordering::Relaxed) {
-        BARS.suspend(|| eprintln!("{line}"));
+        complain(line);
     }
+}
+
+/// A line on stderr even if there are to be no messages.
+///
+/// Easy to get wrong: `eprintln!` panics when nobody reads stderr any more, as behind `2>&1 | head`,
+/// and results would be lost with it.
+pub fn complain(line: &str) {
+    BARS.suspend(|| {
+        let _ = writeln!(std::io::stderr(), "{line}");
+    });
 }

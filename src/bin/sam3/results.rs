@@ -1,154 +1,208 @@
-//! Where results go, and the files that every command writes.
+//! Where results go, and which.
 
+use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use candle_sam3::image::Image;
-use candle_sam3::output::json::{Document, ImageEntry, PromptEntry};
-use candle_sam3::output::{self, Format, LabeledInstance, OverlayOptions, masks};
+use anyhow::{Context, Result, anyhow, bail};
+use candle_sam3::output::{
+    self, Files, Format, FormatOptions, ImageResults, Kind, OverlayOptions, Place,
+};
+use clap::Args;
 
-/// The document of one image, timings still to be recorded.
-pub fn document(
-    path: &Path,
-    image: &Image,
-    model: &str,
-    kind: &str,
-    prompts: Vec<PromptEntry>,
-) -> Document {
-    Document {
-        image: ImageEntry {
-            path: path.display().to_string(),
-            width: image.width(),
-            height: image.height(),
-        },
-        model: model.into(),
-        kind: kind.into(),
-        prompts,
-        timings_ms: Default::default(),
-    }
+use crate::model::ModelArgs;
+use crate::progress;
+
+#[derive(Args)]
+#[command(next_help_heading = "Output")]
+pub struct OutputArgs {
+    /// Folder for the results (default: the current one); - prints one document
+    #[arg(short, long, value_name = "DIR|-")]
+    pub output: Option<PathBuf>,
+
+    /// Any of overlay (default), masks, cutout, json, csv, coco (a dataset), amg and amg-json (the
+    /// original mask generator's); json alone goes to stdout unless -o names a folder
+    #[arg(long = "format", value_delimiter = ',', value_name = "LIST")]
+    pub formats: Vec<Format>,
+
+    /// Also write the tensors of every stage to this safetensors file
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+
+    /// Draw no labels
+    #[arg(long)]
+    pub no_labels: bool,
+
+    /// Leave cut-outs at the size of the image instead of cropping them
+    #[arg(long)]
+    pub full_size: bool,
 }
 
-/// Where results go.
-pub enum Target {
-    Stdout,
-    Folder(PathBuf),
+/// Where the results of one image go.
+pub struct Target {
+    /// `None` for stdout.
+    place: Option<Place>,
+    formats: Vec<Format>,
+    options: FormatOptions,
+    image: PathBuf,
+    trace: Option<PathBuf>,
 }
 
 impl Target {
-    /// Decides, and makes sure that the folder is there, before any long work. JSON alone goes to
-    /// stdout unless a folder is named.
-    pub fn new(output: Option<&Path>, is_json_alone: bool) -> Result<Self> {
-        let folder = match output {
-            Some(path) if path.as_os_str() == "-" => return Ok(Self::Stdout),
-            None if is_json_alone => return Ok(Self::Stdout),
-            None => Path::new("."),
-            Some(path) => path,
+    /// Decides by the flags alone. JSON alone goes to stdout unless a folder is named, and is what
+    /// `-o -` prints unless another document is asked for.
+    pub fn new(args: &OutputArgs, image: &Path, kind: Kind) -> Result<Self> {
+        let folder = args.output.as_deref();
+        let is_dash = folder.is_some_and(|path| path.as_os_str() == "-");
+        let mut formats: Vec<Format> = vec![];
+        for format in &args.formats {
+            if !formats.contains(format) {
+                formats.push(*format);
+            }
+        }
+        if formats.is_empty() {
+            formats.push(if is_dash {
+                Format::Json
+            } else {
+                Format::Overlay
+            });
+        }
+        for format in &formats {
+            format.check(kind)?;
+        }
+        if args.no_labels && !formats.contains(&Format::Overlay) {
+            bail!("--no-labels is about the overlay, which --format does not name");
+        }
+        if args.full_size && !formats.contains(&Format::Cutout) {
+            bail!("--full-size is about cut-outs; add --format cutout");
+        }
+        let to_stdout = is_dash || folder.is_none() && formats == [Format::Json];
+        if to_stdout && !(formats.len() == 1 && formats[0].is_text()) {
+            bail!("-o - prints one document; choose one of json, csv, coco and amg-json");
+        }
+        let place = match to_stdout {
+            true => None,
+            false => Some(Place::new(folder.unwrap_or(Path::new(".")), image)?),
         };
-        if folder.is_file() {
-            bail!("{} is a file; -o names a folder", folder.display());
-        }
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
-        Ok(Self::Folder(folder.to_path_buf()))
+        let options = FormatOptions {
+            overlay: OverlayOptions {
+                // Of everything, labels would all be the same.
+                labels: !args.no_labels && kind != Kind::Everything,
+                ..OverlayOptions::default()
+            },
+            full_size: args.full_size,
+        };
+        Ok(Self {
+            place,
+            formats,
+            options,
+            image: image.to_path_buf(),
+            trace: args.trace.clone(),
+        })
     }
 
-    /// A writer of files named after the image; `None` for stdout.
-    pub fn writer<'a>(&'a self, image_path: &'a Path, quiet: bool) -> Option<Writer<'a>> {
-        match self {
-            Self::Stdout => None,
-            Self::Folder(folder) => Some(Writer {
-                folder,
-                image_path,
-                quiet,
-            }),
+    /// Finds out whether everything can be written, the trace and the file of logits included, before
+    /// any weights are read.
+    pub fn check(&self, logits: Option<&Path>, model: &ModelArgs) -> Result<()> {
+        if let Some(place) = &self.place {
+            place.check(&self.formats)?;
+        }
+        let results = self.place.iter().flat_map(|place| {
+            let paths = self.formats.iter().map(|format| place.path(*format));
+            paths.collect::<Vec<_>>()
+        });
+        let mut taken: Vec<PathBuf> = results.collect();
+        for file in self.trace.as_deref().into_iter().chain(logits) {
+            let inputs = [
+                Some(&self.image),
+                Some(&model.model),
+                model.geometry.as_ref(),
+            ];
+            if inputs
+                .into_iter()
+                .flatten()
+                .any(|input| is_same(input, file))
+            {
+                bail!(
+                    "{} is read by this command; name another file",
+                    file.display()
+                );
+            }
+            if taken.iter().any(|path| is_same(path, file)) {
+                bail!(
+                    "{} would be written twice; name another file",
+                    file.display()
+                );
+            }
+            output::check_file(file)?;
+            taken.push(file.to_path_buf());
+        }
+        Ok(())
+    }
+
+    /// Whether an overlay with labels is among the formats.
+    pub fn shows_labels(&self) -> bool {
+        self.place.is_some()
+            && self.options.overlay.labels
+            && self.formats.contains(&Format::Overlay)
+    }
+
+    /// What results are marked with.
+    pub fn source(&self) -> Option<&str> {
+        self.place.as_ref().map(Place::source)
+    }
+
+    /// Writes every format and file. What fails does not keep the others from being written.
+    pub fn write(&self, results: &ImageResults, files: &[(&Path, Vec<u8>)]) -> Result<()> {
+        let formats = self
+            .formats
+            .iter()
+            .map(|format| self.write_format(*format, results));
+        let files = files.iter().map(|(path, bytes)| {
+            output::write_file(path, bytes)?;
+            Ok(())
+        });
+        let failed: Vec<anyhow::Error> = files.chain(formats).filter_map(Result::err).collect();
+        let all = failed
+            .iter()
+            .map(|error| format!("{error:#}"))
+            .collect::<Vec<_>>();
+        match failed.is_empty() {
+            true => Ok(()),
+            false => Err(anyhow!("{}", all.join("; "))),
+        }
+    }
+
+    fn write_format(&self, format: Format, results: &ImageResults) -> Result<()> {
+        let encoded = format.encode(results, &self.options)?;
+        match (&self.place, &encoded) {
+            (Some(place), _) => {
+                let path = place.write(format, &encoded)?;
+                progress::say(&format!("wrote {}", path.display()));
+                Ok(())
+            }
+            (None, Files::One(text)) => {
+                let mut stdout = std::io::stdout();
+                let written = stdout
+                    .write_all(text)
+                    .and_then(|()| stdout.write_all(b"\n"));
+                written.context("cannot write to stdout")
+            }
+            (None, Files::Folder(_)) => bail!("{format} is a folder; name one with -o"),
         }
     }
 }
 
-pub fn is_json_alone(formats: &[Format]) -> bool {
-    formats == [Format::Json]
-}
-
-/// Writes the formats, or one document to stdout where there is no writer.
-pub fn write(
-    writer: Option<Writer>,
-    formats: &[Format],
-    image: &Image,
-    instances: &[LabeledInstance],
-    document: &Document,
-    overlay: &OverlayOptions,
-) -> Result<()> {
-    let Some(writer) = writer else {
-        let text = serde_json::to_string(document)?;
-        return writeln!(std::io::stdout(), "{text}").context("cannot write to stdout");
+/// Whether two paths lead to the same place, which need not exist yet.
+fn is_same(a: &Path, b: &Path) -> bool {
+    let full = |path: &Path| -> PathBuf {
+        let folder = match path.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        let folder = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
+        let path = folder.join(path.file_name().unwrap_or_default());
+        fs::canonicalize(&path).unwrap_or(path)
     };
-    for format in formats {
-        match format {
-            Format::Overlay => writer.overlay(image, instances, overlay)?,
-            Format::Masks => writer.masks(image, instances)?,
-            Format::Json => writer.json(document)?,
-            other => bail!("this command does not write the format {other}"),
-        }
-    }
-    Ok(())
-}
-
-/// Writes files named after the image.
-pub struct Writer<'a> {
-    folder: &'a Path,
-    image_path: &'a Path,
-    quiet: bool,
-}
-
-impl Writer<'_> {
-    /// A path in the folder: the image's name without its extension, then `ending`.
-    pub fn path(&self, ending: &str) -> PathBuf {
-        let stem = self
-            .image_path
-            .file_stem()
-            .unwrap_or_default()
-            .to_string_lossy();
-        self.folder.join(format!("{stem}{ending}"))
-    }
-
-    fn overlay(
-        &self,
-        image: &Image,
-        instances: &[LabeledInstance],
-        options: &OverlayOptions,
-    ) -> Result<()> {
-        let drawn = output::overlay(image, instances, options);
-        let path = self.path("_overlay.png");
-        output::write_file(&path, &output::encode_png(&drawn)?)?;
-        self.say(&path);
-        Ok(())
-    }
-
-    fn masks(&self, image: &Image, instances: &[LabeledInstance]) -> Result<()> {
-        let folder = self.path("_masks");
-        std::fs::create_dir_all(&folder)
-            .with_context(|| format!("cannot create {}", folder.display()))?;
-        for (index, instance) in instances.iter().enumerate() {
-            let path = folder.join(masks::mask_file_name(index, instance));
-            output::write_file(path, &masks::mask_png(instance.mask)?)?;
-        }
-        let map = masks::label_map_png(image.width(), image.height(), instances)?;
-        output::write_file(folder.join("label_map.png"), &map)?;
-        self.say(&folder);
-        Ok(())
-    }
-
-    fn json(&self, document: &Document) -> Result<()> {
-        let path = self.path(".json");
-        output::write_file(&path, &serde_json::to_vec(document)?)?;
-        self.say(&path);
-        Ok(())
-    }
-
-    pub fn say(&self, path: &Path) {
-        if !self.quiet {
-            eprintln!("wrote {}", path.display());
-        }
-    }
+    full(a) == full(b)
 }

@@ -1,151 +1,210 @@
-//! `sam3 segment`: text and exemplar boxes -> instances.
+//! `sam3 segment`: texts and exemplar boxes, or clicks -> objects.
+
+use std::path::PathBuf;
 
 use anyhow::Result;
 use candle_sam3::models::variant::PromptKind;
-use candle_sam3::output::json::{ExemplarEntry, InstanceEntry, PromptEntry};
-use candle_sam3::output::{LabeledInstance, OverlayOptions};
-use candle_sam3::predict::concept::{self, Exemplar, Options, Prediction, Prompt};
-use candle_sam3::{Image, Run, Trace};
+use candle_sam3::output::Kind;
+use candle_sam3::output::answer::Answer;
+use candle_sam3::predict::concept::{self, Exemplar, Options, Prompt};
+use candle_sam3::{BoxXyxy, Image, Model, Run};
+use clap::Args;
 
-use crate::args::SegmentArgs;
-use crate::results::{self, Target};
+use crate::interactive::{self, ClickArgs};
+use crate::model::ModelArgs;
+use crate::prompts::{self, parse_box, parse_fraction};
+use crate::results::OutputArgs;
+use crate::run::{self, Answered, Task};
 use crate::stages::Stages;
-use crate::{demo, model};
 
-/// What exemplars without words are called in labels and summaries.
-const EXEMPLARS: &str = "exemplars";
+#[derive(Args)]
+pub struct SegmentArgs {
+    /// Image to look at: JPEG, PNG, WebP, GIF, BMP, TIFF or PNM
+    pub image: PathBuf,
 
-pub fn run(args: SegmentArgs, quiet: bool) -> Result<()> {
-    let mut stages = Stages::new(quiet);
-    let (prompts, options) = (prompts(&args), options(&args));
+    #[command(flatten)]
+    concepts: ConceptArgs,
 
-    stages.start("decode");
-    let image = Image::open(&args.image)?;
-    concept::validate(&prompts, &options, image.size())?;
-    let target = Target::new(
-        args.output.as_deref(),
-        results::is_json_alone(&args.formats),
-    )?;
+    #[command(flatten)]
+    clicks: ClickArgs,
 
-    stages.start("load");
-    let model = model::load(&args.model, PromptKind::Text)?;
-    let concepts = model.as_concept()?;
-    demo::hint(model.name(), &image, quiet)?;
-    let mut trace = args.trace.as_ref().map(|_| Trace::default());
-    let mut run = Run {
-        trace: trace.as_mut(),
-        ..Run::default()
-    };
+    #[command(flatten)]
+    pub model: ModelArgs,
 
-    stages.start("encode_image");
-    let embedding = concepts.encode_image(&image, &mut run)?;
-    stages.start("encode_text");
-    let encoded = concept::encode(concepts, &prompts, &mut run)?;
-    stages.start("detect");
-    let found = concept::predict(concepts, &embedding, &encoded, &options, &mut run)?;
-    let timings = stages.finish();
+    #[command(flatten)]
+    output: OutputArgs,
+}
 
-    if let (Some(path), Some(trace)) = (&args.trace, &trace) {
-        trace.save(path)?;
+#[derive(Args)]
+#[group(id = "concepts", multiple = true, conflicts_with = "clicks")]
+struct ConceptArgs {
+    /// What to look for; a comma separates prompts (`\,` is a comma), and the flag may be repeated
+    #[arg(short, long = "text", value_name = "TEXT", help_heading = "Prompts")]
+    texts: Vec<String>,
+
+    /// Box around an object that is meant, in pixels; joins every text
+    #[arg(
+        long = "exemplar",
+        value_name = "X0,Y0,X1,Y1",
+        value_parser = parse_box,
+        allow_hyphen_values = true,
+        help_heading = "Prompts"
+    )]
+    exemplars: Vec<BoxXyxy>,
+
+    /// Box around an object that is not meant
+    #[arg(
+        long = "not-exemplar",
+        value_name = "X0,Y0,X1,Y1",
+        value_parser = parse_box,
+        allow_hyphen_values = true,
+        help_heading = "Prompts"
+    )]
+    not_exemplars: Vec<BoxXyxy>,
+
+    /// Keep objects that score higher than this
+    #[arg(
+        long,
+        default_value_t = 0.5,
+        value_name = "0..1",
+        value_parser = parse_fraction,
+        allow_hyphen_values = true,
+        help_heading = "Selection"
+    )]
+    threshold: f32,
+
+    /// Drop an object whose mask overlaps a better one's by more than this IoU
+    #[arg(
+        long,
+        value_name = "IOU",
+        value_parser = parse_fraction,
+        allow_hyphen_values = true,
+        help_heading = "Selection"
+    )]
+    nms: Option<f32>,
+
+    /// Let --nms also compare objects of different prompts
+    #[arg(long, requires = "nms", help_heading = "Selection")]
+    nms_across: bool,
+
+    /// Keep at most this many objects per prompt, the best ones
+    #[arg(long = "max", value_name = "N", help_heading = "Selection")]
+    max_instances: Option<usize>,
+}
+
+pub fn run(args: SegmentArgs) -> Result<()> {
+    let SegmentArgs {
+        image,
+        concepts,
+        clicks,
+        model,
+        output,
+    } = args;
+    if clicks.is_asked_for() {
+        return interactive::run(&clicks, &image, &model, &output);
     }
-    if !quiet {
-        for (prompt, prediction) in prompts.iter().zip(&found) {
-            eprintln!("{}", summary(prompt, prediction));
+    let task = Concepts {
+        prompts: concepts.prompts(),
+        options: concepts.options(),
+    };
+    run::run(&task, &image, None, &model, &output)
+}
+
+/// Texts and exemplars -> every object that is meant.
+struct Concepts {
+    prompts: Vec<Prompt>,
+    options: Options,
+}
+
+impl Task for Concepts {
+    const KIND: Kind = Kind::Text;
+    const PROMPTS: PromptKind = PromptKind::Text;
+
+    fn check(&self, image: &Image) -> Result<()> {
+        concept::validate(&self.prompts, &self.options, image.size())?;
+        let exemplars = self.prompts.iter().take(1).flat_map(|p| &p.exemplars);
+        let boxes: Vec<BoxXyxy> = exemplars.map(|exemplar| exemplar.bbox).collect();
+        prompts::hint_at_fractions(image, &boxes, &[]);
+        Ok(())
+    }
+
+    fn answer(
+        &self,
+        model: &Model,
+        image: &Image,
+        stages: &mut Stages,
+        run: &mut Run,
+    ) -> Result<Answered> {
+        let model = model.as_concept()?;
+        stages.start("encode_image");
+        let embedding = model.encode_image(image, run)?;
+        stages.start("encode_text");
+        let encoded = concept::encode(model, &self.prompts, run)?;
+        stages.start("detect");
+        let found = concept::predict(model, &embedding, &encoded, &self.options, run)?;
+        Ok(Answered {
+            answers: self.prompts.iter().zip(found).map(Answer::from).collect(),
+            logits: None,
+        })
+    }
+}
+
+impl ConceptArgs {
+    /// Every text, or the exemplars alone; the exemplars join every text.
+    fn prompts(&self) -> Vec<Prompt> {
+        let exemplar = |positive| {
+            move |bbox: &BoxXyxy| Exemplar {
+                bbox: *bbox,
+                positive,
+            }
+        };
+        let positive = self.exemplars.iter().map(exemplar(true));
+        let negative = self.not_exemplars.iter().map(exemplar(false));
+        let exemplars: Vec<Exemplar> = positive.chain(negative).collect();
+        if self.texts.is_empty() {
+            return vec![Prompt::exemplars(exemplars)];
+        }
+        let texts = self
+            .texts
+            .iter()
+            .flat_map(|text| prompts::split_texts(text));
+        texts
+            .map(|text| Prompt {
+                exemplars: exemplars.clone(),
+                ..Prompt::text(text)
+            })
+            .collect()
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            threshold: self.threshold,
+            max_instances: self.max_instances,
+            nms: self.nms,
+            nms_across_prompts: self.nms_across,
+            ..Options::default()
         }
     }
-    let answers = prompts.iter().zip(&found);
-    let answers = answers
-        .map(|(prompt, found)| entry(prompt, found))
-        .collect();
-    let mut document = results::document(&args.image, &image, model.name(), "text", answers);
-    timings.record(&mut document);
-    let instances = labelled(&prompts, &found);
-    let writer = target.writer(&args.image, quiet);
-    results::write(
-        writer,
-        &args.formats,
-        &image,
-        &instances,
-        &document,
-        &OverlayOptions::default(),
-    )
 }
 
-/// Every text, or the exemplars alone; the exemplars join every text.
-fn prompts(args: &SegmentArgs) -> Vec<Prompt> {
-    let positive = args.exemplars.iter().map(|bbox| Exemplar {
-        bbox: *bbox,
-        positive: true,
-    });
-    let negative = args.not_exemplars.iter().map(|bbox| Exemplar {
-        bbox: *bbox,
-        positive: false,
-    });
-    let exemplars: Vec<Exemplar> = positive.chain(negative).collect();
-    if args.texts.is_empty() {
-        return vec![Prompt::exemplars(exemplars)];
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::cli::Cli;
+
+    #[test]
+    fn clicks_and_texts_do_not_mix() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' ')).map(drop);
+        assert!(parse("sam3 segment a.jpg --point 3,4 --box 1,2,3,4 --multimask").is_ok());
+        assert!(parse("sam3 segment a.jpg --text dog --threshold 0.3 --exemplar 1,2,3,4").is_ok());
+        for line in [
+            "sam3 segment a.jpg --point 3,4 --text dog",
+            "sam3 segment a.jpg --box 1,2,3,4 --threshold 0.3",
+            "sam3 segment a.jpg --mask a.safetensors --exemplar 1,2,3,4",
+        ] {
+            let error = parse(line).unwrap_err().to_string();
+            assert!(error.contains("cannot be used with"), "{line}: {error}");
+        }
     }
-    let texts = args
-        .texts
-        .iter()
-        .flat_map(|text| text.split(','))
-        .map(str::trim);
-    texts
-        .map(|text| Prompt {
-            exemplars: exemplars.clone(),
-            ..Prompt::text(text)
-        })
-        .collect()
-}
-
-fn options(args: &SegmentArgs) -> Options {
-    Options {
-        threshold: args.threshold,
-        max_instances: args.max_instances,
-        nms: args.nms,
-        nms_across_prompts: args.nms_across,
-        ..Options::default()
-    }
-}
-
-/// "wheel: 2 objects, best 0.91, presence 0.93"
-fn summary(prompt: &Prompt, prediction: &Prediction) -> String {
-    let name = prompt.text.as_deref().unwrap_or(EXEMPLARS);
-    let scores = prediction.instances.iter().map(|instance| instance.score);
-    let presence = prediction.presence;
-    match (prediction.instances.len(), scores.reduce(f32::max)) {
-        (0, _) | (_, None) => format!("{name}: nothing found, presence {presence:.2}"),
-        (1, Some(score)) => format!("{name}: 1 object, score {score:.2}, presence {presence:.2}"),
-        (n, Some(best)) => format!("{name}: {n} objects, best {best:.2}, presence {presence:.2}"),
-    }
-}
-
-fn entry(prompt: &Prompt, prediction: &Prediction) -> PromptEntry {
-    let exemplar = |e: &Exemplar| ExemplarEntry {
-        box_xyxy: e.bbox,
-        positive: e.positive,
-    };
-    let instances = prediction.instances.iter();
-    PromptEntry {
-        text: prompt.text.clone(),
-        exemplars: prompt.exemplars.iter().map(exemplar).collect(),
-        presence: Some(prediction.presence),
-        instances: instances
-            .map(|i| InstanceEntry::new(&i.mask, i.bbox, i.score))
-            .collect(),
-        ..PromptEntry::default()
-    }
-}
-
-fn labelled<'a>(prompts: &'a [Prompt], found: &'a [Prediction]) -> Vec<LabeledInstance<'a>> {
-    let of_prompt = |(prompt, prediction): (&'a Prompt, &'a Prediction)| {
-        let label = prompt.text.as_deref().unwrap_or(EXEMPLARS);
-        prediction.instances.iter().map(move |i| LabeledInstance {
-            label,
-            mask: &i.mask,
-            bbox: i.bbox,
-            score: i.score,
-        })
-    };
-    prompts.iter().zip(found).flat_map(of_prompt).collect()
 }

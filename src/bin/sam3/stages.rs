@@ -2,7 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use candle_sam3::output::json::Document;
 use indicatif::ProgressBar;
 
 use crate::progress;
@@ -15,12 +14,8 @@ pub struct Stages {
 }
 
 impl Stages {
-    pub fn new(quiet: bool) -> Self {
-        let spinner = if quiet {
-            ProgressBar::hidden()
-        } else {
-            progress::add(ProgressBar::new_spinner())
-        };
+    pub fn new() -> Self {
+        let spinner = progress::add(ProgressBar::new_spinner());
         spinner.enable_steady_tick(Duration::from_millis(100));
         Self {
             spinner,
@@ -35,9 +30,9 @@ impl Stages {
         self.running = Some((stage, Instant::now()));
     }
 
-    /// Says how far the running stage is.
-    pub fn say(&self, progress: String) {
-        self.spinner.set_message(progress);
+    /// To say how far the running stage is.
+    pub fn spinner(&self) -> ProgressBar {
+        self.spinner.clone()
     }
 
     fn stop(&mut self) {
@@ -46,20 +41,10 @@ impl Stages {
         }
     }
 
-    pub fn finish(mut self) -> Timings {
+    /// How long each stage took, in the order they ran.
+    pub fn finish(mut self) -> Vec<(&'static str, Duration)> {
         self.stop();
         self.spinner.finish_and_clear();
-        Timings(self.times)
-    }
-}
-
-/// How long each stage took, in the order they ran.
-pub struct Timings(Vec<(&'static str, Duration)>);
-
-impl Timings {
-    pub fn record(self, document: &mut Document) {
-        for (stage, time) in self.0 {
-            document.add_timing(stage, time);
-        }
+        self.times
     }
 }

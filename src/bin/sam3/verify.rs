@@ -8,11 +8,10 @@ use candle_sam3::models::variant::PromptKind;
 use candle_sam3::predict::verify::{Check, Figures, Limit, Reference, Tolerances, verify};
 use serde_json::{Value, json};
 
-use crate::args::ModelArgs;
-use crate::model;
+use crate::model::{self, ModelArgs};
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct VerifyArgs {
     /// Recorded run of the official code, see tools/reference
     #[arg(long, value_name = "FILE")]
     reference: PathBuf,
@@ -25,7 +24,7 @@ pub struct Args {
     json: bool,
 }
 
-pub fn run(args: Args, quiet: bool) -> Result<()> {
+pub fn run(args: VerifyArgs, quiet: bool) -> Result<()> {
     let reference = Reference::open(&args.reference)?;
     let tolerances = Tolerances::of(args.model.dtype.into(), args.model.precision);
     let mut stdout = std::io::stdout();
@@ -38,7 +37,7 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
                     let header = if checks.is_empty() { HEADER } else { "" };
                     printed = writeln!(stdout, "{header}{}", line(&check));
                 }
-                true if !quiet => eprintln!("{}", check.stage),
+                true if !quiet => crate::progress::say(&check.stage),
                 _ => {}
             }
             checks.push(check);
@@ -102,7 +101,7 @@ fn limit(limit: Limit) -> String {
     }
 }
 
-fn document(args: &Args, model: &str, checks: &[Check]) -> Value {
+fn document(args: &VerifyArgs, model: &str, checks: &[Check]) -> Value {
     let entry = |check: &Check| {
         let figures = check.figures;
         let mut entry = json!({

@@ -28,7 +28,7 @@ impl Formatter for Ascii {
 }
 
 /// A value as one line of JSON. Every value here has string keys, so that nothing can fail.
-pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
+pub(in crate::output) fn json(value: &impl Serialize) -> Vec<u8> {
     let mut bytes = Vec::new();
     // Writing to memory does not fail.
     let _ = value.serialize(&mut Serializer::with_formatter(&mut bytes, Ascii));

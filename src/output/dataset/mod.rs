@@ -5,7 +5,7 @@
 //! [`write_documents`], in the order of the pictures' names. So a run that was interrupted or split
 //! among machines gives the same bytes.
 
-mod ascii;
+pub(super) mod ascii;
 mod coco;
 mod csv;
 mod cutout;

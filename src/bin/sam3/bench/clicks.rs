@@ -6,10 +6,10 @@ use candle_sam3::predict::{everything as generator, interactive};
 use candle_sam3::{Image, Run};
 
 use super::measure::{Clock, Samples, ms};
-use super::{Args, Measured, Outcome, Work, spans};
+use super::{BenchArgs, Measured, Outcome, Work, spans};
 
 /// Refuses what only models that take texts can do.
-pub fn check(args: &Args) -> Result<()> {
+pub fn check(args: &BenchArgs) -> Result<()> {
     if args.prompts.get() > 1 || args.batch.get() > 1 {
         bail!(
             "SAM 1 and MobileSAM take no texts, and one image at a time; leave out --prompts and \

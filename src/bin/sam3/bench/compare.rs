@@ -1,5 +1,6 @@
 //! Results beside earlier ones, of this program or of a peer.
 
+use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -44,9 +45,11 @@ pub fn read(path: &Path) -> Result<Earlier> {
 /// Prints both side by side; fails if a stage takes more than `tolerance` times as long as before.
 pub fn compare(report: &Report, earlier: &Earlier, tolerance: Option<f64>) -> Result<()> {
     if report.model != earlier.model {
-        eprintln!("warning: the earlier results are of {}", earlier.model);
+        let earlier = &earlier.model;
+        crate::progress::complain(&format!("warning: the earlier results are of {earlier}"));
     }
-    print!("\n{}", table(report.engine, &report.stages, earlier));
+    let table = table(report.engine, &report.stages, earlier);
+    write!(std::io::stdout(), "\n{table}").context("cannot write to stdout")?;
     let Some(tolerance) = tolerance else {
         return Ok(());
     };

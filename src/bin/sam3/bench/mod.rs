@@ -10,24 +10,24 @@ mod picture;
 mod report;
 mod spans;
 
+use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use candle_sam3::models::variant::{Family, Variant};
 use candle_sam3::{LoadOptions, Model, Precision, device, models, output};
 use indicatif::ProgressBar;
 
-use crate::args::ModelArgs;
-use crate::model;
+use crate::model::{self, ModelArgs};
 use crate::names;
 use measure::Samples;
 use picture::Picture;
 use report::Report;
 
 #[derive(clap::Args)]
-pub struct Args {
+pub struct BenchArgs {
     #[command(flatten)]
     pub model: ModelArgs,
 
@@ -81,7 +81,7 @@ pub struct Args {
     pub cost_per_hour: Option<f64>,
 }
 
-pub fn run(args: Args, quiet: bool) -> Result<()> {
+pub fn run(args: BenchArgs, quiet: bool) -> Result<()> {
     let release = args.random_weights.as_deref().map(names::find);
     let variant = release.transpose()?.map(|release| &release.variant);
     if variant.is_some_and(|variant| variant.family() != Family::Sam3) {
@@ -102,7 +102,7 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
     };
     progress.enable_steady_tick(Duration::from_millis(100));
     if cfg!(debug_assertions) {
-        progress.suspend(|| eprintln!("warning: this is a debug build; measure a release build"));
+        crate::progress::complain("warning: this is a debug build; measure a release build");
     }
 
     progress.set_message("load");
@@ -153,7 +153,7 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
         let json = serde_json::to_vec_pretty(&report)?;
         output::write_file(path, &json)?;
     }
-    print!("{}", report.table());
+    write!(std::io::stdout(), "{}", report.table()).context("cannot write to stdout")?;
     if let Some(earlier) = earlier {
         compare::compare(&report, &earlier, args.tolerance)?;
     }
@@ -167,7 +167,7 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
 struct Work<'a> {
     picture: &'a Picture,
     device: &'a candle::Device,
-    args: &'a Args,
+    args: &'a BenchArgs,
     progress: &'a ProgressBar,
     /// When loading began.
     start: Instant,
@@ -231,7 +231,7 @@ impl Work<'_> {
     }
 }
 
-fn load(args: &Args, variant: Option<&Variant>, options: &LoadOptions) -> Result<Model> {
+fn load(args: &BenchArgs, variant: Option<&Variant>, options: &LoadOptions) -> Result<Model> {
     let with_clicks = |interactive| LoadOptions {
         interactive,
         ..options.clone()

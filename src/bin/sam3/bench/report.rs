@@ -10,7 +10,7 @@ use super::machine::{Machine, Versions};
 use super::measure::{Samples, median, min, p95};
 use super::parity::Parity;
 use super::picture::Picture;
-use super::{Args, Measured};
+use super::{BenchArgs, Measured};
 
 /// Of the JSON; a reader of another one should refuse.
 pub const SCHEMA: u32 = 1;
@@ -65,7 +65,7 @@ pub struct StageTimes {
 
 impl Report {
     pub fn new(
-        args: &Args,
+        args: &BenchArgs,
         options: &LoadOptions,
         picture: &Picture,
         model: &str,

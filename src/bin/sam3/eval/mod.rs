@@ -15,14 +15,14 @@ use candle_sam3::models::variant::PromptKind;
 use candle_sam3::output::write_file;
 use clap::{ArgGroup, ValueEnum};
 
-use crate::args::ModelArgs;
+use crate::model::ModelArgs;
 use crate::{model, progress};
 use report::Report;
 
 #[derive(clap::Args)]
 #[command(group(ArgGroup::new("truth").required(true).args(["coco", "saco"])))]
 #[command(group(ArgGroup::new("results").required(true).args(["predictions", "images"])))]
-pub struct Args {
+pub struct EvalArgs {
     /// Ground truth in COCO's instance format
     #[arg(long, value_name = "FILE")]
     coco: Option<PathBuf>,
@@ -106,7 +106,7 @@ impl Metric {
     }
 }
 
-pub fn run(args: Args, quiet: bool) -> Result<()> {
+pub fn run(args: EvalArgs, quiet: bool) -> Result<()> {
     let metrics = metrics(&args)?;
     // Read first: a wrong file is said before any long work.
     let earlier = args.compare.as_deref().map(Report::read).transpose()?;
@@ -129,7 +129,7 @@ pub fn run(args: Args, quiet: bool) -> Result<()> {
     Ok(())
 }
 
-fn metrics(args: &Args) -> Result<Vec<Metric>> {
+fn metrics(args: &EvalArgs) -> Result<Vec<Metric>> {
     let of_saco = args.coco.is_none();
     if args.metrics.is_empty() {
         return Ok(vec![if of_saco { Metric::CgF1 } else { Metric::Ap }]);
@@ -143,7 +143,7 @@ fn metrics(args: &Args) -> Result<Vec<Metric>> {
     Ok(args.metrics.clone())
 }
 
-fn of_coco(args: &Args, path: &std::path::Path, metrics: &[Metric]) -> Result<Report> {
+fn of_coco(args: &EvalArgs, path: &std::path::Path, metrics: &[Metric]) -> Result<Report> {
     let mut truth = GroundTruth::read(path)?;
     if let Some(limit) = args.limit {
         truth.images.truncate(limit);
@@ -213,7 +213,7 @@ fn of_coco(args: &Args, path: &std::path::Path, metrics: &[Metric]) -> Result<Re
     Ok(report)
 }
 
-fn of_saco(args: &Args, metrics: &[Metric]) -> Result<Report> {
+fn of_saco(args: &EvalArgs, metrics: &[Metric]) -> Result<Report> {
     let (first, others) = args.saco.split_first().context("--saco needs a file")?;
     let mut set = SaCo::read(first, others)?;
     if let Some(limit) = args.limit {

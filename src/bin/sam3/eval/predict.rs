@@ -14,7 +14,7 @@ use candle_sam3::predict::dataset::{self, Class, Labeler, Options, Source};
 use candle_sam3::{Image, Mask, Run};
 use serde::Serialize;
 
-use super::Args;
+use super::EvalArgs;
 use super::report::Report;
 use crate::{model, progress};
 
@@ -41,7 +41,7 @@ impl Entry {
 
 /// Looks for every category in every image.
 pub fn coco(
-    args: &Args,
+    args: &EvalArgs,
     truth: &GroundTruth,
     images: &Path,
     report: &mut Report,
@@ -112,7 +112,7 @@ pub fn coco(
 }
 
 /// Looks for the phrases of SA-Co, in each image for all of its own.
-pub fn saco(args: &Args, set: &SaCo, images: &Path, report: &mut Report) -> Result<Vec<Pair>> {
+pub fn saco(args: &EvalArgs, set: &SaCo, images: &Path, report: &mut Report) -> Result<Vec<Pair>> {
     let model = model::load(&args.model, PromptKind::Text)?;
     report.model = Some(model.name().to_string());
     let concepts = model.as_concept()?;

@@ -20,13 +20,14 @@ use clap::{ArgGroup, ValueEnum};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::args::{GeneratorArgs, ModelArgs};
-use crate::{everything, model, progress};
+use crate::everything::{self, GeneratorArgs};
+use crate::model::{self, ModelArgs};
+use crate::progress;
 use write::Tally;
 
 #[derive(clap::Args)]
 #[command(group(ArgGroup::new("what").required(true).args(["text", "classes", "everything"])))]
-pub struct Args {
+pub struct LabelArgs {
     /// Pictures, folders, patterns such as `photos/**/*.jpg`, or `-` for a list on standard input
     #[arg(required = true, value_name = "INPUT")]
     inputs: Vec<String>,
@@ -172,7 +173,7 @@ fn shard(text: &str) -> Result<Shard, String> {
     shard.ok_or_else(|| "must be I/N, with I from 0 to N - 1".to_string())
 }
 
-pub fn run(args: Args, quiet: bool) -> Result<()> {
+pub fn run(args: LabelArgs, quiet: bool) -> Result<()> {
     let start = Instant::now();
     let options = options(&args)?;
     let layout = layout(&args, options.as_ref())?;
@@ -263,7 +264,7 @@ pub fn merge(args: MergeArgs) -> Result<()> {
 
 /// Labels pictures; decoding, labeling and writing overlap.
 fn label(
-    args: &Args,
+    args: &LabelArgs,
     model: &Model,
     options: Option<&Options>,
     layout: &Layout,
@@ -296,7 +297,7 @@ fn label(
 }
 
 /// The classes; `None` for everything.
-fn options(args: &Args) -> Result<Option<Options>> {
+fn options(args: &LabelArgs) -> Result<Option<Options>> {
     if !(0.0..=1.0).contains(&args.files.split) {
         bail!("--split {}: must be from 0 to 1", args.files.split);
     }
@@ -323,7 +324,7 @@ fn options(args: &Args) -> Result<Option<Options>> {
     Ok(Some(options))
 }
 
-fn layout(args: &Args, options: Option<&Options>) -> Result<Layout> {
+fn layout(args: &LabelArgs, options: Option<&Options>) -> Result<Layout> {
     let classes = match options {
         Some(options) => options
             .classes
@@ -365,7 +366,7 @@ fn layout(args: &Args, options: Option<&Options>) -> Result<Layout> {
 }
 
 /// Everything besides the model that decides what is found.
-fn settings(args: &Args, options: Option<&Options>) -> Map<String, Value> {
+fn settings(args: &LabelArgs, options: Option<&Options>) -> Map<String, Value> {
     let mut settings = Map::new();
     let mut set = |key: &str, value: Value| settings.insert(key.to_string(), value);
     match options {

@@ -3,13 +3,13 @@
 use std::path::Path;
 
 use anyhow::Result;
-use candle_sam3::Image;
 use candle_sam3::image::resize::resize_bilinear_antialias;
-use candle_sam3::mask::{BoxXyxy, Mask};
+use candle_sam3::output::answer::Found;
 use candle_sam3::output::dataset::Picture;
 use candle_sam3::output::dataset::journal::Records;
-use candle_sam3::output::{LabeledInstance, OverlayOptions, encode_png, overlay, write_file};
+use candle_sam3::output::{OverlayOptions, encode_png, overlay, write_file};
 use candle_sam3::predict::dataset::Source;
+use candle_sam3::{BoxXyxy, Image};
 
 /// Sides of the place for one picture.
 const TILE: [usize; 2] = [480, 360];
@@ -47,19 +47,21 @@ pub fn write(output: &Path, records: &Records, sources: &[Source], count: usize)
 }
 
 fn draw(records: &Records, picture: &Picture, image: &Image) -> Result<Image> {
-    let masks = picture.objects.iter().map(|object| object.mask.decode());
-    let masks: Vec<Mask> = masks.collect::<candle_sam3::Result<_>>()?;
     let classes = &records.header.layout.classes;
-    let objects = picture.objects.iter().zip(&masks);
-    let instances: Vec<LabeledInstance> = objects
-        .map(|(object, mask)| LabeledInstance {
-            label: &classes[object.class],
-            mask,
+    let objects = picture.objects.iter().map(|object| {
+        let mask = object.mask.decode()?;
+        Ok(Found {
+            label: classes[object.class].clone(),
             bbox: mask.bbox().unwrap_or(BoxXyxy::from([0.0; 4])),
+            mask,
             score: object.score,
+            stability: None,
+            sample: None,
         })
-        .collect();
-    Ok(overlay(image, &instances, &OverlayOptions::default()))
+    });
+    let found = objects.collect::<candle_sam3::Result<Vec<Found>>>()?;
+    let found: Vec<&Found> = found.iter().collect();
+    Ok(overlay(image, &found, &OverlayOptions::default()))
 }
 
 /// Scaled to the place for one picture.

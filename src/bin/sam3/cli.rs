@@ -1,16 +1,16 @@
 //! What a user can type.
 
-mod everything;
-mod segment;
+use clap::{ArgAction, Parser, Subcommand};
 
-use std::path::PathBuf;
-
-use candle_sam3::Precision;
-use candle_sam3::device::DeviceKind;
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
-
-pub use everything::{EverythingArgs, EverythingFormat, GeneratorArgs};
-pub use segment::{ClickArgs, SegmentArgs};
+use crate::bench::BenchArgs;
+use crate::convert::ConvertArgs;
+use crate::eval::EvalArgs;
+use crate::everything::EverythingArgs;
+use crate::inspect::InspectArgs;
+use crate::label::{LabelArgs, MergeArgs};
+use crate::models::ModelsArgs;
+use crate::segment::SegmentArgs;
+use crate::verify::VerifyArgs;
 
 /// Promptable segmentation with SAM 3, EfficientSAM3 and SAM3-LiteText
 #[derive(Parser)]
@@ -45,7 +45,7 @@ pub enum Command {
     ///
     /// Examples:
     ///   sam3 everything photo.jpg -m mobile_sam.pt
-    ///   sam3 everything photo.jpg -m mobile_sam.pt --points-per-side 16 --format coco
+    ///   sam3 everything photo.jpg -m mobile_sam.pt --points-per-side 16 --format amg,coco
     ///   sam3 everything photo.jpg -m sam3.pt --crop-n-layers 1 --min-mask-region-area 100
     #[command(verbatim_doc_comment)]
     Everything(Box<EverythingArgs>),
@@ -58,10 +58,10 @@ pub enum Command {
     ///   sam3 label photos --everything -m mobile_sam.pt -o out --format coco,cutout
     ///   find photos -name '*.jpg' | sam3 label - --classes classes.toml -m sam3.pt -o out --shard 0/8
     #[command(verbatim_doc_comment)]
-    Label(Box<crate::label::Args>),
+    Label(Box<LabelArgs>),
 
     /// Join the parts of a data set that were labeled with `label --shard`
-    Merge(crate::label::MergeArgs),
+    Merge(MergeArgs),
 
     /// Score results, or a model, against a ground truth
     ///
@@ -71,7 +71,7 @@ pub enum Command {
     ///   sam3 eval --saco gold_a.json,gold_b.json,gold_c.json --predictions results.json
     ///   sam3 eval --coco instances.json --images photos -m mobile_sam.pt --metrics box-miou,click-miou
     #[command(verbatim_doc_comment)]
-    Eval(Box<crate::eval::Args>),
+    Eval(Box<EvalArgs>),
 
     /// List the models that `-m` knows by name, and download them
     ///
@@ -79,10 +79,10 @@ pub enum Command {
     ///   sam3 models
     ///   sam3 models fetch mobile-sam sam3-litetext-s0
     #[command(verbatim_doc_comment)]
-    Models(crate::models::Args),
+    Models(ModelsArgs),
 
     /// Tell what a weight file holds, part by part, and whether it can be used
-    Inspect(crate::inspect::Args),
+    Inspect(InspectArgs),
 
     /// Write weights as safetensors under official names
     ///
@@ -91,7 +91,7 @@ pub enum Command {
     ///   sam3 convert efficient_sam3.pth small.safetensors --prune
     ///   sam3 convert stage3.pt whole.safetensors --geometry sam3.pt
     #[command(verbatim_doc_comment)]
-    Convert(crate::convert::Args),
+    Convert(ConvertArgs),
 
     /// Measure how fast a model runs on this machine, stage by stage
     ///
@@ -100,7 +100,7 @@ pub enum Command {
     ///   sam3 bench --random-weights sam3 --device cuda --dtype bf16 --json before.json
     ///   sam3 bench -m sam3.pt --image photo.jpg --compare before.json --tolerance 1.1
     #[command(verbatim_doc_comment)]
-    Bench(Box<crate::bench::Args>),
+    Bench(Box<BenchArgs>),
 
     /// Compare a model with a recorded run of the official code, stage by stage
     ///
@@ -108,7 +108,7 @@ pub enum Command {
     ///   sam3 verify -m sam3.pt --reference sam3.reference.safetensors
     ///   sam3 verify -m sam3.pt --reference sam3.reference.safetensors --device cuda --dtype bf16
     #[command(verbatim_doc_comment)]
-    Verify(Box<crate::verify::Args>),
+    Verify(Box<VerifyArgs>),
 }
 
 impl Command {
@@ -124,58 +124,6 @@ impl Command {
             Self::Merge(_) | Self::Models(_) | Self::Inspect(_) | Self::Convert(_) => return None,
         };
         model.threads
-    }
-}
-
-#[derive(Args)]
-#[command(next_help_heading = "Model")]
-pub struct ModelArgs {
-    /// Name from `sam3 models`, downloaded on first use; checkpoint file; model folder; or `demo`
-    /// for the built-in model of coloured shapes
-    #[arg(short, long, default_value = "demo", value_name = "NAME|FILE|DIR")]
-    pub model: PathBuf,
-
-    /// A second model that supplies the geometry encoder, which Stage-3 files may lack
-    #[arg(long, value_name = "NAME|FILE")]
-    pub geometry: Option<PathBuf>,
-
-    /// Tokens per text, for a student whose positional table is longer than its training
-    #[arg(long, value_name = "N")]
-    pub context_length: Option<usize>,
-
-    /// auto, cpu, cuda, cuda:N or metal
-    #[arg(long, default_value_t, value_name = "DEVICE")]
-    pub device: DeviceKind,
-
-    /// Number format of the computation
-    #[arg(long, default_value = "f32")]
-    pub dtype: Dtype,
-
-    /// highest: f32 throughout; high: the fastest within 5e-4 per stage; medium: products of bf16.
-    /// For f32 on the CPU
-    #[arg(long, default_value_t, value_name = "PRECISION")]
-    pub precision: Precision,
-
-    /// CPU threads; all cores by default
-    // More than any machine has would end in an abort of the process.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
-    pub threads: Option<u16>,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub enum Dtype {
-    F32,
-    F16,
-    Bf16,
-}
-
-impl From<Dtype> for candle_sam3::DType {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::F32 => Self::F32,
-            Dtype::F16 => Self::F16,
-            Dtype::Bf16 => Self::BF16,
-        }
     }
 }
 
