@@ -233,8 +233,19 @@ impl Checkpoint {
     /// `other` is not asked to be read completely.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] if `other` has nothing under `prefix`.
+    /// [`Error::Checkpoint`] if `other` has nothing under `prefix`, or if one is SAM 3.1 and the
+    /// other is not: nearly all their weights differ.
     pub fn with_part(&self, prefix: &str, other: &Self) -> Result<Self> {
+        let is_sam31 = |checkpoint: &Self| checkpoint.layout().name == layouts::SAM31.name;
+        if is_sam31(self) != is_sam31(other) {
+            let (this, layout) = (self.path().display(), other.layout().name);
+            let problem = format!(
+                "`{prefix}` of this file ({layout} layout) does not fit {this} ({} layout): SAM 3 \
+                 and SAM 3.1 were trained apart; take both from one of them",
+                self.layout().name
+            );
+            return Err(Error::checkpoint(other.path(), problem));
+        }
         if !other.contains_part(prefix) {
             let problem = format!("has no tensors under `{prefix}`");
             return Err(Error::checkpoint(other.path(), problem));

@@ -124,7 +124,8 @@ impl Checkpoint {
     fn require_official(&self, rows: &[Row]) -> Result<()> {
         let names = rows.iter().map(|row| row.name);
         let layout = layouts::of(names.clone());
-        let is_official = [layouts::SAM.name, layouts::SAM3.name].contains(&layout.name);
+        let is_official =
+            [layouts::SAM.name, layouts::SAM3.name, layouts::SAM31.name].contains(&layout.name);
         let table = Table::new(layout);
         let strange = names.filter(|name| {
             let asked = table.asked(name).map(|asked| asked.names);

@@ -7,4 +7,5 @@ mod demo_clicks;
 mod demo_quality;
 mod full_size;
 mod reference;
+mod sam31;
 mod sam_full_size;

@@ -31,6 +31,8 @@ pub struct Config {
     pub max_logit: f64,
     /// The head that answers points, boxes and masks.
     pub interactive: head::Config,
+    /// The names and the tracker of SAM 3.1.
+    pub multiplex: bool,
 }
 
 impl Config {
@@ -54,7 +56,15 @@ impl Config {
             num_queries: 200,
             scoring_dim: 2048,
             max_logit: 12.,
+            multiplex: false,
         }
+    }
+
+    /// The same sizes in SAM 3.1, or in SAM 3.
+    pub fn with_multiplex(mut self, multiplex: bool) -> Self {
+        self.multiplex = multiplex;
+        self.interactive.iou_sigmoid = !multiplex;
+        self
     }
 
     /// SAM 3 as released.
@@ -194,6 +204,7 @@ impl From<Sizes> for Config {
             scoring_dim: sizes.scoring.mlp,
             max_logit: sizes.scoring.clamp,
             interactive,
+            multiplex: false,
         }
     }
 }

@@ -2,11 +2,11 @@
 
 use candle_nn::VarBuilder;
 
-use super::interactive::{self, InteractiveHead};
+use super::interactive::{InteractiveHead, Parts};
 use super::{Config, Detector, Sam3};
 use crate::models::LoadOptions;
 use crate::models::inspect::Reading;
-use crate::models::variant::{PromptKind, Variant};
+use crate::models::variant::{PromptKind, Variant, is_interactive, is_multiplex};
 use crate::weights::{Checkpoint, random};
 use crate::{Error, Result};
 
@@ -42,9 +42,6 @@ const LEFT_OUT: &[(&str, &str)] = &[
     ),
 ];
 
-/// What only clicks and video need.
-const TRACKER: &[&str] = &["tracker", "detector.backbone.vision_backbone.sam2_convs"];
-
 const REPLACED: &str = "SAM 3's own trunk, which the student replaced";
 
 /// SAM 3's own trunk, left behind in some files next to the student that replaced it.
@@ -62,7 +59,7 @@ const DEAD_TRUNK: &[(&str, &str)] = &[
 ];
 
 impl Sam3 {
-    /// Loads a SAM 3, EfficientSAM3 or SAM3-LiteText checkpoint; sizes come from its tensors.
+    /// Loads a SAM 3, SAM 3.1, EfficientSAM3 or SAM3-LiteText checkpoint; sizes come from its tensors.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] listing the tensors that are missing, misshaped or left over;
@@ -80,11 +77,7 @@ impl Sam3 {
         if !geometry_encoder {
             return Err(Error::checkpoint(checkpoint.path(), NO_GEOMETRY_ENCODER));
         }
-        if options.interactive
-            && !interactive::PARTS
-                .iter()
-                .all(|p| checkpoint.contains_part(p))
-        {
+        if options.interactive && !is_interactive(checkpoint)? {
             return Err(no_interactive_head(&name));
         }
         let build = |vb: VarBuilder| {
@@ -93,7 +86,7 @@ impl Sam3 {
         };
         let never = left_out_of(dead_trunk).map(|(part, _)| part);
         let left_out: Vec<_> = never
-            .chain(only_video(options.interactive).iter().copied())
+            .chain(only_video(&config, options.interactive).iter().copied())
             .collect();
         let parts = checkpoint.build(options.dtype, &options.device, &left_out, build)?;
         Ok(Self::new(config, name, parts, options))
@@ -139,7 +132,8 @@ fn no_interactive_head(name: &str) -> Error {
         what: format!(
             "a point or box prompt on {name} from this file, which has no interactive head"
         ),
-        instead: "use sam3.pt, or a LiteText or Stage-1 EfficientSAM3 file".into(),
+        instead: "use sam3.pt, sam3.1_multiplex.pt, or a LiteText or Stage-1 EfficientSAM3 file"
+            .into(),
     }
 }
 
@@ -170,23 +164,25 @@ fn left_out_of(dead_trunk: bool) -> impl Iterator<Item = (&'static str, &'static
 }
 
 /// What is left to video where clicks are answered, or are not.
-fn only_video(clicks: bool) -> &'static [&'static str] {
-    match clicks {
-        true => interactive::LEFT_OUT,
-        false => TRACKER,
+fn only_video(config: &Config, clicks: bool) -> &'static [&'static str] {
+    let parts = Parts::of(config.multiplex);
+    if clicks {
+        parts.only_video
+    } else {
+        parts.tracker
     }
 }
 
 /// What loading for every kind of prompt that the file has parts for would read.
 pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
     let kind = Kind::of(checkpoint, None)?;
-    let mut parts = interactive::PARTS.iter();
+    let mut parts = Parts::of(kind.config.multiplex).interactive().into_iter();
     let clicks = parts.any(|part| checkpoint.contains_part(part));
     Ok(Reading {
         prompts: PromptKind::answered(true, clicks),
         survey: checkpoint.survey(|vb: VarBuilder| build(&kind.config, clicks, vb))?,
         left_out: left_out_of(kind.dead_trunk).collect(),
-        only_video: only_video(clicks),
+        only_video: only_video(&kind.config, clicks),
         hint: (!kind.geometry_encoder).then_some(NO_GEOMETRY_ENCODER),
         name: kind.name,
     })
@@ -212,7 +208,7 @@ impl Kind {
             let name = checkpoint.metadata().get("name").cloned();
             let name = name.unwrap_or_else(|| "SAM 3 of its own sizes".into());
             return Ok(Self {
-                config,
+                config: config.with_multiplex(is_multiplex(checkpoint)?),
                 name,
                 dead_trunk: false,
                 geometry_encoder: true,

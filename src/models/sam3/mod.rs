@@ -1,4 +1,4 @@
-//! SAM 3, EfficientSAM3 and SAM3-LiteText: one detector, other encoders.
+//! SAM 3, SAM 3.1, EfficientSAM3 and SAM3-LiteText: one detector, other encoders and weights.
 
 pub mod config;
 pub mod decoder;
@@ -17,6 +17,7 @@ pub use config::Config;
 pub use detector::{Detector, Grounding, ImageFeatures, PromptTokens, TextFeatures};
 pub use geometry_encoder::ExemplarBox;
 pub use interactive::InteractiveHead;
+pub(super) use interactive::Parts;
 pub(super) use load::{left_out, survey};
 
 use crate::image::{Image, transform::Square};

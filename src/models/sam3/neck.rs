@@ -3,9 +3,9 @@
 //! Follows `Sam3DualViTDetNeck`,
 //! <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/necks.py#L13>.
 //!
-//! The detector (`convs`) and the click head (`sam2_convs`) have one each, equal in shape and with
-//! different weights. The fourth level (half size) is in the files and is not computed: the model
-//! drops it.
+//! The detector (`convs`) and the interactive head (`sam2_convs`, in SAM 3.1 `interactive_convs`) have
+//! one each, equal in shape and with different weights. SAM 3 files have a fourth level (half size),
+//! which is not computed: the model drops it.
 //!
 //! Two steps with nothing between them are one: a transposed convolution and the 1x1 convolution
 //! after it are multiplied when they are read, and where a student's features are smaller than the

@@ -1,6 +1,7 @@
 //! Recognizes what a file holds by its tensors' names and shapes, never by the file's name.
 
 use super::{Family, IMAGE_ENCODERS, ImageEncoder, Signature, TEXT_ENCODERS, TextEncoder, Variant};
+use crate::models::sam3::Parts;
 use crate::weights::Checkpoint;
 use crate::{Error, Result};
 
@@ -8,6 +9,24 @@ const VISION: &str = "detector.backbone.vision_backbone";
 const TRUNK: &str = "detector.backbone.vision_backbone.trunk";
 const MOBILE_CLIP_TABLE: &str =
     "detector.backbone.language_backbone.encoder.positional_embedding.pos_embed.pos_embed";
+
+/// What SAM 3 has and SAM 3.1 has not.
+const OF_SAM3: &[&str] = &[
+    "detector.backbone.vision_backbone.sam2_convs",
+    "detector.backbone.vision_backbone.convs.3",
+    "tracker.sam_mask_decoder",
+    "tracker.sam_prompt_encoder",
+    "tracker.maskmem_backbone",
+    "tracker.transformer",
+    "tracker.no_mem_embed",
+];
+
+/// What SAM 3.1 has and SAM 3 has not.
+const OF_SAM31: &[&str] = &[
+    "detector.backbone.vision_backbone.interactive_convs",
+    "detector.backbone.vision_backbone.propagation_convs",
+    "tracker.model",
+];
 
 impl Family {
     /// The kind of model in `checkpoint`. One that carries its own sizes is a SAM 3.
@@ -26,17 +45,17 @@ impl Variant {
     /// The variant in `checkpoint`, which may lack tensors that do not identify it.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for SAM 2, SAM 3.1 and encoders of another size;
-    /// [`Error::Checkpoint`] if it is no model of this kind at all.
+    /// [`Error::Unsupported`] for SAM 2 and encoders of another size; [`Error::Checkpoint`] if it is
+    /// no model of this kind at all, or a mixture of SAM 3 and SAM 3.1.
     pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
         let has = |part: &str| checkpoint.contains_part(part);
         let in_vision = |part: &str| has(&format!("{VISION}.{part}"));
-        if has("tracker.model") || in_vision("interactive_convs") || in_vision("propagation_convs")
-        {
-            return Err(unsupported("SAM 3.1 (the multiplex model)"));
-        }
         if has("image_encoder.trunk") {
-            return Err(unsupported("SAM 2"));
+            return Err(Error::Unsupported {
+                what: "SAM 2".into(),
+                instead: "use sam3.pt, or an EfficientSAM3 or SAM3-LiteText file made from it"
+                    .into(),
+            });
         }
         let is_sam1 = has("image_encoder") && has("mask_decoder");
         if !is_sam1 && !(has("detector.transformer") && has(TRUNK)) {
@@ -53,6 +72,7 @@ impl Variant {
                 image_encoder,
                 text_encoder: None,
                 text_positions: None,
+                multiplex: false,
                 interactive: true,
                 geometry_encoder: false,
                 dead_trunk: false,
@@ -65,16 +85,48 @@ impl Variant {
             "a text encoder",
         )?;
         let table = checkpoint.shape(MOBILE_CLIP_TABLE);
-        let sam_heads = ["tracker.sam_prompt_encoder", "tracker.sam_mask_decoder"];
         Ok(Self {
             image_encoder,
             text_encoder: Some(text_encoder),
             text_positions: table.and_then(|shape| shape.get(2).copied()),
-            interactive: sam_heads.into_iter().all(has) && in_vision("sam2_convs"),
+            multiplex: is_multiplex(checkpoint)?,
+            interactive: is_interactive(checkpoint)?,
             geometry_encoder: has("detector.geometry_encoder"),
             dead_trunk: in_vision("trunk.model") && in_vision("trunk.blocks"),
         })
     }
+}
+
+/// True if the parts of a SAM 3 or SAM 3.1 that answer points, boxes and masks are there.
+///
+/// # Errors
+/// [`Error::Checkpoint`] for a mixture of both.
+pub fn is_interactive(checkpoint: &Checkpoint) -> Result<bool> {
+    let mut parts = Parts::of(is_multiplex(checkpoint)?)
+        .interactive()
+        .into_iter();
+    Ok(parts.all(|part| checkpoint.contains_part(part)))
+}
+
+/// True if `checkpoint` is SAM 3.1, false if it is SAM 3 or has nothing that tells them apart, as
+/// a detector alone.
+///
+/// # Errors
+/// [`Error::Checkpoint`] for a mixture of both.
+pub(in crate::models) fn is_multiplex(checkpoint: &Checkpoint) -> Result<bool> {
+    let found = |parts: &[&'static str]| {
+        let mut parts = parts.iter().copied();
+        parts.find(|part| checkpoint.contains_part(part))
+    };
+    let (sam3, sam31) = (found(OF_SAM3), found(OF_SAM31));
+    if let (Some(sam3), Some(sam31)) = (sam3, sam31) {
+        let problem = format!(
+            "mixes SAM 3 (`{sam3}`) with SAM 3.1 (`{sam31}`), which were trained apart; use a file \
+             with the tensors of one of them"
+        );
+        return Err(Error::checkpoint(checkpoint.path(), problem));
+    }
+    Ok(sam31.is_some())
 }
 
 /// The row of `table` whose signature `checkpoint` has.
@@ -97,13 +149,6 @@ fn find<T>(
         what: format!("{what} whose `{tensor}` has shape {shape:?}"),
         instead: "use one of the released sizes".into(),
     })
-}
-
-fn unsupported(what: &str) -> Error {
-    Error::Unsupported {
-        what: what.into(),
-        instead: "use sam3.pt, or an EfficientSAM3 or SAM3-LiteText file made from it".into(),
-    }
 }
 
 fn unknown(checkpoint: &Checkpoint) -> Error {

@@ -8,6 +8,8 @@ mod releases;
 #[cfg(test)]
 mod tests;
 
+pub use detect::is_interactive;
+pub(super) use detect::is_multiplex;
 pub use releases::{Release, find, releases};
 
 use serde::{Deserialize, Serialize};
@@ -29,6 +31,9 @@ pub struct Variant {
     /// Rows of a MobileCLIP's positional table; `None` for other text encoders. Trained on as many
     /// tokens if 16 or 32; a table of 77 was interpolated to 32 tokens.
     pub text_positions: Option<usize>,
+    /// Whether this is SAM 3.1: the network of SAM 3 with other weights, a neck of its own for
+    /// video and a tracker of many objects at a time.
+    pub multiplex: bool,
     /// Whether the parts that answer points and boxes are there.
     pub interactive: bool,
     /// Whether the geometry encoder is there. SAM 3 needs it even for text prompts: the token it
@@ -44,7 +49,7 @@ pub struct Variant {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Family {
-    /// SAM 3, EfficientSAM3 and SAM3-LiteText: one detector with different encoders.
+    /// SAM 3, SAM 3.1, EfficientSAM3 and SAM3-LiteText: one detector with different encoders.
     Sam3,
     /// SAM 1 and MobileSAM.
     Sam,
@@ -97,8 +102,6 @@ type Signature = (&'static str, &'static [usize]);
 pub struct ImageEncoder {
     /// As in "RepViT-M0.9".
     pub name: &'static str,
-    /// The model that it is the encoder of.
-    model: &'static str,
     signature: Signature,
     sizes: Sizes,
 }
@@ -108,7 +111,8 @@ pub struct ImageEncoder {
 enum Sizes {
     Sam3(fn() -> vit::Config),
     Student(fn() -> BackboneConfig),
-    Sam(fn() -> sam::BackboneConfig),
+    /// With the name of the model.
+    Sam(&'static str, fn() -> sam::BackboneConfig),
 }
 
 /// A text encoder of a certain size.
@@ -128,17 +132,17 @@ enum TextSizes {
     MobileClip(fn(usize) -> mobileclip::Config),
 }
 
-// Names of rows are unique within a family, so they stand for the rows.
+// There is one of each row.
 impl PartialEq for ImageEncoder {
     fn eq(&self, other: &Self) -> bool {
-        (self.model, self.name) == (other.model, other.name)
+        std::ptr::eq(self, other)
     }
 }
 impl Eq for ImageEncoder {}
 
 impl PartialEq for TextEncoder {
     fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
+        std::ptr::eq(self, other)
     }
 }
 impl Eq for TextEncoder {}
@@ -166,7 +170,7 @@ static IMAGE_ENCODERS: [ImageEncoder; 14] = [
     student("EfficientViT-B0", (EFFICIENT_VIT, &[8, 3, 3, 3]), || BackboneConfig::EfficientVit(efficientvit::Config::b0())),
     student("EfficientViT-B1", (EFFICIENT_VIT, &[16, 3, 3, 3]), || BackboneConfig::EfficientVit(efficientvit::Config::b1())),
     student("EfficientViT-B2", (EFFICIENT_VIT, &[24, 3, 3, 3]), || BackboneConfig::EfficientVit(efficientvit::Config::b2())),
-    ImageEncoder { name: "SAM 3 ViT", model: "SAM 3", signature: (VIT, &[1, 577, 1024]), sizes: Sizes::Sam3(vit::Config::sam3) },
+    ImageEncoder { name: "SAM 3 ViT", signature: (VIT, &[1, 577, 1024]), sizes: Sizes::Sam3(vit::Config::sam3) },
     sam1("TinyViT-5M", "MobileSAM", (MOBILE_SAM, &[10, 49]), || sam::BackboneConfig::TinyVit(tiny_vit::Config::mobile_sam())),
     sam1("SAM ViT-B", "SAM ViT-B", (SAM, &[1, 64, 64, 768]), || sam::BackboneConfig::Vit(vit::sam1::Config::base())),
     sam1("SAM ViT-L", "SAM ViT-L", (SAM, &[1, 64, 64, 1024]), || sam::BackboneConfig::Vit(vit::sam1::Config::large())),
@@ -194,7 +198,6 @@ const fn student(
 ) -> ImageEncoder {
     ImageEncoder {
         name,
-        model: "EfficientSAM3",
         signature,
         sizes: Sizes::Student(config),
     }
@@ -208,16 +211,15 @@ const fn sam1(
 ) -> ImageEncoder {
     ImageEncoder {
         name,
-        model,
         signature,
-        sizes: Sizes::Sam(config),
+        sizes: Sizes::Sam(model, config),
     }
 }
 
 impl ImageEncoder {
     fn family(&self) -> Family {
         match self.sizes {
-            Sizes::Sam(_) => Family::Sam,
+            Sizes::Sam(..) => Family::Sam,
             Sizes::Sam3(_) | Sizes::Student(_) => Family::Sam3,
         }
     }
@@ -236,15 +238,17 @@ impl Variant {
 
     /// What the model is called, as in "EfficientSAM3 (RepViT-M0.9 + MobileCLIP-S1)".
     pub fn name(&self) -> String {
-        let ImageEncoder {
-            name, model, sizes, ..
-        } = self.image_encoder;
+        let version = if self.multiplex { "3.1" } else { "3" };
+        let ImageEncoder { name, sizes, .. } = self.image_encoder;
         match (sizes, self.text_encoder) {
-            (Sizes::Student(_), Some(text)) => format!("{model} ({name} + {})", text.name),
-            (Sizes::Sam3(_), Some(text)) if self.text_positions.is_some() => {
-                format!("SAM3-LiteText ({})", text.name)
+            (Sizes::Sam(model, _), _) => model.to_string(),
+            (Sizes::Student(_), Some(text)) => {
+                format!("EfficientSAM{version} ({name} + {})", text.name)
             }
-            _ => model.to_string(),
+            (Sizes::Sam3(_), Some(text)) if self.text_positions.is_some() => {
+                format!("SAM{version}-LiteText ({})", text.name)
+            }
+            _ => format!("SAM {version}"),
         }
     }
 
@@ -254,7 +258,7 @@ impl Variant {
     /// [`Error::Unsupported`] if this is a SAM 3.
     pub(super) fn sam(&self) -> Result<sam::BackboneConfig> {
         match self.image_encoder.sizes {
-            Sizes::Sam(config) => Ok(config()),
+            Sizes::Sam(_, config) => Ok(config()),
             Sizes::Sam3(_) | Sizes::Student(_) => Err(Error::Unsupported {
                 what: "loading a SAM 3 checkpoint as SAM 1".into(),
                 instead: "load it as SAM 3, with its click head".into(),
@@ -271,7 +275,7 @@ impl Variant {
         let image_encoder = match self.image_encoder.sizes {
             Sizes::Sam3(config) => backbones::Config::Vit(config()),
             Sizes::Student(config) => backbones::Config::Student(student::Config::new(config())),
-            Sizes::Sam(_) => {
+            Sizes::Sam(..) => {
                 return Err(Error::Unsupported {
                     what: "a text or exemplar prompt on SAM 1 or MobileSAM".into(),
                     instead: "use a checkpoint of SAM 3, EfficientSAM3 or SAM3-LiteText".into(),
@@ -303,6 +307,7 @@ impl Variant {
                 text::Config::Clip(config)
             }
         };
-        Ok(sam3::Config::new(image_encoder, text_encoder))
+        let config = sam3::Config::new(image_encoder, text_encoder);
+        Ok(config.with_multiplex(self.multiplex))
     }
 }

@@ -11,7 +11,7 @@ use super::{Family, IMAGE_ENCODERS, PromptKind, TEXT_ENCODERS, TextSizes, Varian
 /// A released checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Release {
-    /// What users call it: lower-case words joined by hyphens.
+    /// What users call it, as in "sam3.1-litetext-s0".
     pub name: String,
     /// Other names of the same file.
     pub aliases: Vec<String>,
@@ -110,6 +110,8 @@ struct Model {
     image_encoder: String,
     text_encoder: Option<String>,
     text_positions: Option<usize>,
+    #[serde(default)]
+    multiplex: bool,
     #[serde(default = "yes")]
     interactive: bool,
     revision: Option<String>,
@@ -149,9 +151,9 @@ impl Repository {
             text.len() == digits && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
         };
         for name in std::iter::once(&model.name).chain(&model.aliases) {
-            let fits = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-');
+            let fits = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
             if name.is_empty() || !name.bytes().all(fits) {
-                return Err(format!("the name {name} is not made of a-z, 0-9 and -"));
+                return Err(format!("the name {name} is not made of a-z, 0-9, - and ."));
             }
         }
         // what is put into addresses and paths
@@ -209,6 +211,7 @@ impl Repository {
             image_encoder,
             text_encoder,
             text_positions: model.text_positions,
+            multiplex: model.multiplex,
             interactive: model.interactive,
             geometry_encoder: self.family == Family::Sam3,
             dead_trunk: false,
@@ -229,13 +232,17 @@ mod tests {
         for release in releases() {
             let (image, text) = (release.image_encoder, release.text_encoder);
             let lower = |name: &str| name.to_lowercase().replace(' ', "_");
-            let student = || format!("efficientsam3_{}", lower(image));
+            let version = if release.variant.multiplex { ".1" } else { "" };
+            let student = || format!("efficientsam3{version}_{}", lower(image));
             let found = match (release.variant.text_positions, text) {
+                _ if version == ".1" && !image.starts_with("SAM") => {
+                    detected(&format!("{}_mobileclip-s0", student()))
+                }
                 (None, None) if image.starts_with("SAM") => {
                     detected(&lower(image).replace('-', "_"))
                 }
                 (None, None) => detected("mobile_sam"),
-                (None, Some(_)) if image.starts_with("SAM") => detected("sam3"),
+                (None, Some(_)) if image.starts_with("SAM") => detected(&format!("sam3{version}")),
                 // Students with SAM 3's text encoder have no list of their own.
                 (None, Some(_)) => Variant {
                     text_encoder: detected("sam3").text_encoder,
@@ -244,7 +251,11 @@ mod tests {
                 },
                 (Some(77), _) => detected(&format!("{}_mobileclip-s1", student())),
                 (Some(positions), Some(text)) if image.starts_with("SAM") => {
-                    let list = format!("litetext_{}_ctx{positions}", lower(text));
+                    let list = format!(
+                        "litetext{}_{}_ctx{positions}",
+                        version.replace('.', "3."),
+                        lower(text)
+                    );
                     assert!(release.file.ends_with(&format!("ctx{positions}.pt")));
                     detected(&list)
                 }
@@ -279,7 +290,10 @@ mod tests {
     fn what_is_gated_says_where_to_ask() {
         for release in releases() {
             assert!(release.license_page.starts_with("https://"));
-            assert_eq!(release.gated, release.repository == "facebook/sam3");
+            assert_eq!(
+                release.gated,
+                release.repository.starts_with("facebook/sam3")
+            );
         }
     }
 

@@ -29,6 +29,22 @@ const CASES: &[(&str, &str)] = &[
     ("efficientsam3_efficientvit-b0_mobileclip-s1", "EfficientSAM3 (EfficientViT-B0 + MobileCLIP-S1)"),
     ("efficientsam3_efficientvit-b1_mobileclip-s1", "EfficientSAM3 (EfficientViT-B1 + MobileCLIP-S1)"),
     ("efficientsam3_efficientvit-b2_mobileclip-s1", "EfficientSAM3 (EfficientViT-B2 + MobileCLIP-S1)"),
+    ("sam3.1", "SAM 3.1"),
+    ("litetext3.1_mobileclip-s0_ctx16", "SAM3.1-LiteText (MobileCLIP-S0)"),
+    ("litetext3.1_mobileclip-s0_ctx32", "SAM3.1-LiteText (MobileCLIP-S0)"),
+    ("litetext3.1_mobileclip-s1_ctx16", "SAM3.1-LiteText (MobileCLIP-S1)"),
+    ("litetext3.1_mobileclip-s1_ctx32", "SAM3.1-LiteText (MobileCLIP-S1)"),
+    ("litetext3.1_mobileclip2-l_ctx16", "SAM3.1-LiteText (MobileCLIP2-L)"),
+    ("litetext3.1_mobileclip2-l_ctx32", "SAM3.1-LiteText (MobileCLIP2-L)"),
+    ("efficientsam3.1_repvit-m0.9_mobileclip-s0", "EfficientSAM3.1 (RepViT-M0.9 + MobileCLIP-S0)"),
+    ("efficientsam3.1_repvit-m1.1_mobileclip-s0", "EfficientSAM3.1 (RepViT-M1.1 + MobileCLIP-S0)"),
+    ("efficientsam3.1_repvit-m2.3_mobileclip-s0", "EfficientSAM3.1 (RepViT-M2.3 + MobileCLIP-S0)"),
+    ("efficientsam3.1_tinyvit-5m_mobileclip-s0", "EfficientSAM3.1 (TinyViT-5M + MobileCLIP-S0)"),
+    ("efficientsam3.1_tinyvit-11m_mobileclip-s0", "EfficientSAM3.1 (TinyViT-11M + MobileCLIP-S0)"),
+    ("efficientsam3.1_tinyvit-21m_mobileclip-s0", "EfficientSAM3.1 (TinyViT-21M + MobileCLIP-S0)"),
+    ("efficientsam3.1_efficientvit-b0_mobileclip-s0", "EfficientSAM3.1 (EfficientViT-B0 + MobileCLIP-S0)"),
+    ("efficientsam3.1_efficientvit-b1_mobileclip-s0", "EfficientSAM3.1 (EfficientViT-B1 + MobileCLIP-S0)"),
+    ("efficientsam3.1_efficientvit-b2_mobileclip-s0", "EfficientSAM3.1 (EfficientViT-B2 + MobileCLIP-S0)"),
     ("efficientsam3_repvit-m1.1_stage3", "EfficientSAM3 (RepViT-M1.1 + MobileCLIP-S0)"),
     ("efficientsam3_tinyvit-11m_stage3", "EfficientSAM3 (TinyViT-11M + MobileCLIP-S0)"),
     ("efficientsam3_efficientvit-b1_stage3", "EfficientSAM3 (EfficientViT-B1 + MobileCLIP-S0)"),
@@ -59,11 +75,15 @@ fn refused(names: &[&str]) -> Error {
 fn every_variant_reads_all_and_only_its_tensors() {
     let donor = checkpoint("efficientsam3_efficientvit-b0_mobileclip-s1");
     // f16 halves what the largest variants take; folding is the same
-    let options = LoadOptions {
+    let mut options = LoadOptions {
         dtype: DType::F16,
         ..LoadOptions::default()
     };
+    for list in ["sam3", "sam3.1"] {
+        Sam3::load(&checkpoint(list), &options).unwrap();
+    }
     for (list, name) in CASES {
+        options.interactive = !is_stage3(list);
         let mut checkpoint = checkpoint(list);
         if is_stage3(list) {
             checkpoint = checkpoint
@@ -195,10 +215,11 @@ fn the_parts_of_every_release_are_recognized() {
         assert_eq!(got.interactive, !is_stage3(list), "{list}");
         assert_eq!(got.geometry_encoder, !is_stage3(list), "{list}");
         assert!(!got.dead_trunk);
+        assert_eq!(got.multiplex, list.contains("3.1"), "{list}");
         let positions = match list.rsplit_once("ctx") {
             Some((_, tokens)) => tokens.parse().ok(),
             None if list.ends_with("mobileclip-s1") => Some(77),
-            None => is_stage3(list).then_some(16),
+            None => (is_stage3(list) || list.ends_with("mobileclip-s0")).then_some(16),
         };
         assert_eq!(got.text_positions, positions, "{list}");
     }
@@ -218,15 +239,7 @@ fn the_parts_of_every_release_are_recognized() {
 #[test]
 fn other_models_are_refused_by_name() {
     for (names, want) in [
-        (
-            &["tracker.model.interactive_sam_mask_decoder.x", "detector.x"][..],
-            "SAM 3.1",
-        ),
-        (
-            &["detector.backbone.vision_backbone.propagation_convs.0.x"],
-            "SAM 3.1",
-        ),
-        (&["image_encoder.trunk.blocks.0.norm1.weight"], "SAM 2"),
+        (&["image_encoder.trunk.blocks.0.norm1.weight"][..], "SAM 2"),
         (&["model.layers.0.self_attn.q_proj.weight"], "not a SAM 3"),
         (&[], "none of its 0 tensors"),
         (
@@ -251,4 +264,38 @@ fn an_encoder_of_another_size_is_refused_with_its_shape() {
         got.contains(REPVIT) && got.contains("[7, 7, 7, 7]"),
         "{got}"
     );
+}
+
+#[test]
+fn both_spellings_of_sam31_are_the_same_model() {
+    let inside = key_list("sam3.1").into_iter().map(|(name, shape, dtype)| {
+        let name = match name.strip_prefix("detector.") {
+            Some(rest) => format!("sam3_model.{rest}"),
+            None => name.replacen("tracker.", "sam2_predictor.", 1),
+        };
+        (name, shape, dtype)
+    });
+    let inside = Checkpoint::from_shapes(inside).unwrap();
+    let official = checkpoint("sam3.1");
+    assert_eq!(official.layout().name, "SAM 3.1");
+    assert_eq!(inside.layout().name, "SAM 3.1");
+    assert_eq!(inside.names(), official.names());
+}
+
+#[test]
+fn a_mixture_of_sam3_and_sam31_is_refused() {
+    let mut both = key_list("sam3.1");
+    let sam2_convs = "detector.backbone.vision_backbone.sam2_convs.";
+    let of_sam3 = key_list("sam3").into_iter();
+    both.extend(of_sam3.filter(|(name, ..)| name.starts_with(sam2_convs)));
+    let got = Variant::of(&Checkpoint::from_shapes(both).unwrap()).unwrap_err();
+    let got = got.to_string();
+    assert!(
+        got.contains("mixes SAM 3 (`") && got.contains("with SAM 3.1 (`"),
+        "{got}"
+    );
+
+    let stage3 = checkpoint("efficientsam3_repvit-m1.1_stage3");
+    let got = stage3.with_part("detector.geometry_encoder", &checkpoint("sam3.1"));
+    assert!(got.unwrap_err().to_string().contains("trained apart"));
 }

@@ -7,14 +7,15 @@ mod sam3_hf;
 use super::layout::{Layout, Section};
 use super::names::matches;
 pub(super) use sam::SAM;
-pub(super) use sam3::SAM3;
+pub(super) use sam3::{SAM3, SAM31};
 
 /// Every layout, the most specific signatures first.
-const ALL: [&Layout; 5] = [
+const ALL: [&Layout; 6] = [
     &sam3_hf::SAM3_LITETEXT_HF,
     &sam3_hf::SAM3_HF,
     &sam::SAM_HF,
     &SAM,
+    &SAM31,
     &SAM3,
 ];
 

@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use candle_sam3::models::variant::{Family, Variant};
+use candle_sam3::models::variant::{self, Family, Variant};
 use candle_sam3::{LoadOptions, Model, Precision, device, models, output};
 use indicatif::ProgressBar;
 
@@ -241,7 +241,7 @@ fn load(args: &BenchArgs, variant: Option<&Variant>, options: &LoadOptions) -> R
         return Ok(Model::with_random_weights(variant, &options)?);
     }
     let checkpoint = model::open_with(&args.model.model, args.model.geometry.as_deref(), None)?;
-    let options = with_clicks(checkpoint.contains_part("tracker.sam_mask_decoder"));
+    let options = with_clicks(variant::is_interactive(&checkpoint)?);
     Ok(models::load(&checkpoint, &options)?)
 }
 
