@@ -74,7 +74,7 @@ fn open_cuda(ordinal: usize) -> Result<Device> {
     }
 }
 
-/// Whether trying CUDA makes sense; where it is not known how to tell, it does.
+/// True if trying CUDA makes sense, and where there is no way to know.
 fn has_cuda_driver() -> bool {
     !cfg!(target_os = "linux")
         || ["/dev/nvidiactl", "/dev/dxg"] // the latter under Windows
@@ -82,7 +82,7 @@ fn has_cuda_driver() -> bool {
             .any(|path| Path::new(path).exists())
 }
 
-/// What an open device is called: "CPU", "NVIDIA H200", "Metal applegpu_g14d".
+/// Display name of an open device: "CPU", "NVIDIA H200", "Metal applegpu_g14d".
 pub fn name(device: &Device) -> String {
     match device {
         Device::Cpu => "CPU".into(),

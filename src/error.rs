@@ -1,4 +1,4 @@
-//! What can go wrong, in classes a caller can act on.
+//! Errors, in classes a caller can act on.
 
 use std::path::{Path, PathBuf};
 
@@ -24,7 +24,7 @@ pub enum Error {
     Checkpoint {
         /// The checkpoint file or directory.
         path: PathBuf,
-        /// What is wrong with it and what would work.
+        /// The problem, and what would work.
         problem: String,
     },
     /// The image cannot be decoded, or its size is zero or absurd.
@@ -42,7 +42,7 @@ pub enum Error {
     Dataset {
         /// The file or directory.
         path: PathBuf,
-        /// What is wrong with it and what would work.
+        /// The problem, and what would work.
         problem: String,
     },
     /// A mask, run-length encoding or map of logits is inconsistent or of another size.
@@ -56,7 +56,7 @@ pub enum Error {
     NotFinite {
         /// The first stage whose result is not finite.
         stage: String,
-        /// What to try.
+        /// A remedy to try.
         advice: &'static str,
     },
     /// The caller asked the call to stop, see [`crate::CancelToken`].
@@ -65,9 +65,9 @@ pub enum Error {
     /// The model or the build cannot do this.
     #[error("{what} is not supported; {instead}")]
     Unsupported {
-        /// What was asked for.
+        /// The request.
         what: String,
-        /// What would work.
+        /// An alternative that works.
         instead: String,
     },
     /// Reading or writing failed.

@@ -2,18 +2,28 @@
 //! on candle, from the checkpoints that their authors publish.
 //!
 //! ```no_run
-//! use candle_sam3::image::Image;
-//! use candle_sam3::models::sam3::{LoadOptions, Sam3};
+//! use candle_sam3::{Checkpoint, Image, LoadOptions, models};
+//!
+//! let model = models::load(&Checkpoint::open("sam3.pt")?, &LoadOptions::default())?;
+//! for instance in model.segment(&Image::open("photo.jpg")?, "wheel")? {
+//!     println!("{:.2} {:?} {} pixels", instance.score, instance.bbox, instance.mask.area());
+//! }
+//! # Ok::<(), candle_sam3::Error>(())
+//! ```
+//!
+//! Many prompts on an image that is encoded once, and texts that are encoded once for many images:
+//!
+//! ```no_run
 //! use candle_sam3::predict::concept::{self, Options, Prompt};
-//! use candle_sam3::weights::Checkpoint;
+//! use candle_sam3::{Checkpoint, Image, LoadOptions, Run, Sam3};
 //!
 //! let model = Sam3::load(&Checkpoint::open("sam3.pt")?, &LoadOptions::default())?;
-//! let embedding = model.encode_image(&Image::open("photo.jpg")?)?; // reuse it for any prompt
+//! let run = &mut Run::default();
 //! let prompts = [Prompt::text("wheel"), Prompt::text("a red car")];
-//! for found in concept::predict(&model, &embedding, &prompts, &Options::default())? {
-//!     for instance in &found.instances {
-//!         println!("{:.2} {:?} {} pixels", instance.score, instance.bbox, instance.mask.area());
-//!     }
+//! let prompts = concept::encode(&model, &prompts, run)?;
+//! let embedding = model.encode_image(&Image::open("photo.jpg")?, run)?;
+//! for found in concept::predict(&model, &embedding, &prompts, &Options::default(), run)? {
+//!     println!("{} objects, presence {:.2}", found.instances.len(), found.presence);
 //! }
 //! # Ok::<(), candle_sam3::Error>(())
 //! ```
@@ -22,8 +32,8 @@
 //!
 //! | modules | what they do |
 //! |---|---|
-//! | [`predict`] | what a user calls: [`concept`](predict::concept) for words and exemplars, [`interactive`](predict::interactive) for clicks, [`everything`](predict::everything) |
-//! | [`models`] | [`sam3`](models::sam3) and [`sam`](models::sam): loading, and every stage of the networks |
+//! | [`predict`] | [`concept`](predict::concept) for words and exemplars, [`interactive`](predict::interactive) for points, boxes and masks, [`everything`](predict::everything) |
+//! | [`models`] | [`load`](models::load) for any file; [`sam3`](models::sam3), [`sam`](models::sam) and their stages |
 //! | `backbones`, [`text`] | image encoders; tokenizer and text encoders |
 //! | `nn`, [`weights`], [`image`], [`mask`] | layers and CPU kernels; checkpoints of any layout; pixels; mask arithmetic |
 //! | [`eval`] | average precision, cgF1, clicks of simulated users |
@@ -36,8 +46,9 @@
 //! # Errors
 //!
 //! [`Error`] has one variant per class of failure: a missing file, an unusable checkpoint, an invalid
-//! image or prompt, something unsupported. Prompts and options are checked before any long work.
-//! Tensor arithmetic returns candle's own error, which arrives as [`Error::Tensor`].
+//! image, mask, prompt or argument, something unsupported, NaN from the network, a cancelled call.
+//! Prompts and options are checked before any long work. Tensor arithmetic returns candle's own
+//! error, which arrives as [`Error::Tensor`].
 //!
 //! # Features
 //!
@@ -50,7 +61,6 @@ pub mod error;
 pub mod run;
 pub mod size;
 pub mod trace;
-pub mod write;
 
 pub mod image;
 pub mod mask;

@@ -10,12 +10,11 @@
 //! }
 //! ```
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use candle::{DType, Tensor};
 
-use crate::write::write_file;
 use crate::{Error, Result};
 
 /// Collects named tensors, see [`crate::Run::trace`].
@@ -36,8 +35,8 @@ impl Trace {
         self.tensors.insert(name, tensor.clone());
     }
 
-    /// How far each stage recorded here is from the same stage of a `reference`, in the order of
-    /// names; padding masks, which are no numbers, are left out.
+    /// Difference of each stage recorded here from the same stage of a `reference`, in the order of
+    /// names; padding masks are left out.
     ///
     /// # Errors
     /// [`Error::Tensor`] if a stage has another shape.
@@ -74,22 +73,27 @@ impl Trace {
         let tensors = self.tensors.iter();
         let tensors = tensors.map(|(name, t)| Ok((name, t.contiguous()?)));
         let tensors = tensors.collect::<candle::Result<Vec<_>>>()?;
-        // by which a later trace knows that it may replace this one
-        let about = HashMap::from([("trace".to_string(), env!("CARGO_PKG_NAME").to_string())]);
-        safetensors::serialize(tensors, Some(about)).map_err(|e| Error::Tensor(e.into()))
+        safetensors::serialize(tensors, None).map_err(|e| Error::Tensor(e.into()))
     }
 
-    /// Writes the recorded tensors to a safetensors file, in one step; only an earlier trace is
-    /// replaced.
+    /// Writes the recorded tensors to a safetensors file, replacing it in one step.
     ///
     /// # Errors
-    /// As [`Trace::to_bytes`] and [`write_file`].
+    /// As [`Trace::to_bytes`]; [`Error::Io`] when writing fails.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        write_file(path, &self.to_bytes()?)
+        let path = path.as_ref();
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".part");
+        let written = std::fs::write(&temporary, self.to_bytes()?)
+            .and_then(|()| std::fs::rename(&temporary, path));
+        if written.is_err() {
+            let _ = std::fs::remove_file(&temporary); // the first error is the one to report
+        }
+        written.map_err(|e| Error::io(path, e))
     }
 }
 
-/// How far a stage is from a reference.
+/// Difference of a stage from a reference.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
     /// The stage.

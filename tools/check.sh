@@ -7,6 +7,11 @@ cargo fmt --check
 cargo clippy --all-targets -- -D warnings
 cargo clippy --lib --no-default-features -- -D warnings
 cargo test
+results=$(mktemp -d)
+trap 'rm -rf "$results"' EXIT
+cargo run -q --example text_on_folder -- tests/scenes
+cargo run -q --example click_and_refine -- tests/scenes/shapes.png "$results/mask.png"
+cargo run -q --example everything_to_coco -- tests/scenes/shapes.png "$results/coco.json"
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --lib
 
 # They build the standard library and candle again, so only when asked.

@@ -31,7 +31,7 @@ pub struct Config {
     pub depths: [usize; 5],
     /// Channels of an attention head.
     pub head_dim: usize,
-    /// How much wider a block is inside.
+    /// Expansion ratio of a block.
     pub expand_ratio: usize,
 }
 

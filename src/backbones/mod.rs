@@ -58,7 +58,7 @@ impl ImageEncoder {
 }
 
 impl ImageEncoder {
-    /// What the encoder makes of pixels (b, 3, s, s), before a student resizes it: (b, dim, h, w),
+    /// Raw trunk features of pixels (b, 3, s, s), before a student's resize to the ViT grid: (b, dim, h, w),
     /// to be seen as a map of [`Config::grid`] cells a side.
     pub fn features(&self, xs: &Tensor) -> Result<Tensor> {
         match self {

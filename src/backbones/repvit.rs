@@ -22,7 +22,7 @@ pub struct BlockConfig {
     pub channels: usize,
     /// 1 keeps the size and the channels, 2 halves the size.
     pub stride: usize,
-    /// Whether the channels are weighted by a gate computed from their means.
+    /// True if the channels are weighted by a squeeze-and-excite gate.
     pub squeeze_excite: bool,
 }
 

@@ -33,9 +33,9 @@ pub struct Config {
     pub num_heads: [usize; 4],
     /// Side of the attention windows; the first stage has none.
     pub window_sizes: [usize; 4],
-    /// How much wider the network of an attention block is inside.
+    /// Expansion ratio of the MLP of an attention block.
     pub mlp_ratio: usize,
-    /// How much wider a block of the first stage is inside.
+    /// Expansion ratio of a block of the first stage.
     pub mbconv_expand_ratio: usize,
     /// Stride of the downsampling after each of the first three stages.
     pub downsample_strides: [usize; 3],

@@ -20,7 +20,7 @@ pub struct BoxXyxy {
 }
 
 impl BoxXyxy {
-    /// From centre and size as fractions of the image, which is how SAM 3 speaks of boxes.
+    /// From center and size as fractions of the image, SAM 3's format.
     pub fn from_cxcywh_norm([cx, cy, w, h]: [f32; 4], width: usize, height: usize) -> Self {
         let (width, height) = (width as f32, height as f32);
         Self {

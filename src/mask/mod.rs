@@ -72,7 +72,7 @@ impl Mask {
         self.height
     }
 
-    /// Whether the pixel is in the mask; `false` outside the image.
+    /// True if the pixel is in the mask; `false` outside the image.
     pub fn get(&self, x: usize, y: usize) -> bool {
         x < self.width
             && y < self.height
@@ -98,7 +98,7 @@ impl Mask {
         count(self.words.iter().copied())
     }
 
-    /// Whether no pixel is in the mask.
+    /// True if no pixel is in the mask.
     pub fn is_empty(&self) -> bool {
         self.words.iter().all(|&word| word == 0)
     }

@@ -52,7 +52,7 @@ impl Model {
         })
     }
 
-    /// What was loaded, for people: "EfficientSAM3 (RepViT-M0.9 + MobileCLIP-S1)".
+    /// Display name: "EfficientSAM3 (RepViT-M0.9 + MobileCLIP-S1)".
     pub fn name(&self) -> &str {
         match self {
             Self::Sam(model) => model.name(),

@@ -15,7 +15,7 @@ use crate::{Result, Run, Size};
 /// [`crate::predict::interactive`] and [`crate::predict::everything`] are what a user calls; the
 /// methods here are the steps that they are made of.
 pub trait InteractiveModel: Send + Sync {
-    /// What was loaded, for people: "SAM ViT-B".
+    /// Display name: "SAM ViT-B".
     fn name(&self) -> &str;
 
     /// Sizes and capabilities of the head.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::ImageResults;
 use super::answer::Answer;
 use super::dataset::ascii;
+use crate::Size;
 use crate::error::{Error, Result};
 use crate::mask::Rle;
 
@@ -108,23 +109,22 @@ impl Dataset {
         let mut dataset = Self::new(results.model);
         let name = Path::new(results.path).file_name();
         let name = name.map_or(results.path.into(), |name| name.to_string_lossy());
-        let size = (results.image.width(), results.image.height());
-        dataset.add(&name, size, results.answers);
+        dataset.add(&name, results.image.size(), results.answers);
         for image in &mut dataset.images {
             image.source = results.source.map(str::to_string);
         }
         dataset
     }
 
-    /// Adds an image of `(width, height)` pixels with its objects, and the labels of its prompts,
+    /// Adds an image of this size with its objects, and the labels of its prompts,
     /// found or not. Objects without a pixel are left out.
-    pub fn add(&mut self, file_name: &str, (width, height): (usize, usize), answers: &[Answer]) {
+    pub fn add(&mut self, file_name: &str, size: Size, answers: &[Answer]) {
         let image_id = self.images.len() + 1;
         self.images.push(ImageEntry {
             id: image_id,
             file_name: file_name.to_string(),
-            width,
-            height,
+            width: size.width,
+            height: size.height,
             source: None,
         });
         for answer in answers {
@@ -226,8 +226,8 @@ mod tests {
         };
         let mut twice = answer();
         twice.instances.push(found("wheel", Mask::new(4, 3), 0.5)); // without a pixel
-        dataset.add("a.png", (4, 3), &[nothing.clone(), twice]);
-        dataset.add("b.png", (4, 3), &[answer(), nothing]);
+        dataset.add("a.png", Size::new(4, 3), &[nothing.clone(), twice]);
+        dataset.add("b.png", Size::new(4, 3), &[answer(), nothing]);
         let ids: Vec<[usize; 3]> = dataset
             .annotations
             .iter()
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn other_scripts_are_escaped_and_come_back() {
         let mut dataset = Dataset::new("sam3");
-        dataset.add("été 猫\t😀.png", (4, 3), &[]);
+        dataset.add("été 猫\t😀.png", Size::new(4, 3), &[]);
         let bytes = dataset.to_bytes().unwrap();
         assert!(bytes.is_ascii());
         let read: Dataset = serde_json::from_slice(&bytes).unwrap();
@@ -253,7 +253,7 @@ mod tests {
         let mut wrong = answer();
         wrong.instances[0].score = f32::INFINITY;
         let mut dataset = Dataset::new("sam3");
-        dataset.add("a.png", (4, 3), &[wrong]);
+        dataset.add("a.png", Size::new(4, 3), &[wrong]);
         let error = dataset.to_bytes().unwrap_err().to_string();
         assert!(error.contains("annotation 1 has score inf"), "{error}");
     }

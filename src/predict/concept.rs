@@ -21,7 +21,7 @@ use crate::{Error, Result, Run, Size, text};
 pub struct Exemplar {
     /// In pixels of the original image.
     pub bbox: BoxXyxy,
-    /// Whether objects like this one are wanted.
+    /// True if objects like this one are wanted.
     pub positive: bool,
 }
 
@@ -36,7 +36,7 @@ impl Exemplar {
     }
 }
 
-/// What to look for: a text, exemplars, or both.
+/// A text, exemplars, or both.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Prompt {
     /// A noun phrase, as in "a striped cat".
@@ -65,7 +65,7 @@ impl Prompt {
     }
 }
 
-/// What to keep of what was found. The defaults are the reference's.
+/// Which instances to keep. The defaults are the reference's.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
     /// Keep instances with a higher score than this, in 0..1.
@@ -76,7 +76,7 @@ pub struct Options {
     pub max_instances: Option<usize>,
     /// Drop an instance whose mask overlaps a better one's by more than this IoU, in 0..1.
     pub nms: Option<f32>,
-    /// Whether `nms` also compares instances of different prompts.
+    /// Let `nms` compare instances of different prompts, too.
     pub nms_across_prompts: bool,
     /// Also return the union mask of the concept.
     pub semantic: bool,
@@ -347,7 +347,7 @@ fn suppress_across(predictions: &mut [Prediction], iou: f32) {
     }
 }
 
-/// Whether each instance survives.
+/// True for each instance that survives.
 fn non_maximum_suppression<'a>(
     instances: impl Iterator<Item = &'a Instance>,
     iou: f32,

@@ -30,7 +30,7 @@ pub struct Config {
     pub num_heads: usize,
     /// Transformer layers between the optional RepMixer blocks.
     pub layers: usize,
-    /// Whether a RepMixer block comes first and last, as in S0.
+    /// True if a RepMixer block comes first and last, as in S0.
     pub rep_mixer: bool,
     /// Width of the features that leave the projector.
     pub output_dim: usize,

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 /// The merges of CLIP (OpenAI, MIT licence, see `clip_merges.LICENSE`), one pair a line, gzip.
 const MERGES: &[u8] = include_bytes!("clip_merges.txt.gz");
 
-/// What ends a word: the last piece of each word carries it.
+/// End-of-word marker, carried by the last piece of each word.
 const END_OF_WORD: &str = "</w>";
 
 const START_OF_TEXT: &str = "<start_of_text>";
@@ -54,7 +54,7 @@ pub struct Tokenizer {
 pub struct Encoding {
     /// As many ids as the context is long: start, text, end, padding.
     pub ids: Vec<u32>,
-    /// How many tokens the text has, start and end included, if that is more than fit.
+    /// Number of tokens of the text, start and end included, if that is more than fit.
     pub truncated: Option<usize>,
 }
 

@@ -29,12 +29,10 @@
 
 mod checkpoint;
 mod directory;
-mod holes;
 mod layout;
 mod layouts;
 mod names;
 mod pickle;
-mod prefix;
 mod random;
 mod safetensors;
 mod source;
@@ -53,7 +51,7 @@ pub(crate) use names::matches;
 pub use random::random;
 pub use stored::Stored;
 pub use survey::Survey;
-pub use write::{WriteOptions, Written};
+pub use write::Written;
 
 /// A tiny model of SAM 3's architecture that knows coloured shapes, built into the library.
 ///

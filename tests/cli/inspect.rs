@@ -1,6 +1,5 @@
 //! `sam3 inspect`.
 
-use candle_sam3::weights::WriteOptions;
 use predicates::prelude::*;
 use predicates::str::contains;
 
@@ -42,13 +41,8 @@ fn a_file_with_something_missing_names_it() {
     let path = folder.path().join("broken.safetensors");
     let victim = "detector.transformer.decoder.norm.weight";
     let demo = candle_sam3::weights::demo().unwrap();
-    demo.write(
-        &path,
-        &WriteOptions::default(),
-        |name| name != victim,
-        |_, _| (),
-    )
-    .unwrap();
+    demo.write(&path, None, |name| name != victim, |_, _| ())
+        .unwrap();
     let named = contains("1 missing")
         .and(contains("missing in the decoder:"))
         .and(contains(victim))
@@ -57,9 +51,8 @@ fn a_file_with_something_missing_names_it() {
         .arg("inspect")
         .arg(&path)
         .assert()
-        .code(1)
-        .stdout(named)
-        .stderr(contains("cannot be used as it is"));
+        .success()
+        .stdout(named);
 }
 
 #[test]
@@ -72,10 +65,4 @@ fn what_is_no_weight_file_is_an_error() {
     inspect(&folder.path().join("gone.pt"))
         .code(1)
         .stderr(contains("does not exist"));
-    inspect(&path.join("within.pt"))
-        .code(1)
-        .stderr(contains("Not a directory"));
-    inspect(std::path::Path::new("facebook/sam3"))
-        .code(1)
-        .stderr(contains("-m sam3 downloads sam3"));
 }

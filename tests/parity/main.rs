@@ -1,5 +1,6 @@
 //! The library against the reference: the same weights, the same inputs, every stage.
 
+mod cancel;
 mod click_full_size;
 mod clicks;
 mod demo;

@@ -16,13 +16,13 @@ pub struct BlockConfig {
     pub num_heads: usize,
     /// Hidden width of the MLP.
     pub mlp_dim: usize,
-    /// Of both norms.
+    /// Epsilon of both norms.
     pub eps: f64,
     /// Names of the two layers of the MLP.
     pub mlp_names: [&'static str; 2],
 }
 
-/// How attention knows where tokens are.
+/// Positional encoding of attention.
 #[derive(Debug)]
 pub enum Positions {
     /// SAM 3: queries and keys are turned.

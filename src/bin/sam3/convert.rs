@@ -4,8 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use candle_sam3::models::inspect::{DeadParts, inspect};
-use candle_sam3::weights::WriteOptions;
+use candle_sam3::models::inspect::DeadParts;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::inspect::megabytes;
@@ -33,7 +32,7 @@ pub struct ConvertArgs {
     #[arg(long, value_name = "FILE")]
     geometry: Option<PathBuf>,
 
-    /// Replace OUT.safetensors if it is there, and write it even if no model could be loaded from it
+    /// Replace OUT.safetensors if it is there
     #[arg(long)]
     force: bool,
 }
@@ -52,21 +51,10 @@ pub fn run(args: ConvertArgs, quiet: bool) -> Result<()> {
     if output.exists() && !args.force {
         bail!("{shown} is there already; --force replaces it");
     }
-    if let Some(problem) = inspect(&checkpoint).problem {
-        let input = args.input.display();
-        if !args.force {
-            bail!("{input}: {problem}\n{shown} would be no better; --force writes it all the same");
-        }
-        eprintln!("warning: {input}: {problem}");
-    }
 
     let bar = progress_bar(quiet);
     let keep = |name: &str| !args.prune || !dead.contains(name);
-    let options = WriteOptions {
-        dtype: args.dtype.map(Dtype::into),
-        replace: args.force,
-    };
-    let written = checkpoint.write(output, &options, keep, |done, total| {
+    let written = checkpoint.write(output, args.dtype.map(Dtype::into), keep, |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });

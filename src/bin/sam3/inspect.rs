@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use candle_sam3::models::inspect::{Component, Inspection, Status, inspect};
 use candle_sam3::weights::Checkpoint;
 use serde_json::{Value, json};
@@ -42,12 +42,7 @@ pub fn run(args: InspectArgs) -> Result<()> {
     };
     std::io::stdout()
         .write_all(text.as_bytes())
-        .context("cannot write to stdout")?;
-    match found.inspection.problem {
-        None => Ok(()),
-        // The problem stands where the result was asked for.
-        Some(_) => bail!("{} cannot be used as it is", args.file.display()),
-    }
+        .context("cannot write to stdout")
 }
 
 /// Bytes of all files; `None` for the built-in model.
@@ -116,7 +111,6 @@ impl Found<'_> {
             "model": inspection.model,
             "family": inspection.family,
             "layout": self.checkpoint.layout().name,
-            "prefix": self.checkpoint.prefix(),
             "prompts": inspection.prompts,
             "problem": inspection.problem,
             "file_bytes": self.size,
@@ -140,13 +134,6 @@ impl Found<'_> {
             let _ = writeln!(text, "  {name:9} {value}"); // writing to a String never fails
         };
         line("layout", self.checkpoint.layout().name);
-        match self.checkpoint.prefix() {
-            "" => {}
-            prefix => line(
-                "prefix",
-                &format!("{prefix} before every name, left out here"),
-            ),
-        }
         line(
             "size",
             &format!("{size}, {tensors} tensors, {}", dtypes.join(" and ")),
@@ -159,8 +146,7 @@ impl Found<'_> {
             Some(problem) => line("problem", problem),
         }
         for (key, value) in self.metadata() {
-            let (key, value) = (shortened(key), shortened(value));
-            line("metadata", &format!("{key}: {value}"));
+            line("metadata", &format!("{key}: {}", shortened(value)));
         }
         text.push('\n');
         text.push_str(&self.table((tensors, elements, bytes)));
@@ -229,12 +215,12 @@ pub fn megabytes(bytes: u64) -> String {
     format!("{:.2} MB", bytes as f64 / 1e6)
 }
 
-/// The start of a long text, without what would move the cursor.
+/// The start of a long text.
 fn shortened(text: &str) -> String {
     const SHOWN: usize = 60;
     match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", text[..end].escape_debug()),
-        None => text.escape_debug().to_string(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.into(),
     }
 }
 

@@ -20,8 +20,6 @@ mod prompts;
 mod results;
 mod run;
 mod segment;
-#[cfg(unix)]
-mod signals;
 mod stages;
 mod summary;
 mod verify;
@@ -38,16 +36,6 @@ static ALLOCATOR: allocator::KeepLarge = allocator::KeepLarge::new();
 
 fn main() -> ExitCode {
     let cli = Cli::parse(); // exits with 2 on a usage error
-    // Rayon starts as many as this says; more than any machine has would take the machine down.
-    let asked = std::env::var("RAYON_NUM_THREADS").unwrap_or_default();
-    if asked
-        .parse()
-        .is_ok_and(|threads: usize| threads > cli::MAX_THREADS.into())
-    {
-        let limit = cli::MAX_THREADS;
-        eprintln!("error: RAYON_NUM_THREADS is {asked}; at most {limit} are started");
-        return ExitCode::FAILURE;
-    }
     if let Some(threads) = cli.command.threads()
         && let Err(error) = limit_threads(threads.into())
     {
@@ -55,10 +43,6 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     start_log(cli.verbose, cli.quiet);
-    #[cfg(unix)]
-    if let Err(error) = signals::clean_up_when_told_to_end() {
-        tracing::warn!("an interrupted run may leave a temporary file behind: {error}");
-    }
     if cli.quiet {
         progress::silence();
     }

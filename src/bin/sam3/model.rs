@@ -42,7 +42,8 @@ pub struct ModelArgs {
     pub precision: Precision,
 
     /// CPU threads; all cores by default
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=crate::cli::MAX_THREADS.into()))]
+    // More than any machine has would end in an abort of the process.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
 }
 

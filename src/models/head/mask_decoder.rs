@@ -20,7 +20,7 @@ use crate::nn::{LayerNorm, Linear, Mlp, gelu, layer_norm};
 
 /// Masks per prompt: one for a clear prompt, three for an ambiguous one.
 pub const NUM_MASKS: usize = 4;
-/// Of the norm between the two upscalings.
+/// Epsilon of the norm between the two upscalings.
 const EPS: f64 = 1e-6;
 
 /// Features of an image that every prompt attends to.

@@ -17,14 +17,14 @@ use super::Config;
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
 use crate::nn::{LayerNorm, gelu, layer_norm};
 
-/// Of the norms between the mask's convolutions.
+/// Epsilon of the norms between the mask's convolutions.
 const EPS: f64 = 1e-6;
 const MASK_CHANNELS: usize = 16;
 
-/// What a point means.
+/// Role of a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Label {
-    /// No point at all.
+    /// A padding point.
     Padding,
     /// Not on the object.
     Negative,
@@ -108,13 +108,13 @@ impl PromptEncoder {
             .to_dtype(dtype)
     }
 
-    /// Low-resolution logits (b, 4g, 4g) -> what is added to the image tokens (b, g * g, d)
+    /// Low-resolution logits (b, 4g, 4g) -> embedding added to the image tokens (b, g * g, d)
     pub fn embed_masks(&self, masks: &Tensor) -> Result<Tensor> {
         let masks = masks.to_dtype(self.no_mask.dtype())?.unsqueeze(3)?;
         self.mask_downscaling.forward(&masks)?.flatten(1, 2)
     }
 
-    /// What is added to the image tokens where there is no mask (1, 1, d).
+    /// Embedding added to the image tokens when there is no mask prompt (1, 1, d).
     pub fn no_mask(&self) -> &Tensor {
         &self.no_mask
     }

@@ -17,7 +17,7 @@ use crate::nn::{LayerNorm, Linear, Precision, layer_norm, linear, sdpa};
 
 const DEPTH: usize = 2;
 const EPS: f64 = 1e-5;
-/// How much narrower attention between tokens and image is inside.
+/// Factor by which attention between tokens and image is narrower than the tokens.
 const DOWNSAMPLE_RATE: usize = 2;
 
 /// Two layers, and a last look of the tokens at the image.
@@ -46,7 +46,7 @@ impl TwoWayTransformer {
     /// `image` (1 or b, m, d), `image_pe` (1, m, d), `tokens` (b, n, d)
     /// -> tokens (b, n, d), image (b, m, d)
     ///
-    /// What prompts share of an image is computed once while its batch is 1.
+    /// Projections of the image that prompts share are computed once while its batch is 1.
     pub fn forward(
         &self,
         image: &Tensor,

@@ -8,7 +8,7 @@ use crate::backbones::vit::sam1::{self, SamVit};
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d_no_bias};
 use crate::nn::{LayerNorm, layer_norm};
 
-/// Of the neck's norms.
+/// Epsilon of the neck's norms.
 const EPS: f64 = 1e-6;
 
 /// Which backbone, and its sizes.

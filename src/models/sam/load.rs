@@ -11,7 +11,7 @@ use crate::models::inspect::Reading;
 use crate::models::variant::Variant;
 use crate::weights::{Checkpoint, random};
 
-/// What segmentation never runs, and why.
+/// Parts of the files that segmentation never runs, and why.
 const LEFT_OUT: [(&str, &str); 2] = [
     ("image_encoder.norm_head", "of a classifier"),
     ("image_encoder.head", "of a classifier"),
@@ -78,7 +78,7 @@ pub(in crate::models) fn left_out(
     Ok(LEFT_OUT.to_vec())
 }
 
-/// What loading would read.
+/// Tensors that loading would read.
 pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
     let variant = Variant::of(checkpoint)?;
     let backbone = variant.sam()?;

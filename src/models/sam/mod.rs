@@ -32,7 +32,7 @@ pub struct Sam {
 }
 
 impl Sam {
-    /// What was loaded, for people: "SAM ViT-B".
+    /// Display name: "SAM ViT-B".
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -42,7 +42,7 @@ impl Sam {
         &self.device
     }
 
-    /// What it computes in.
+    /// Number format of the computation.
     pub fn dtype(&self) -> DType {
         self.dtype
     }

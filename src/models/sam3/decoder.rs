@@ -17,7 +17,7 @@ use crate::nn::{inverse_sigmoid, layer_norm, linear, posenc};
 
 const EPS: f64 = 1e-5;
 
-/// What the decoder found.
+/// Queries after the last layer, with their boxes.
 #[derive(Debug, Clone)]
 pub struct Decoded {
     /// Normed features of the queries (b, q, d).
@@ -106,7 +106,7 @@ impl Decoder {
         })
     }
 
-    /// How the position of a cell relative to a box's edges biases attention, the sum of a part
+    /// Attention bias from the position of a cell relative to a box's edges, the sum of a part
     /// for its row and one for its column: `boxes` (b, q, 4) -> (b, heads, 1 + q, h) and
     /// (b, heads, 1 + q, w), zero for the presence token
     fn box_bias(

@@ -279,7 +279,7 @@ impl Detector {
         self.neck.forward(trunk)
     }
 
-    /// What every prompt on this pyramid shares.
+    /// Features that every prompt on this pyramid shares.
     pub fn prepare(&self, fpn: [Tensor; 3]) -> Result<ImageFeatures> {
         let (_, d, h, w) = fpn[2].dims4()?;
         let as_tokens = |map: &Tensor| map.flatten_from(2)?.transpose(1, 2)?.contiguous();

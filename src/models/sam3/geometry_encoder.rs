@@ -22,7 +22,7 @@ const EPS: f64 = 1e-5;
 pub struct ExemplarBox {
     /// Centre x, centre y, width, height, as fractions of the image.
     pub cxcywh_norm: [f32; 4],
-    /// Whether objects like this one are wanted.
+    /// True if objects like this one are wanted.
     pub positive: bool,
 }
 

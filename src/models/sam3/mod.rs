@@ -71,7 +71,7 @@ pub struct TextEmbedding {
 const VISUAL: &str = "visual";
 
 impl Sam3 {
-    /// What was loaded, for people: "EfficientSAM3 RepViT-M0.9 + MobileCLIP-S1".
+    /// Display name: "EfficientSAM3 RepViT-M0.9 + MobileCLIP-S1".
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -86,7 +86,7 @@ impl Sam3 {
         &self.device
     }
 
-    /// What it computes in.
+    /// Number format of the computation.
     pub fn dtype(&self) -> DType {
         self.dtype
     }

@@ -1,4 +1,4 @@
-//! How well each query matches the prompt.
+//! Scores of how well each query matches the prompt.
 
 use candle::{DType, Result, Tensor};
 use candle_nn::{Module, VarBuilder};

@@ -161,7 +161,7 @@ impl Candidate {
     }
 }
 
-/// What is needed to find masks in one crop.
+/// Finds masks in one crop.
 struct CropGenerator<'a> {
     model: &'a dyn InteractiveModel,
     embedding: InteractiveEmbedding,
@@ -245,7 +245,7 @@ impl CropGenerator<'_> {
     }
 }
 
-/// Whether a score is above a threshold, of which 0 lets everything pass, NaN included.
+/// True if a score is above a threshold; a threshold of 0 passes everything, NaN included.
 fn exceeds(score: f32, threshold: f64) -> bool {
     threshold <= 0.0 || score > threshold as f32
 }
@@ -263,7 +263,7 @@ fn extent(mask: &Mask) -> Extent {
     }
 }
 
-/// Whether a side of the box is at the side of the crop, and that not at the side of the image.
+/// True if a side of the box touches a side of the crop that is not a side of the image.
 fn is_near_crop_edge(extent: Extent, crop: Crop, image: Size) -> bool {
     let crop = [crop.x0, crop.y0, crop.x1, crop.y1];
     let image = [0, 0, image.width, image.height];

@@ -1,4 +1,4 @@
-//! What the generator can be told.
+//! Options of the generator.
 
 use super::crops;
 use crate::{Error, Result};
@@ -23,7 +23,7 @@ pub struct Options {
     pub pred_iou_thresh: f64,
     /// Keep masks of at least this stability score, in 0..=1; 0 keeps all.
     pub stability_score_thresh: f64,
-    /// How far the cut through the logits is moved up and down to measure stability.
+    /// Distance by which the logit threshold is moved up and down to measure stability.
     pub stability_score_offset: f64,
     /// Drop a mask whose box overlaps that of a better one in the same crop by more than this IoU.
     pub box_nms_thresh: f64,
@@ -31,7 +31,7 @@ pub struct Options {
     pub crop_n_layers: usize,
     /// Drop a mask whose box overlaps that of a mask of a smaller crop by more than this IoU.
     pub crop_nms_thresh: f64,
-    /// How much the crops of the first layer overlap, as a fraction of the short side; less in the
+    /// Overlap of the crops of the first layer, as a fraction of the short side; less in the
     /// layers below.
     pub crop_overlap_ratio: f64,
     /// Points along a side in layer n are divided by this to the power of n.

@@ -1,4 +1,4 @@
-//! What the generator finds.
+//! Records of the masks that the generator finds.
 
 use serde::{Serialize, Serializer};
 

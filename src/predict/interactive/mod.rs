@@ -41,11 +41,11 @@ const PROMPTS_PER_BATCH: usize = 64;
 /// Which masks to return, and how to cut them from logits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// How many masks each prompt gets.
+    /// Number of masks per prompt.
     pub multimask: Multimask,
     /// A pixel belongs to a mask where its logit is higher than this.
     pub mask_threshold: f32,
-    /// How far the threshold is moved up and down to measure stability.
+    /// Distance by which the threshold is moved up and down to measure stability.
     pub stability_score_offset: f32,
 }
 
@@ -59,7 +59,7 @@ impl Default for Options {
     }
 }
 
-/// How many masks a prompt gets.
+/// Number of masks per prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Multimask {
     /// One mask: for a lone point, which may mean a part or the whole, the best of three.
