@@ -23,6 +23,7 @@ use super::{Config, ImageEmbedding, Sam3};
 use crate::image::Image;
 use crate::mask::{Mask, regions, upsample::upsample_bilinear};
 use crate::models::head::{self, Decoded, ImageTokens, SamHead, drawn_mask};
+use crate::models::tracker::TrackerNetwork;
 use crate::models::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
 use crate::{Error, Run, Size};
 
@@ -115,27 +116,37 @@ pub struct InteractiveHead {
     neck: Neck,
     no_mem_embed: Tensor, // (1, 1, d)
     head: SamHead,
+    tracker: Option<TrackerNetwork>,
 }
 
 impl InteractiveHead {
-    /// Reads the tensors that [`Parts`] names; `vb` is at the root of the file.
-    pub(super) fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
+    /// Reads the tensors that [`Parts`] names, and for `tracking` the tracker's; `vb` is at the root
+    /// of the file.
+    pub(super) fn new(cfg: &Config, tracking: bool, vb: VarBuilder) -> Result<Self> {
         let (d, parts) = (cfg.d_model(), Parts::of(cfg.multiplex));
         let neck = vb.pp(parts.neck);
+        let head = SamHead::new(
+            &cfg.interactive,
+            vb.pp(parts.prompt_encoder),
+            vb.pp(parts.mask_decoder),
+        )?;
+        let network = || TrackerNetwork::new(&cfg.tracker, &head, vb.pp("tracker"));
         Ok(Self {
             neck: Neck::new(cfg.image_encoder.dim(), d, cfg.image_encoder.grid(), neck)?,
             no_mem_embed: vb.get((1, 1, d), parts.no_mem_embed)?,
-            head: SamHead::new(
-                &cfg.interactive,
-                vb.pp(parts.prompt_encoder),
-                vb.pp(parts.mask_decoder),
-            )?,
+            tracker: tracking.then(network).transpose()?,
+            head,
         })
     }
 
     /// Prompt encoder and mask decoder, for running single stages.
     pub fn head(&self) -> &SamHead {
         &self.head
+    }
+
+    /// The tracker, if it was loaded: [`crate::LoadOptions::tracking`].
+    pub fn tracker(&self) -> Option<&TrackerNetwork> {
+        self.tracker.as_ref()
     }
 
     /// Trunk features (1, c, h, w), resized to the ViT grid or not -> features of a frame as the

@@ -3,7 +3,7 @@
 use candle_nn::VarBuilder;
 
 use super::interactive::{InteractiveHead, Parts};
-use super::{Config, Detector, Sam3};
+use super::{Config, Detector, Sam3, tracking};
 use crate::models::LoadOptions;
 use crate::models::inspect::Reading;
 use crate::models::variant::{PromptKind, Variant, is_interactive, is_multiplex};
@@ -77,17 +77,22 @@ impl Sam3 {
         if !geometry_encoder {
             return Err(Error::checkpoint(checkpoint.path(), NO_GEOMETRY_ENCODER));
         }
-        if options.interactive && !is_interactive(checkpoint)? {
+        if (options.interactive || options.tracking) && !is_interactive(checkpoint)? {
             return Err(no_interactive_head(&name));
         }
+        if options.tracking && !tracking::PARTS.iter().all(|p| checkpoint.contains_part(p)) {
+            return Err(no_tracker(&name));
+        }
         let build = |vb: VarBuilder| {
-            let build = || build(&config, options.interactive, vb);
+            let build = || build(&config, options, vb);
             options.precision.scope(build)
         };
         let never = left_out_of(dead_trunk).map(|(part, _)| part);
-        let left_out: Vec<_> = never
-            .chain(only_video(&config, options.interactive).iter().copied())
-            .collect();
+        let video = match options.tracking {
+            true => tracking::LEFT_OUT,
+            false => only_video(&config, options.interactive),
+        };
+        let left_out: Vec<_> = never.chain(video.iter().copied()).collect();
         let parts = checkpoint.build(options.dtype, &options.device, &left_out, build)?;
         Ok(Self::new(config, name, parts, options))
     }
@@ -101,11 +106,11 @@ impl Sam3 {
     pub fn with_random_weights(variant: &Variant, options: &LoadOptions) -> Result<Self> {
         options.precision.check(&options.device, options.dtype)?;
         let Kind { config, name, .. } = Kind::of_variant(variant, options.context_length)?;
-        if options.interactive && !variant.interactive {
+        if (options.interactive || options.tracking) && !variant.interactive {
             return Err(no_interactive_head(&name));
         }
         let vb = random(options.dtype, &options.device);
-        let build = || build(&config, options.interactive, vb);
+        let build = || build(&config, options, vb);
         let parts = options.precision.scope(build)?;
         Ok(Self::new(config, name, parts, options))
     }
@@ -137,17 +142,22 @@ fn no_interactive_head(name: &str) -> Error {
     }
 }
 
+fn no_tracker(name: &str) -> Error {
+    Error::Unsupported {
+        what: format!("tracking with {name} from this file, which has no tracker of SAM 3's kind"),
+        instead: "use sam3.pt, or a LiteText or Stage-1 EfficientSAM3 file".into(),
+    }
+}
+
 /// The modules of a model; `vb` is at the root of the file.
 fn build(
     config: &Config,
-    clicks: bool,
+    options: &LoadOptions,
     vb: VarBuilder,
 ) -> candle::Result<(Detector, Option<InteractiveHead>)> {
-    let clicks = clicks.then(|| InteractiveHead::new(config, vb.clone()));
-    Ok((
-        Detector::new(config, vb.pp("detector"))?,
-        clicks.transpose()?,
-    ))
+    let has_head = options.interactive || options.tracking;
+    let head = has_head.then(|| InteractiveHead::new(config, options.tracking, vb.clone()));
+    Ok((Detector::new(config, vb.pp("detector"))?, head.transpose()?))
 }
 
 /// (part, why) of what no prompt needs in a checkpoint.
@@ -178,9 +188,13 @@ pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
     let kind = Kind::of(checkpoint, None)?;
     let mut parts = Parts::of(kind.config.multiplex).interactive().into_iter();
     let clicks = parts.any(|part| checkpoint.contains_part(part));
+    let options = LoadOptions {
+        interactive: clicks,
+        ..LoadOptions::default()
+    };
     Ok(Reading {
         prompts: PromptKind::answered(true, clicks),
-        survey: checkpoint.survey(|vb: VarBuilder| build(&kind.config, clicks, vb))?,
+        survey: checkpoint.survey(|vb: VarBuilder| build(&kind.config, &options, vb))?,
         left_out: left_out_of(kind.dead_trunk).collect(),
         only_video: only_video(&kind.config, clicks),
         hint: (!kind.geometry_encoder).then_some(NO_GEOMETRY_ENCODER),
