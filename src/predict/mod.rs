@@ -4,6 +4,7 @@
 //! * [`interactive`]: points, a box or a rough mask -> that object;
 //! * [`everything`]: no prompt -> every object there seems to be;
 //! * [`dataset`]: the same words, or everything, on many pictures;
+//! * [`video`]: objects through a video, from clicks or a text;
 //! * [`verify`]: a model against a recorded run of another implementation.
 
 #[cfg(all(test, feature = "demo"))]
@@ -16,6 +17,7 @@ mod fake;
 pub mod interactive;
 mod shortcuts;
 pub mod verify;
+pub mod video;
 
 use candle::{DType, Tensor};
 use serde::Serialize;
