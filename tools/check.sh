@@ -12,6 +12,8 @@ trap 'rm -rf "$results"' EXIT
 cargo run -q --example text_on_folder -- tests/scenes
 cargo run -q --example click_and_refine -- tests/scenes/shapes.png "$results/mask.png"
 cargo run -q --example everything_to_coco -- tests/scenes/shapes.png "$results/coco.json"
+# The way of GPUs: candle's operations in place of the CPU's kernels.
+CANDLE_SAM3_CPU=candle cargo test --lib -- nn:: backbones:: text:: models::head models::sam3
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --lib
 
 # They build the standard library and candle again, so only when asked.

@@ -29,6 +29,7 @@ pub use precision::Precision;
 use candle::{DType, Device, Layout, Result, Storage, Tensor};
 
 use kernels::epilogue::Activation;
+use kernels::level::takes_candles_way;
 
 /// Inverse of the sigmoid, with the argument kept `eps` = 1e-3 away from 0 and 1.
 ///
@@ -68,9 +69,9 @@ fn activate(xs: &Tensor, activation: Activation) -> Result<Tensor> {
     }
 }
 
-/// Whether the CPU's kernels can take the tensor.
+/// Whether the CPU's kernels take the tensor.
 fn on_cpu_in_f32(xs: &Tensor) -> bool {
-    xs.device().is_cpu() && xs.dtype() == DType::F32
+    !takes_candles_way() && xs.device().is_cpu() && xs.dtype() == DType::F32
 }
 
 /// The elements of a f32 tensor on the CPU: all of a contiguous one, for another one those from the
@@ -93,7 +94,7 @@ fn values(xs: Option<&Tensor>) -> Result<Option<Vec<f32>>> {
 
 /// Whether `xs` is f16 or bf16 on the CPU. candle sums products with few rows in f16 there.
 fn is_half_on_cpu(xs: &Tensor) -> bool {
-    xs.device().is_cpu() && matches!(xs.dtype(), DType::F16 | DType::BF16)
+    !takes_candles_way() && xs.device().is_cpu() && matches!(xs.dtype(), DType::F16 | DType::BF16)
 }
 
 /// Runs `f` in f32 and returns its result in the dtype of `xs`.

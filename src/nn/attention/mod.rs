@@ -243,6 +243,7 @@ pub fn padding_bias(is_padding: &Tensor, dtype: DType) -> Result<Tensor> {
 mod tests {
     use super::*;
     use crate::nn::golden::assert_close;
+    use crate::nn::kernels::level::takes_candles_way;
 
     #[test]
     fn chunked_attention_equals_attention_in_one_piece() -> Result<()> {
@@ -268,6 +269,9 @@ mod tests {
 
     #[test]
     fn half_precision_on_the_cpu_rounds_inputs_and_result_only() -> Result<()> {
+        if takes_candles_way() {
+            return Ok(()); // as on a GPU, whose products sum in f32
+        }
         let dev = &Device::Cpu;
         for dtype in [DType::F16, DType::BF16] {
             let random = |n| Tensor::randn(0f32, 1., (1, 1, n, 32), dev)?.to_dtype(dtype);

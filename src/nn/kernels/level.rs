@@ -21,6 +21,17 @@ pub enum Level {
 /// [`Level::Amx`].
 pub const LEVEL_VARIABLE: &str = "CANDLE_SAM3_CPU";
 
+/// Whether [`LEVEL_VARIABLE`] is `candle`: layers then take the way of other devices on the CPU too,
+/// candle's operations, so that it can be tested without a GPU.
+pub fn takes_candles_way() -> bool {
+    static IS_ASKED_FOR: LazyLock<bool> =
+        LazyLock::new(|| std::env::var_os(LEVEL_VARIABLE).is_some_and(|name| name == CANDLE));
+    *IS_ASKED_FOR
+}
+
+/// See [`takes_candles_way`].
+pub const CANDLE: &str = "candle";
+
 /// A name for [`LEVEL_VARIABLE`] in tests: [`Level::Amx`] with its instructions emulated, on any
 /// processor that [has bf16](has_bf16).
 #[cfg(test)]
@@ -28,7 +39,7 @@ pub const EMULATED_AMX: &str = "emulated-amx";
 
 /// The instruction set that kernels run with: the widest that this processor has without AMX, or
 /// the one that the environment variable `CANDLE_SAM3_CPU` names: `amx`, `avx512`, `avx2` or
-/// `portable`.
+/// `portable`. With `candle` hardly anything calls them.
 pub fn level() -> Level {
     static LEVEL: LazyLock<Level> = LazyLock::new(|| {
         let name = std::env::var_os(LEVEL_VARIABLE);
@@ -47,10 +58,13 @@ fn chosen(name: Option<&OsStr>, widest: Level, has_amx: impl FnOnce() -> bool) -
         Some("avx512") => Level::Avx512,
         Some("avx2") => Level::Avx2,
         Some("portable") => Level::Portable,
+        Some(CANDLE) => return widest,
         #[cfg(test)]
         Some(EMULATED_AMX) if has_bf16() => return Level::Amx,
         _ => {
-            tracing::warn!("{LEVEL_VARIABLE}={name:?} is none of amx, avx512, avx2, portable");
+            tracing::warn!(
+                "{LEVEL_VARIABLE}={name:?} is none of amx, avx512, avx2, portable, candle"
+            );
             return widest;
         }
     };
