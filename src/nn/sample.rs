@@ -144,7 +144,7 @@ fn bin_weights(start: f32, end: f32, len: usize, size: usize) -> Vec<f32> {
     let mut weights = vec![0f32; size * len];
     for (p, row) in weights.chunks_mut(len.max(1)).enumerate() {
         let position = |i: usize| start + p as f32 * bin + (i as f32 + 0.5) * bin / samples as f32;
-        let mut i = first(0..samples, |i| !(position(i) < -1.));
+        let mut i = first(0..samples, |i| position(i) >= -1. || position(i).is_nan());
         while i < samples {
             let at = position(i);
             if at > len as f32 {
