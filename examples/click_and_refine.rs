@@ -6,9 +6,7 @@ use candle_sam3::{Image, InteractiveModel, LoadOptions, Run, Sam3, VisualPrompt,
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [image, to] = [1, 2].map(|i| std::env::args().nth(i));
     let image = Image::open(image.ok_or("give an image and a file for the mask")?)?;
-    let mut load = LoadOptions::default();
-    load.interactive = true;
-    let model = Sam3::load(&weights::demo()?, &load)?; // or any `models::load(..)?.as_interactive()?`
+    let model = Sam3::load(&weights::demo()?, &LoadOptions::with_interactive())?; // or any `models::load(..)?.as_interactive()?`
     let (options, run) = (Options::default(), &mut Run::default());
     let embedding = model.encode_interactive(&image, run)?;
     let click = VisualPrompt::point(100., 100.);

@@ -9,9 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [path, to] = [1, 2].map(|i| std::env::args().nth(i));
     let path = path.ok_or("give an image and a file for the dataset")?;
     let image = Image::open(&path)?;
-    let mut load = LoadOptions::default();
-    load.interactive = true;
-    let model = Sam3::load(&weights::demo()?, &load)?;
+    let model = Sam3::load(&weights::demo()?, &LoadOptions::with_interactive())?;
     let records = everything::generate(&model, &image, &Options::default(), &mut Run::default())?;
     let mut dataset = Dataset::new(model.name());
     dataset.add(&path, image.size(), &[Answer::try_from(&records[..])?]);

@@ -38,6 +38,16 @@ pub struct LoadOptions {
     pub tracking: bool,
 }
 
+impl LoadOptions {
+    /// The default, with the interactive head for points, boxes and masks.
+    pub fn with_interactive() -> Self {
+        Self {
+            interactive: true,
+            ..Self::default()
+        }
+    }
+}
+
 impl Default for LoadOptions {
     fn default() -> Self {
         Self {

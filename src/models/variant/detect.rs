@@ -58,7 +58,8 @@ impl Variant {
             });
         }
         let is_sam1 = has("image_encoder") && has("mask_decoder");
-        if !is_sam1 && !(has("detector.transformer") && has(TRUNK)) {
+        let is_sam3 = has("detector.transformer") && has(TRUNK);
+        if !is_sam1 && !is_sam3 {
             return Err(unknown(checkpoint));
         }
         let image_encoder = find(
