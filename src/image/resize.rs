@@ -97,7 +97,7 @@ fn resize<W: Weight>(image: &Image, width: usize, height: usize, order: Order) -
         (None, Some(vertical)) => vertical.along_columns(image.pixels(), old_width),
         (Some(horizontal), Some(vertical)) => match order {
             Order::HorizontalFirst => {
-                vertical.along_columns(&horizontal.along_rows(image.pixels(), old_width), width)
+                in_bands(&horizontal, &vertical, image.pixels(), old_width, width)
             }
             Order::VerticalFirst => horizontal.along_rows(
                 &vertical.along_columns(image.pixels(), old_width),
@@ -106,6 +106,36 @@ fn resize<W: Weight>(image: &Image, width: usize, height: usize, order: Order) -
         },
     };
     Image::from_rgb8(width, height, pixels)
+}
+
+/// The horizontal pass, then the vertical one, for as many rows of the result at a time as need a
+/// bounded part of what is between: a tall picture would become much wider first.
+fn in_bands<W: Weight>(
+    horizontal: &Filter<W>,
+    vertical: &Filter<W>,
+    pixels: &[u8],
+    old_width: usize,
+    width: usize,
+) -> Vec<u8> {
+    /// Bytes between the passes; enough that photographs are one band.
+    const BAND: usize = 32 << 20;
+    let (old_stride, stride) = (old_width * CHANNELS, width * CHANNELS);
+    let height = vertical.starts.len();
+    let mut resized = vec![0; height * stride];
+    let mut first = 0;
+    while first < height {
+        let start = vertical.starts[first];
+        let fits = |row: &usize| (vertical.starts[*row] + vertical.taps - start) * stride <= BAND;
+        let last = (first + 1..height).take_while(fits).last().unwrap_or(first);
+        let end = vertical.starts[last] + vertical.taps;
+        let source = &pixels[start * old_stride..end * old_stride];
+        let between = horizontal.along_rows(source, old_width);
+        let rows = first..last + 1;
+        let to = &mut resized[rows.start * stride..rows.end * stride];
+        vertical.rows_along_columns(rows, &between, start, width, to);
+        first = last + 1;
+    }
+    resized
 }
 
 /// The weights of one pass: sample i of the result is a weighted sum of `taps` source samples from
@@ -181,6 +211,7 @@ impl<W: Weight> Filter<W> {
             .par_chunks_mut(new_stride)
             .zip(pixels.par_chunks(width * CHANNELS))
             .for_each(|(to, from)| match self.taps {
+                1 => self.along_row::<1>(from, to),
                 2 => self.along_row::<2>(from, to),
                 3 => self.along_row::<3>(from, to),
                 4 => self.along_row::<4>(from, to),
@@ -229,16 +260,31 @@ impl<W: Weight> Filter<W> {
 
     /// (rows, width, 3) -> (windows, width, 3)
     fn along_columns(&self, pixels: &[u8], width: usize) -> Vec<u8> {
+        let windows = self.starts.len();
+        let mut resized = vec![0; windows * width * CHANNELS];
+        self.rows_along_columns(0..windows, pixels, 0, width, &mut resized);
+        resized
+    }
+
+    /// Some of the windows; `pixels` begin with row `first_row` of the source.
+    fn rows_along_columns(
+        &self,
+        windows: std::ops::Range<usize>,
+        pixels: &[u8],
+        first_row: usize,
+        width: usize,
+        resized: &mut [u8],
+    ) {
         /// Samples whose sums are kept in registers while the rows of a window go by.
         const BLOCK: usize = 32;
         let stride = width * CHANNELS;
-        let mut resized = vec![0; self.starts.len() * stride];
+        let weights = &self.weights[windows.start * self.taps..windows.end * self.taps];
         resized
             .par_chunks_mut(stride)
-            .zip(&self.starts)
-            .zip(self.weights.par_chunks(self.taps))
+            .zip(&self.starts[windows])
+            .zip(weights.par_chunks(self.taps))
             .for_each(|((to, &start), weights)| {
-                let rows = &pixels[start * stride..];
+                let rows = &pixels[(start - first_row) * stride..];
                 let (blocks, rest) = to.as_chunks_mut::<BLOCK>();
                 let rest_start = blocks.len() * BLOCK;
                 for (block, to) in blocks.iter_mut().enumerate() {
@@ -259,7 +305,6 @@ impl<W: Weight> Filter<W> {
                     *sample = self.quantize(self.half() + products.sum::<i32>());
                 }
             });
-        resized
     }
 }
 
@@ -357,6 +402,21 @@ mod tests {
                 (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
             })
         })
+    }
+
+    #[test]
+    fn bands_do_not_change_a_tall_picture() {
+        // 36 MB between the passes, more than one band.
+        let (width, height) = (3, 30_000);
+        let source = noise(width, height);
+        let (horizontal, vertical) = (
+            Filter::<i16>::new(width, 400),
+            Filter::<i16>::new(height, 500),
+        );
+        let between = horizontal.along_rows(source.pixels(), width);
+        let want = vertical.along_columns(&between, 400);
+        let got = resize_bilinear_antialias(&source, 400, 500).unwrap();
+        assert!(got.pixels() == want);
     }
 
     #[test]

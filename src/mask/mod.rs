@@ -15,6 +15,8 @@ pub mod upsample;
 pub use boxes::BoxXyxy;
 pub use rle::Rle;
 
+use image::GrayImage;
+
 use crate::size::Size;
 
 const BITS: usize = u64::BITS as usize;
@@ -246,6 +248,14 @@ impl Mask {
 pub(crate) struct Extent {
     pub(crate) columns: std::ops::Range<usize>,
     pub(crate) rows: std::ops::Range<usize>,
+}
+
+/// 255 in the mask and 0 elsewhere.
+impl From<&Mask> for GrayImage {
+    fn from(mask: &Mask) -> Self {
+        let (width, height) = (mask.width as u32, mask.height as u32);
+        Self::from_raw(width, height, mask.to_bytes(255)).expect("a mask has a byte for each pixel")
+    }
 }
 
 impl std::fmt::Debug for Mask {

@@ -21,6 +21,8 @@ pub struct ImageResults<'a> {
     /// Tells the image from others of its name, see [`super::Place::source`]; written into the
     /// formats that have room for it.
     pub source: Option<&'a str>,
+    /// What the image was used with a caveat for.
+    pub warnings: &'a [String],
     /// Name of the model.
     pub model: &'a str,
     /// How the objects were asked for.
@@ -242,6 +244,7 @@ pub(super) mod tests {
             image,
             path: "photos/truck.jpg",
             source: None,
+            warnings: &[],
             model: "sam3",
             kind,
             answers,

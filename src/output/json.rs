@@ -35,6 +35,7 @@ impl Document {
                 width: results.image.width(),
                 height: results.image.height(),
                 source: results.source.map(str::to_string),
+                warnings: results.warnings.to_vec(),
             },
             model: results.model.to_string(),
             kind: results.kind,
@@ -75,6 +76,9 @@ pub struct ImageEntry {
     /// See [`ImageResults::source`]; left out when there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// What the image was used with a caveat for; left out when there is nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// A prompt and what was found by it.

@@ -1,7 +1,5 @@
 //! `sam3 everything`: no prompt -> every object there seems to be.
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use candle_sam3::models::variant::PromptKind;
 use candle_sam3::output::Kind;
@@ -11,14 +9,15 @@ use candle_sam3::{Image, Model, Run};
 use clap::Args;
 
 use crate::model::ModelArgs;
+use crate::picture::PictureArgs;
 use crate::results::OutputArgs;
 use crate::run::{self, Answered, Task};
 use crate::stages::Stages;
 
 #[derive(Args)]
 pub struct EverythingArgs {
-    /// Image to look at: JPEG, PNG, WebP, GIF, BMP, TIFF or PNM
-    image: PathBuf,
+    #[command(flatten)]
+    pub picture: PictureArgs,
 
     #[command(flatten)]
     generator: GeneratorArgs,
@@ -121,7 +120,7 @@ pub fn run(args: EverythingArgs) -> Result<()> {
     options.validate()?;
     run::run(
         &Everything(options),
-        &args.image,
+        &args.picture,
         None,
         &args.model,
         &args.output,

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use candle_sam3::image::DecodeOptions;
 use candle_sam3::models::variant::PromptKind;
 use candle_sam3::output::answer::Answer;
 use candle_sam3::output::{self, Kind};
@@ -11,6 +12,7 @@ use candle_sam3::{BoxXyxy, Image, Mask, Model, Point, Run, Size, VisualPrompt};
 use clap::Args;
 
 use crate::model::ModelArgs;
+use crate::picture::PictureArgs;
 use crate::prompts::{self, parse_box, parse_point};
 use crate::results::OutputArgs;
 use crate::run::{self, Answered, Task};
@@ -63,7 +65,12 @@ impl ClickArgs {
     }
 }
 
-pub fn run(args: &ClickArgs, image: &Path, model: &ModelArgs, output: &OutputArgs) -> Result<()> {
+pub fn run(
+    args: &ClickArgs,
+    picture: &PictureArgs,
+    model: &ModelArgs,
+    output: &OutputArgs,
+) -> Result<()> {
     model.refuse_text_flags()?;
     let (prompts, drawn) = prompts(args)?;
     let task = Clicks {
@@ -72,7 +79,7 @@ pub fn run(args: &ClickArgs, image: &Path, model: &ModelArgs, output: &OutputArg
         prompts,
         drawn,
     };
-    run::run(&task, image, args.logits.as_deref(), model, output)
+    run::run(&task, picture, args.logits.as_deref(), model, output)
 }
 
 /// Points, boxes and masks -> the objects they are on.
@@ -147,9 +154,7 @@ fn prompts(args: &ClickArgs) -> Result<(Vec<VisualPrompt>, Option<Mask>)> {
         true => (read_logits(path)?, None),
         false => (
             vec![vec![]],
-            Some(interactive::drawn_in(&Image::open(path).context(
-                "--mask takes a picture or the .safetensors file of --logits",
-            )?)),
+            Some(interactive::drawn_in(&open_drawing(path)?)),
         ),
     };
     if masks.len() != prompts.len() {
@@ -167,6 +172,17 @@ fn prompts(args: &ClickArgs) -> Result<(Vec<VisualPrompt>, Option<Mask>)> {
         prompt.mask_logits = Some(mask);
     }
     Ok((prompts, drawn))
+}
+
+/// A mask may be drawn in white, or in the alpha channel as a cut-out is.
+fn open_drawing(path: &Path) -> Result<Image> {
+    let options = DecodeOptions {
+        alpha_as_mask: true,
+        ..DecodeOptions::default()
+    };
+    let drawing = Image::open_with(path, &options);
+    let drawing = drawing.context("--mask takes a picture or the .safetensors file of --logits")?;
+    Ok(drawing.image)
 }
 
 fn options(args: &ClickArgs) -> Options {

@@ -15,6 +15,7 @@ mod label;
 mod model;
 mod models;
 mod names;
+mod picture;
 mod progress;
 mod prompts;
 mod results;

@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use anyhow::Result;
+use candle_sam3::image::DecodedImage;
 use candle_sam3::models::variant::PromptKind;
 use candle_sam3::output::answer::Answer;
 use candle_sam3::output::{ImageResults, Kind};
 use candle_sam3::{Image, Model, Progress, Run, Trace};
 
 use crate::model::{self, ModelArgs};
+use crate::picture::PictureArgs;
 use crate::results::{OutputArgs, Target};
 use crate::stages::Stages;
 use crate::{demo, progress, summary};
@@ -44,15 +46,16 @@ pub struct Answered {
 /// Runs a task on one image; `logits` is where [`Answered::logits`] go.
 pub fn run<T: Task>(
     task: &T,
-    image_path: &Path,
+    picture: &PictureArgs,
     logits: Option<&Path>,
     model: &ModelArgs,
     output: &OutputArgs,
 ) -> Result<()> {
+    let image_path = picture.image.as_path();
     let target = Target::new(output, image_path, T::KIND)?;
     let mut stages = Stages::new();
     stages.start("decode");
-    let image = Image::open(image_path)?;
+    let DecodedImage { image, warnings } = Image::open_with(image_path, &picture.options())?;
     task.check(&image)?;
     target.check(logits, model)?;
 
@@ -86,6 +89,7 @@ pub fn run<T: Task>(
         image: &image,
         path: &image_path.display().to_string(),
         source: target.source(),
+        warnings: &warnings,
         model: model.name(),
         kind: T::KIND,
         answers: &answered.answers,

@@ -1,7 +1,5 @@
 //! `sam3 segment`: texts and exemplar boxes, or clicks -> objects.
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use candle_sam3::models::variant::PromptKind;
 use candle_sam3::output::Kind;
@@ -12,6 +10,7 @@ use clap::Args;
 
 use crate::interactive::{self, ClickArgs};
 use crate::model::ModelArgs;
+use crate::picture::PictureArgs;
 use crate::prompts::{self, parse_box, parse_fraction};
 use crate::results::OutputArgs;
 use crate::run::{self, Answered, Task};
@@ -19,8 +18,8 @@ use crate::stages::Stages;
 
 #[derive(Args)]
 pub struct SegmentArgs {
-    /// Image to look at: JPEG, PNG, WebP, GIF, BMP, TIFF or PNM
-    pub image: PathBuf,
+    #[command(flatten)]
+    pub picture: PictureArgs,
 
     #[command(flatten)]
     concepts: ConceptArgs,
@@ -94,20 +93,20 @@ struct ConceptArgs {
 
 pub fn run(args: SegmentArgs) -> Result<()> {
     let SegmentArgs {
-        image,
+        picture,
         concepts,
         clicks,
         model,
         output,
     } = args;
     if clicks.is_asked_for() {
-        return interactive::run(&clicks, &image, &model, &output);
+        return interactive::run(&clicks, &picture, &model, &output);
     }
     let task = Concepts {
         prompts: concepts.prompts(),
         options: concepts.options(),
     };
-    run::run(&task, &image, None, &model, &output)
+    run::run(&task, &picture, None, &model, &output)
 }
 
 /// Texts and exemplars -> every object that is meant.
