@@ -6,3 +6,4 @@ mod names;
 mod refusals;
 mod resume;
 mod server;
+mod trust;

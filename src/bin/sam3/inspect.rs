@@ -11,6 +11,7 @@ use candle_sam3::weights::Checkpoint;
 use serde_json::{Value, json};
 
 use crate::model;
+use crate::printable::printable;
 
 #[derive(clap::Args)]
 pub struct InspectArgs {
@@ -38,7 +39,7 @@ pub fn run(args: InspectArgs) -> Result<()> {
     };
     let text = match args.json {
         true => format!("{}\n", serde_json::to_string_pretty(&found.json())?),
-        false => found.text(),
+        false => printable(&found.text()),
     };
     std::io::stdout()
         .write_all(text.as_bytes())

@@ -16,6 +16,7 @@ mod model;
 mod models;
 mod names;
 mod picture;
+mod printable;
 mod progress;
 mod prompts;
 mod results;
@@ -30,6 +31,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use cli::{Cli, Command};
+use printable::printable;
 
 #[cfg(target_os = "linux")]
 #[global_allocator]
@@ -62,7 +64,7 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            progress::complain(&format!("error: {error:#}"));
+            progress::complain(&printable(&format!("error: {error:#}")));
             ExitCode::FAILURE
         }
     }

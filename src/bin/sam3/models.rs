@@ -39,6 +39,8 @@ struct Entry<'a> {
     release: &'a Release,
     /// Where the file is, if it is in the cache.
     cached: Option<PathBuf>,
+    /// Whether revision, size and checksum are known, so that no other file is taken for it.
+    pinned: bool,
 }
 
 pub fn run(args: ModelsArgs) -> Result<()> {
@@ -50,6 +52,7 @@ pub fn run(args: ModelsArgs) -> Result<()> {
             let entries = releases.map(|release| Entry {
                 release,
                 cached: hub::cached(&settings, release),
+                pinned: hub::is_pinned(release),
             });
             let entries: Vec<Entry> = entries.collect();
             let text = match args.json {
@@ -77,11 +80,15 @@ fn print(text: &str) -> Result<()> {
 
 /// One line for each model, columns as wide as their longest cell.
 fn table(entries: &[Entry]) -> String {
-    let header = ["MODEL", "HERE", "SIZE", "TAKES", "ENCODERS", "LICENSE"].map(String::from);
+    let header = [
+        "MODEL", "HERE", "SIZE", "PINNED", "TAKES", "ENCODERS", "LICENSE",
+    ];
+    let header = header.map(String::from);
     let demo = [
         names::DEMO,
         "built in",
         "8 MB",
+        "yes",
         "text exemplars clicks everything",
         "of coloured shapes",
         "MIT or Apache-2.0",
@@ -90,8 +97,8 @@ fn table(entries: &[Entry]) -> String {
     let mut rows = vec![header, demo];
     rows.extend(entries.iter().map(row));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: Vec<usize> = (0..6).filter_map(width).collect();
-    let line = |row: &[String; 6]| {
+    let widths: Vec<usize> = (0..7).filter_map(width).collect();
+    let line = |row: &[String; 7]| {
         let cells = row.iter().zip(&widths);
         let line: String = cells
             .map(|(cell, width)| format!("{cell:width$}  "))
@@ -101,8 +108,12 @@ fn table(entries: &[Entry]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn row(entry: &Entry) -> [String; 6] {
-    let Entry { release, cached } = entry;
+fn row(entry: &Entry) -> [String; 7] {
+    let Entry {
+        release,
+        cached,
+        pinned,
+    } = entry;
     let takes: Vec<&str> = release.prompts.iter().map(|kind| kind.name()).collect();
     let encoders = match release.text_encoder {
         Some(text) => format!("{} + {text}", release.image_encoder),
@@ -117,6 +128,7 @@ fn row(entry: &Entry) -> [String; 6] {
         release.name.clone(),
         here.into(),
         release.size_in_words(),
+        if *pinned { "yes" } else { "no" }.into(),
         takes.join(" "),
         encoders,
         release.license.clone(),

@@ -5,6 +5,7 @@
 //! commit. What is not complete and checked is `blobs/ETAG.incomplete`, and a lock under `.locks`
 //! keeps two processes from writing to it.
 
+mod cache;
 mod refusal;
 mod request;
 mod settings;
@@ -15,24 +16,46 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail};
 use candle_sam3::models::variant::Release;
-use hf_hub::{Cache, CacheRepo};
 
 use crate::progress;
+use cache::Repository;
 use request::{Client, Failure, Metadata};
 
 pub use settings::Settings;
 
 /// The file of a release if it is in the cache; never touches the network.
 pub fn cached(settings: &Settings, release: &Release) -> Option<PathBuf> {
-    let repo = cache(settings, release);
+    let repo = Repository::of(&settings.cache, release);
     let linked = match &release.revision {
-        Some(commit) => Some(repo.pointer_path(commit).join(&release.file)),
-        None => repo.get(&release.file),
+        Some(commit) => Some(repo.snapshot(commit, &release.file)),
+        None => repo.in_main(&release.file),
     };
     // the same contents may have come with another commit
-    let same = release.sha256.as_ref().map(|sha256| repo.blob_path(sha256));
+    let same = release.sha256.as_ref().map(|sha256| repo.blob(sha256));
     let mut found = [linked, same].into_iter().flatten();
     found.find(|path| is_file(path, release.size))
+}
+
+/// Whether revision, size and checksum of a release are known here.
+pub fn is_pinned(release: &Release) -> bool {
+    release.revision.is_some() && release.size.is_some() && release.sha256.is_some()
+}
+
+/// Says what is not known of a file before it is downloaded.
+fn warn_of_what_is_not_pinned(settings: &Settings, release: &Release, metadata: &Metadata) {
+    if is_pinned(release) {
+        return;
+    }
+    let check = match metadata.sha256() {
+        Some(_) => "only the checksum that the same server announces",
+        None => "nothing: the server announces no checksum",
+    };
+    tracing::warn!(
+        "{} is not pinned: its revision, size and SHA-256 are not known here, so what {} has now is \
+         taken, and checked against {check}",
+        release.name,
+        settings.shown()
+    );
 }
 
 /// Whether there is a file, of this size where it is known.
@@ -43,6 +66,12 @@ fn is_file(path: &Path, size: Option<u64>) -> bool {
 
 /// The file of a release, downloaded if it is not in the cache.
 pub fn fetch(settings: &Settings, release: &Release) -> Result<PathBuf> {
+    // No message may hold the token or a password, whoever wrote it.
+    fetch_or_explain(settings, release)
+        .map_err(|error| anyhow!("{}", settings.without_secrets(&format!("{error:#}"))))
+}
+
+fn fetch_or_explain(settings: &Settings, release: &Release) -> Result<PathBuf> {
     if let Some(path) = cached(settings, release) {
         return Ok(path);
     }
@@ -55,14 +84,15 @@ pub fn fetch(settings: &Settings, release: &Release) -> Result<PathBuf> {
         );
     }
     let explain = |failure| explain(failure, name);
-    let client = Client::new(settings, release).map_err(explain)?;
+    let client = Client::new(settings, release);
     let metadata = client.metadata().map_err(explain)?;
     agree(settings, release, &metadata)?;
+    warn_of_what_is_not_pinned(settings, release, &metadata);
 
-    let repo = cache(settings, release);
-    let blob = repo.blob_path(&metadata.etag);
+    let repo = Repository::of(&settings.cache, release);
+    let blob = repo.blob(&metadata.etag);
     let commit = release.revision.as_ref().unwrap_or(&metadata.commit);
-    let pointer = repo.pointer_path(commit).join(&release.file);
+    let pointer = repo.snapshot(commit, &release.file);
     for file in [&blob, &pointer] {
         create_folder_of(file)?;
     }
@@ -72,14 +102,10 @@ pub fn fetch(settings: &Settings, release: &Release) -> Result<PathBuf> {
     }
     link(&blob, &pointer)?;
     if release.revision.is_none() {
-        repo.create_ref(&metadata.commit)
-            .with_context(|| unwritable(&pointer))?;
+        create_folder_of(&repo.main())?;
+        fs::write(repo.main(), &metadata.commit).with_context(|| unwritable(&pointer))?;
     }
     Ok(pointer)
-}
-
-fn cache(settings: &Settings, release: &Release) -> CacheRepo {
-    Cache::new(settings.cache.clone()).repo(request::repo(release))
 }
 
 fn explain(failure: Failure, name: &str) -> anyhow::Error {
@@ -94,7 +120,7 @@ fn explain(failure: Failure, name: &str) -> anyhow::Error {
 
 /// Refuses another file than the one the manifest knows, before it is downloaded.
 fn agree(settings: &Settings, release: &Release, metadata: &Metadata) -> Result<()> {
-    let (name, endpoint) = (&release.name, &settings.endpoint);
+    let (name, endpoint) = (&release.name, settings.shown());
     if let (Some(known), Some(size)) = (release.size, metadata.size)
         && known != size
     {
@@ -115,7 +141,7 @@ fn agree(settings: &Settings, release: &Release, metadata: &Metadata) -> Result<
 
 /// Waits until no other process, of Python either, downloads the same file.
 fn lock(settings: &Settings, release: &Release, etag: &str) -> Result<File> {
-    let folder = request::repo(release).folder_name();
+    let folder = Repository::name(release);
     let path = settings.cache.join(".locks").join(folder);
     let path = path.join(format!("{etag}.lock"));
     create_folder_of(&path)?;

@@ -11,7 +11,8 @@ const LONGEST: usize = 300;
 /// A refusal, with what would help.
 pub fn explain(settings: &Settings, release: &Release, response: &Response) -> Failure {
     let status = response.status;
-    let said = response.header("x-error-message").map(printable);
+    let said = response.header("x-error-message");
+    let said = said.map(|said| settings.printable(said));
     let said = said.map_or(String::new(), |said| format!(": {said}"));
     let code = response.header("x-error-code").unwrap_or_default();
     let Release {
@@ -19,11 +20,14 @@ pub fn explain(settings: &Settings, release: &Release, response: &Response) -> F
     } = release;
     match status {
         401 | 403 if code == "GatedRepo" || release.gated => {
-            Failure::Refused(gated(settings, release, status, &said))
+            Failure::Refused(gated(settings, release, response, &said))
         }
         401 | 403 => {
             let token = match &settings.token {
-                Some(token) => format!("the token from {} does not open it", token.source),
+                Some(token) if response.had_token => {
+                    format!("the token from {} does not open it", token.source)
+                }
+                Some(token) => not_sent(settings, &token.source, response),
                 None => format!("no token was sent; {}", where_to_put_a_token(settings)),
             };
             let local = "a local file works too: -m FILE";
@@ -36,21 +40,22 @@ pub fn explain(settings: &Settings, release: &Release, response: &Response) -> F
             Failure::Refused(format!(
                 "{} has no {file} in {repository} at {revision} (HTTP 404{said}); if it moved, \
                  download it by hand and pass -m FILE",
-                settings.endpoint
+                settings.shown()
             ))
         }
         408 | 429 | 500..=599 => Failure::Busy(format!(
             "{} cannot serve {repository} now (HTTP {status}{said}); try again later",
-            settings.endpoint
+            settings.shown()
         )),
         _ => Failure::Refused(format!(
             "{} answers HTTP {status}{said} for {file} of {repository}",
-            settings.endpoint
+            settings.shown()
         )),
     }
 }
 
-fn gated(settings: &Settings, release: &Release, status: u16, said: &str) -> String {
+fn gated(settings: &Settings, release: &Release, response: &Response, said: &str) -> String {
+    let status = response.status;
     let Release {
         name,
         repository,
@@ -58,6 +63,7 @@ fn gated(settings: &Settings, release: &Release, status: u16, said: &str) -> Str
         ..
     } = release;
     let token = match &settings.token {
+        Some(token) if !response.had_token => not_sent(settings, &token.source, response),
         Some(token) => format!(
             "the token from {} was sent, but its account has no access yet, or the token may not \
              read gated repositories",
@@ -74,6 +80,16 @@ fn gated(settings: &Settings, release: &Release, status: u16, said: &str) -> Str
     )
 }
 
+/// A mirror has led elsewhere, where the token does not go.
+fn not_sent(settings: &Settings, source: &str, response: &Response) -> String {
+    format!(
+        "the token from {source} was not sent: it goes to {} only, which led to {}; set \
+         HF_ENDPOINT={1} if you trust that address with it",
+        settings.shown(),
+        response.origin
+    )
+}
+
 fn where_to_put_a_token(settings: &Settings) -> String {
     format!(
         "make a token at https://huggingface.co/settings/tokens and set HF_TOKEN to it, or write \
@@ -82,10 +98,10 @@ fn where_to_put_a_token(settings: &Settings) -> String {
     )
 }
 
-/// Text from the network without what could steer a terminal.
+/// Text from the network without what could steer a terminal, and not too long.
 pub fn printable(text: &str) -> String {
-    let text = text.chars().filter(|c| !c.is_control());
-    text.take(LONGEST).collect()
+    let text = crate::printable::printable(text).replace('\n', "");
+    text.chars().take(LONGEST).collect()
 }
 
 #[cfg(test)]

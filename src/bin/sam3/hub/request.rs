@@ -1,19 +1,16 @@
 //! One request at a time to a hub, which may be down, slow, or not a hub at all.
 //!
-//! The HTTP client is that of `hf-hub`, for its addresses, TLS, proxies and token. Its own download
-//! is not used, because hf-hub 0.5 panics on a redirect without a target, takes file names from
-//! unchecked headers, appends the whole file when a server ignores the range of a resumed download,
-//! cannot resume a file that is complete but not yet in place, and puts a file into place before
-//! anybody has checked it.
+//! Redirects are followed here and not by the client, because the token goes to the origin of the
+//! endpoint only: scheme, host and port.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::io::Read;
 use std::time::Duration;
 
 use candle_sam3::models::variant::Release;
-use hf_hub::api::sync::{ApiBuilder, ApiRepo};
-use hf_hub::{Repo, RepoType};
 
+use super::cache::MAIN;
 use super::refusal;
 use super::settings::Settings;
 
@@ -54,6 +51,10 @@ impl Metadata {
 /// A response, its body not yet read.
 pub struct Response {
     pub status: u16,
+    /// Who answered: scheme, host and port.
+    pub origin: String,
+    /// Whether the request carried the token.
+    pub had_token: bool,
     headers: HashMap<String, String>,
     pub body: Box<dyn Read>,
 }
@@ -61,6 +62,10 @@ pub struct Response {
 impl Response {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).map(String::as_str)
+    }
+
+    fn is_redirect(&self) -> bool {
+        matches!(self.status, 301 | 302 | 303 | 307 | 308)
     }
 
     /// The first byte and the size of the whole, from `Content-Range: bytes 5-9/10`.
@@ -74,46 +79,50 @@ impl Response {
 
 /// Talks to the hub about one release.
 pub struct Client<'a> {
-    settings: &'a Settings,
+    pub settings: &'a Settings,
     release: &'a Release,
-    with_token: ApiRepo,
-    without_token: ApiRepo,
+    agent: ureq::Agent,
 }
 
 impl<'a> Client<'a> {
-    pub fn new(settings: &'a Settings, release: &'a Release) -> Result<Self, Failure> {
-        let token = settings.token.as_ref().map(|token| token.value.clone());
-        let api = |token| -> Result<ApiRepo, Failure> {
-            let builder = ApiBuilder::from_cache(hf_hub::Cache::new(settings.cache.clone()))
-                .with_endpoint(settings.endpoint.clone())
-                .with_user_agent("candle-sam3", env!("CARGO_PKG_VERSION"))
-                .with_token(token);
-            let api = builder.build();
-            let api = api.map_err(|error| Failure::Refused(error.to_string()))?;
-            Ok(api.repo(repo(release)))
-        };
-        Ok(Self {
+    pub fn new(settings: &'a Settings, release: &'a Release) -> Self {
+        let config = ureq::Agent::config_builder()
+            .user_agent(concat!("candle-sam3/", env!("CARGO_PKG_VERSION")))
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .timeout_connect(Some(CONNECT))
+            .timeout_recv_response(Some(SILENCE))
+            .timeout_per_read(Some(SILENCE));
+        Self {
             settings,
             release,
-            with_token: api(token)?,
-            without_token: api(None)?,
-        })
+            agent: config.build().into(),
+        }
+    }
+
+    /// The address of the file, which the hub redirects to the contents.
+    fn url(&self) -> String {
+        let Release {
+            repository, file, ..
+        } = self.release;
+        let revision = self.release.revision.as_deref().unwrap_or(MAIN);
+        let endpoint = &self.settings.endpoint;
+        format!("{endpoint}/{repository}/resolve/{revision}/{file}")
     }
 
     /// Asks what the file is. The hub tells before it redirects to where the contents are.
     pub fn metadata(&self) -> Result<Metadata, Failure> {
-        let mut url = self.with_token.url(&self.release.file);
+        let mut url = self.url();
         let mut commit = None;
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.send(&url, "bytes=0-0", 0)?;
+            let response = self.send(&url, "bytes=0-0")?;
             let own = response.header("x-repo-commit").map(String::from);
             commit = commit.or(own);
             let linked = response.header("x-linked-etag");
-            let is_redirect = matches!(response.status, 301 | 302 | 303 | 307 | 308);
+            let is_redirect = response.is_redirect();
             if is_redirect && linked.is_none() {
-                let target = response.header("location").unwrap_or_default();
-                url = absolute(&url, target)
-                    .ok_or_else(|| not_a_hub(&url, "a redirect that leads nowhere".into()))?;
+                url = self.target(&url, &response)?;
                 continue;
             }
             if !is_redirect {
@@ -122,13 +131,13 @@ impl<'a> Client<'a> {
             let etag = linked.or(response.header("etag"));
             let (Some(commit), Some(etag)) = (commit, etag) else {
                 let missing = "no X-Repo-Commit or no ETag in its answer";
-                return Err(not_a_hub(&url, missing.into()));
+                return Err(self.not_a_hub(&url, missing.into()));
             };
             let etag = etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"');
             for name in [&commit, etag] {
                 if !is_file_name(name) {
-                    let name = refusal::printable(name);
-                    return Err(not_a_hub(&url, format!("an odd name of a file, {name}")));
+                    let name = self.settings.printable(name);
+                    return Err(self.not_a_hub(&url, format!("an odd name of a file, {name}")));
                 }
             }
             let number = |name| response.header(name).and_then(|size| size.parse().ok());
@@ -141,17 +150,31 @@ impl<'a> Client<'a> {
                 size,
             });
         }
-        Err(not_a_hub(&url, "redirects without end".into()))
+        Err(self.not_a_hub(&url, "redirects without end".into()))
     }
 
     /// Asks for the contents from byte `start` on.
     pub fn contents(&self, start: u64) -> Result<Response, Failure> {
-        let url = self.with_token.url(&self.release.file);
-        let response = self.send(&url, &format!("bytes={start}-"), MAX_REDIRECTS)?;
-        if response.status != 416 {
-            self.check(&response)?;
+        let mut url = self.url();
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.send(&url, &format!("bytes={start}-"))?;
+            if response.is_redirect() {
+                url = self.target(&url, &response)?;
+                continue;
+            }
+            if response.status != 416 {
+                self.check(&response)?;
+            }
+            return Ok(response);
         }
-        Ok(response)
+        Err(self.not_a_hub(&url, "redirects without end".into()))
+    }
+
+    /// Where a redirect leads.
+    fn target(&self, url: &str, response: &Response) -> Result<String, Failure> {
+        let target = response.header("location").unwrap_or_default();
+        absolute(url, target)
+            .ok_or_else(|| self.not_a_hub(url, "a redirect that leads nowhere".into()))
     }
 
     fn check(&self, response: &Response) -> Result<(), Failure> {
@@ -161,56 +184,43 @@ impl<'a> Client<'a> {
         }
     }
 
-    /// The token goes to the endpoint only.
-    fn send(&self, url: &str, range: &str, redirects: u32) -> Result<Response, Failure> {
-        let is_ours = origin(url) == origin(&self.settings.endpoint);
-        let api = if is_ours {
-            &self.with_token
-        } else {
-            &self.without_token
-        };
-        let answer = api
-            .info_request()
-            .uri(url)
+    /// The token goes to the endpoint's own origin only.
+    fn send(&self, url: &str, range: &str) -> Result<Response, Failure> {
+        let origin = Origin::of(url).ok_or_else(|| self.not_a_hub(url, "no address".into()))?;
+        let mut request = self
+            .agent
+            .get(url)
             .header("Accept-Encoding", "identity") // a compressed answer has no ranges
-            .header("Range", range)
-            .config()
-            .http_status_as_error(false)
-            .max_redirects(redirects)
-            .max_redirects_will_error(false)
-            .timeout_connect(Some(CONNECT))
-            .timeout_recv_response(Some(SILENCE))
-            .timeout_per_read(Some(SILENCE))
-            .build()
-            .call();
-        let answer = answer.map_err(|error| {
-            let error = refusal::printable(&error.to_string());
-            Failure::Network(format!("{}: {error}", self.settings.endpoint))
+            .header("Range", range);
+        let is_ours = Origin::of(&self.settings.endpoint).as_ref() == Some(&origin);
+        let token = self.settings.token.as_ref().filter(|_| is_ours);
+        if let Some(token) = token {
+            request = request.header("Authorization", format!("Bearer {}", token.value));
+        }
+        let answer = request.call().map_err(|error| {
+            let error = self.settings.printable(&error.to_string());
+            Failure::Network(format!("{}: {error}", self.settings.shown()))
         })?;
         let (parts, body) = answer.into_parts();
         let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
         let headers = parts.headers.iter();
         Ok(Response {
             status: parts.status.as_u16(),
+            origin: origin.to_string(),
+            had_token: token.is_some(),
             headers: headers
                 .map(|(name, value)| (name.as_str().to_string(), text(value.as_bytes())))
                 .collect(),
             body: Box::new(body.into_reader()),
         })
     }
-}
 
-/// A release's place in the hub.
-pub fn repo(release: &Release) -> Repo {
-    let revision = release.revision.as_deref().unwrap_or("main");
-    Repo::with_revision(release.repository.clone(), RepoType::Model, revision.into())
-}
-
-fn not_a_hub(url: &str, problem: String) -> Failure {
-    Failure::Refused(format!(
-        "{} does not answer like a Hugging Face hub: {problem}; check HF_ENDPOINT and proxies",
-        refusal::printable(url)
-    ))
+    fn not_a_hub(&self, url: &str, problem: String) -> Failure {
+        Failure::Refused(format!(
+            "{} does not answer like a Hugging Face hub: {problem}; check HF_ENDPOINT and proxies",
+            self.settings.printable(url)
+        ))
+    }
 }
 
 /// Whether a name from the network may become a file in the cache.
@@ -220,7 +230,54 @@ fn is_file_name(name: &str) -> bool {
 }
 
 /// Scheme, host and port of an address.
-fn origin(url: &str) -> &str {
+#[derive(Debug, PartialEq)]
+pub struct Origin {
+    scheme: String,
+    host: String,
+    port: u16,
+}
+
+impl Origin {
+    /// `None` for what is no http or https address.
+    pub fn of(url: &str) -> Option<Self> {
+        let (scheme, rest) = url.split_once("://")?;
+        let scheme = scheme.to_ascii_lowercase();
+        let usual = match scheme.as_str() {
+            "http" => 80,
+            "https" => 443,
+            _ => return None,
+        };
+        let authority = rest.split(['/', '?', '#', '\\']).next()?;
+        let place = authority.rsplit('@').next()?; // behind a user and password
+        let (host, port) = match place.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => (host, port),
+            _ => (place, ""),
+        };
+        let port = if port.is_empty() {
+            usual
+        } else {
+            port.parse().ok()?
+        };
+        (!host.is_empty()).then(|| Self {
+            scheme,
+            host: host.to_ascii_lowercase(),
+            port,
+        })
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { scheme, host, port } = self;
+        match (scheme.as_str(), port) {
+            ("http", 80) | ("https", 443) => write!(f, "{scheme}://{host}"),
+            _ => write!(f, "{scheme}://{host}:{port}"),
+        }
+    }
+}
+
+/// What stands before the path of an address.
+fn before_the_path(url: &str) -> &str {
     let host = url.find("://").map_or(0, |at| at + 3);
     let end = url[host..].find(['/', '?', '#']);
     &url[..end.map_or(url.len(), |end| host + end)]
@@ -237,7 +294,7 @@ fn absolute(url: &str, target: &str) -> Option<String> {
     }
     target
         .starts_with('/')
-        .then(|| format!("{}{target}", origin(url)))
+        .then(|| format!("{}{target}", before_the_path(url)))
 }
 
 #[cfg(test)]
@@ -254,6 +311,38 @@ mod tests {
         for nowhere in ["", "x", "ftp://cdn", "javascript:x"] {
             assert_eq!(to(nowhere), None, "{nowhere}");
         }
+    }
+
+    #[test]
+    fn another_port_scheme_or_host_is_another_origin() {
+        let hub = Origin::of("https://hub.example").unwrap();
+        for same in [
+            "https://hub.example/a/b",
+            "https://HUB.example:443/",
+            "https://ada:secret@hub.example?x",
+        ] {
+            assert_eq!(Origin::of(same).unwrap(), hub, "{same}");
+        }
+        for other in [
+            "http://hub.example",
+            "https://hub.example:444",
+            "https://hub.example.org",
+            "https://hub.example@evil.example/",
+            "https://evil.example/hub.example",
+        ] {
+            assert_ne!(Origin::of(other).unwrap(), hub, "{other}");
+        }
+        for none in ["", "hub.example", "ftp://hub", "http://", "http://h:port"] {
+            assert_eq!(Origin::of(none), None, "{none}");
+        }
+        assert_eq!(
+            Origin::of("http://[::1]:80/x").unwrap().to_string(),
+            "http://[::1]"
+        );
+        assert_eq!(
+            Origin::of("http://h:8080").unwrap().to_string(),
+            "http://h:8080"
+        );
     }
 
     #[test]

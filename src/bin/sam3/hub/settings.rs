@@ -5,7 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::refusal;
+
 const ENDPOINT: &str = "https://huggingface.co";
+
+/// Stands for a secret in messages.
+const HIDDEN: &str = "***";
 
 /// Where models are kept, where they come from, and as whom.
 pub struct Settings {
@@ -31,6 +36,32 @@ impl Settings {
         Self::read(|name| std::env::var_os(name), std::env::home_dir())
     }
 
+    /// The address of the hub without a user and password, for messages.
+    pub fn shown(&self) -> String {
+        without_user(&self.endpoint)
+    }
+
+    /// Text from elsewhere as it may be shown: without secrets, and without what could steer a
+    /// terminal.
+    pub fn printable(&self, text: &str) -> String {
+        refusal::printable(&self.without_secrets(text))
+    }
+
+    /// Text without the token and the password of the endpoint.
+    pub fn without_secrets(&self, text: &str) -> String {
+        let mut text = text.to_string();
+        if let Some(token) = &self.token {
+            text = text.replace(&token.value, HIDDEN);
+        }
+        if let Some(user) = user_of(&self.endpoint) {
+            text = text.replace(&format!("{user}@"), "");
+            if let Some((_, password)) = user.split_once(':').filter(|(_, p)| !p.is_empty()) {
+                text = text.replace(password, HIDDEN);
+            }
+        }
+        text
+    }
+
     fn read(var: impl Fn(&str) -> Option<OsString>, user: Option<PathBuf>) -> Result<Self> {
         let var = |name: &str| var(name).filter(|value| !value.is_empty());
         let folder = |name: &str| {
@@ -52,6 +83,7 @@ impl Settings {
             rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(['?', '#', ' ']))
         });
         if !is_url {
+            let endpoint = without_user(endpoint);
             bail!("HF_ENDPOINT is {endpoint}; give an address like {ENDPOINT}");
         }
         Ok(Self {
@@ -61,6 +93,20 @@ impl Settings {
             token_file,
             offline: text("HF_HUB_OFFLINE").is_some_and(|value| is_true(&value)),
         })
+    }
+}
+
+/// `user:password` of an address.
+fn user_of(url: &str) -> Option<&str> {
+    let (_, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?', '#']).next()?;
+    Some(authority.rsplit_once('@')?.0)
+}
+
+fn without_user(url: &str) -> String {
+    match user_of(url) {
+        Some(user) => url.replacen(&format!("{user}@"), "", 1),
+        None => url.to_string(),
     }
 }
 
@@ -161,6 +207,23 @@ mod tests {
             let error = read(&[("HF_ENDPOINT", wrong)]).err().unwrap();
             assert!(error.to_string().contains("HF_ENDPOINT"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn secrets_are_in_no_message() {
+        let vars = [
+            ("HF_ENDPOINT", "https://ada:s3cret@mirror.example"),
+            ("HF_TOKEN", "hf_abc"),
+        ];
+        let settings = read(&vars).unwrap();
+        assert_eq!(settings.shown(), "https://mirror.example");
+        let text = "bad token Bearer hf_abc at https://ada:s3cret@mirror.example/x: s3cret";
+        let want = "bad token Bearer *** at https://mirror.example/x: ***";
+        assert_eq!(settings.without_secrets(text), want);
+        let error = read(&[("HF_ENDPOINT", "https://ada:s3cret@a b")])
+            .err()
+            .unwrap();
+        assert!(!error.to_string().contains("s3cret"), "{error}");
     }
 
     #[test]

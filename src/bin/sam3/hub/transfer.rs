@@ -15,6 +15,10 @@ use crate::progress;
 
 /// Attempts in a row that may bring nothing.
 const ATTEMPTS: u32 = 4;
+/// Bytes that make an attempt count as a success: a server that gives less would be asked for ever.
+const ENOUGH: u64 = 1 << 16;
+/// The longest file whose size nobody announced.
+const LONGEST: u64 = 64 << 30;
 /// The first pause between two attempts; it doubles.
 const PAUSE: Duration = Duration::from_millis(250);
 const CHUNK: usize = 1 << 20;
@@ -106,7 +110,8 @@ fn transfer(
             Err(Problem::Interrupted(problem)) => problem,
             done => return done,
         };
-        attempt = if part.len > before { 1 } else { attempt + 1 };
+        let came = part.len.saturating_sub(before);
+        attempt = if came >= ENOUGH { 1 } else { attempt + 1 };
         if attempt > ATTEMPTS {
             return Err(Problem::Interrupted(problem));
         }
@@ -155,7 +160,7 @@ fn once(
             Ok(0) => break,
             Ok(read) => read,
             Err(error) => {
-                let error = super::refusal::printable(&error.to_string());
+                let error = client.settings.printable(&error.to_string());
                 return Err(Problem::Interrupted(format!(
                     "the connection broke: {error}"
                 )));
@@ -163,7 +168,7 @@ fn once(
         };
         part.append(&chunk[..read]).map_err(Problem::Local)?;
         bar.set_position(part.len);
-        if size.is_some_and(|size| part.len > size) {
+        if part.len > size.unwrap_or(LONGEST) {
             part.restart().map_err(Problem::Local)?;
             return Err(Problem::Refused(
                 "the server sends more than it announced".into(),
