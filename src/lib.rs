@@ -38,6 +38,7 @@
 //! | `nn`, [`weights`], [`image`], [`mask`] | layers and CPU kernels; checkpoints of any layout; pixels; mask arithmetic |
 //! | [`eval`] | average precision, cgF1, clicks of simulated users |
 //! | [`output`] | results as overlay, PNG, JSON and COCO records |
+//! | `server` | HTTP API, hover socket and page |
 //!
 //! `nn` and `backbones` are internals, left out of this documentation and of semantic versioning.
 //!
@@ -52,8 +53,8 @@
 //!
 //! # Features
 //!
-//! `cli` (default) builds the command line; `demo` embeds a tiny model, see `weights::demo`; `cuda`,
-//! `cudnn` and `metal` pass through to candle.
+//! `cli` (default) builds the command line, and `server` (default) its `serve`; `demo` embeds a tiny
+//! model, see `weights::demo`; `cuda`, `cudnn` and `metal` pass through to candle.
 #![warn(missing_docs)]
 
 pub mod device;
@@ -78,6 +79,9 @@ pub mod predict;
 
 pub mod eval;
 pub mod output;
+
+#[cfg(feature = "server")]
+pub mod server;
 
 pub use error::{Error, Result};
 pub use image::Image;

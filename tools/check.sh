@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 cargo fmt --check
 cargo clippy --all-targets -- -D warnings
 cargo clippy --lib --no-default-features -- -D warnings
+cargo clippy --all-targets --features server -- -D warnings
 cargo test
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT

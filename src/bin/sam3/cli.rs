@@ -73,6 +73,16 @@ pub enum Command {
     #[command(verbatim_doc_comment)]
     Eval(Box<EvalArgs>),
 
+    /// Serve the page and the HTTP API
+    ///
+    /// Examples:
+    ///   sam3 serve --open
+    ///   sam3 serve -m sam3.pt --port 9000
+    ///   sam3 serve -m mobile_sam.pt --host 0.0.0.0 --token "$TOKEN"
+    #[cfg(feature = "server")]
+    #[command(verbatim_doc_comment)]
+    Serve(Box<crate::serve::ServeArgs>),
+
     /// List the models that `-m` knows by name, and download them
     ///
     /// Examples:
@@ -120,6 +130,8 @@ impl Command {
             Self::Label(args) => &args.model,
             Self::Eval(args) => &args.model,
             Self::Bench(args) => &args.model,
+            #[cfg(feature = "server")]
+            Self::Serve(args) => &args.model,
             Self::Verify(args) => &args.model,
             Self::Merge(_) | Self::Models(_) | Self::Inspect(_) | Self::Convert(_) => return None,
         };

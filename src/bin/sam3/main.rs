@@ -22,8 +22,12 @@ mod prompts;
 mod results;
 mod run;
 mod segment;
+#[cfg(feature = "server")]
+mod serve;
 mod stages;
 mod summary;
+#[cfg(feature = "server")]
+mod task_images;
 mod verify;
 
 use std::process::ExitCode;
@@ -55,6 +59,8 @@ fn main() -> ExitCode {
         Command::Label(args) => label::run(*args, cli.quiet),
         Command::Merge(args) => label::merge(args),
         Command::Eval(args) => eval::run(*args, cli.quiet),
+        #[cfg(feature = "server")]
+        Command::Serve(args) => serve::run(*args, cli.quiet),
         Command::Models(args) => models::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Convert(args) => convert::run(args, cli.quiet),

@@ -88,6 +88,24 @@ pub fn load(args: &ModelArgs, prompts: PromptKind) -> Result<Model> {
     Ok(models::load(&open_complete(args, prompts)?, &options)?)
 }
 
+/// Opens, detects and loads a model for every kind of prompt that it answers.
+#[cfg(feature = "server")]
+pub fn load_whole(args: &ModelArgs) -> Result<Model> {
+    let checkpoint = open_with(&args.model, args.geometry.as_deref(), None)?;
+    let mut options = LoadOptions {
+        interactive: true,
+        ..prepare(args)?
+    };
+    match models::load(&checkpoint, &options) {
+        // Some releases of SAM 3 have no part for points.
+        Err(candle_sam3::Error::Unsupported { .. }) => {
+            options.interactive = false;
+            Ok(models::load(&checkpoint, &options)?)
+        }
+        loaded => Ok(loaded?),
+    }
+}
+
 /// Opens the device.
 pub fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
     Ok(LoadOptions {

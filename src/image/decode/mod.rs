@@ -74,7 +74,7 @@ pub(super) fn decode<R: BufRead + Seek>(
     options: &DecodeOptions,
 ) -> Result<Pixels, String> {
     options.check()?;
-    let mut head = vec![0; 132];
+    let mut head = [0; 132];
     let mut length = 0;
     while length < head.len() {
         match input.read(&mut head[length..]).map_err(|e| e.to_string())? {

@@ -53,7 +53,7 @@ pub fn decode<R: Read + Seek>(reader: R) -> Result<Decoded, String> {
     let mut bytes = vec![];
     let read = reader.take(MAX_BYTES).read_to_end(&mut bytes);
     read.map_err(|error| error.to_string())?;
-    let first = Walk::new(&bytes).to_the_end()?;
+    let first = Walk::new(&bytes).into_first_picture()?;
     bytes.truncate(first.end);
     if first.lacks_tables {
         bytes.splice(2..2, huffman::standard_tables());
@@ -128,7 +128,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn to_the_end(mut self) -> Result<FirstPicture, String> {
+    fn into_first_picture(mut self) -> Result<FirstPicture, String> {
         loop {
             let Some(marker) = self.next_marker() else {
                 return self.without_an_end();

@@ -1,0 +1,155 @@
+//! Pictures: upload, state, removal.
+
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Request, State};
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use crate::Image;
+use crate::server::Service;
+use crate::server::body::{self, Received};
+use crate::server::error::{ApiError, json_response};
+use crate::server::images::{ImageId, Picture};
+
+/// `POST /api/v1/images`: a picture's file, raw or as a form's field `image`. Encoding starts at
+/// once unless the query has `encode=no`.
+pub async fn upload(
+    State(service): State<Service>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let received = service
+        .bodies
+        .read(&parts.headers, body, service.config.max_upload)
+        .await?;
+    let file = file_of(&parts.headers, &received).await?;
+    let picture = keep(&service, file).await?;
+    let state = picture.state();
+    if wants_encode(&parts.uri) {
+        encode_ahead(&service, &picture);
+    }
+    let mut body = describe(&picture);
+    body["cached"] = json!(state == "done");
+    Ok(json_response(StatusCode::CREATED, &body))
+}
+
+/// `GET /api/v1/images/{id}`
+pub async fn show(
+    State(service): State<Service>,
+    Path(id): Path<String>,
+) -> Result<Response, ApiError> {
+    let picture = service.images.get(id.parse()?)?;
+    Ok(json_response(StatusCode::OK, &describe(&picture)))
+}
+
+/// `DELETE /api/v1/images/{id}`: forgets a picture; an encode that only the upload asked for stops.
+pub async fn forget(
+    State(service): State<Service>,
+    Path(id): Path<String>,
+) -> Result<StatusCode, ApiError> {
+    let picture = service.images.get(id.parse()?)?;
+    picture.leave();
+    service.images.remove(picture.id);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn describe(picture: &Picture) -> Value {
+    let size = picture.size();
+    json!({
+        "id": picture.id.to_string(),
+        "width": size.width,
+        "height": size.height,
+        "encoded": picture.state(),
+        "encode_ms": picture.encode_ms(),
+    })
+}
+
+fn wants_encode(uri: &Uri) -> bool {
+    !uri.query()
+        .unwrap_or_default()
+        .split('&')
+        .any(|pair| pair == "encode=no")
+}
+
+async fn file_of(headers: &HeaderMap, received: &Received) -> Result<Bytes, ApiError> {
+    if !body::is_type(headers, "multipart/form-data") {
+        return Ok(received.bytes.clone());
+    }
+    let parts = body::form(headers, &received.bytes).await?;
+    let image = parts.into_iter().find(|part| part.name == "image");
+    image.map(|part| part.bytes).ok_or_else(|| {
+        ApiError::invalid(
+            "the form has no field `image`",
+            "send the picture's file in it",
+        )
+    })
+}
+
+/// Decodes a file and keeps it; a file that is kept already is not decoded again.
+///
+/// # Errors
+/// 422 for what is no picture, 413 for one of too many pixels.
+pub async fn keep(service: &Service, file: Bytes) -> Result<Arc<Picture>, ApiError> {
+    let max_pixels = service.config.max_pixels;
+    // A permit is only refused by a closed semaphore, and nothing closes this one.
+    let _slot = service
+        .decoders
+        .acquire()
+        .await
+        .map_err(|_| ApiError::internal())?;
+    let images = Arc::clone(&service.images);
+    let work = move || {
+        let id = ImageId::of(&file);
+        if let Some(picture) = images.find(id) {
+            return Ok(picture);
+        }
+        check_pixels(&file, max_pixels)?;
+        Ok(images.insert(Picture::new(id, Image::decode(&file)?)))
+    };
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| ApiError::internal())?
+}
+
+/// Reads the header alone. What has none is left to the decoder, whose errors say more.
+fn check_pixels(file: &[u8], max: u64) -> Result<(), ApiError> {
+    let reader = ::image::ImageReader::new(std::io::Cursor::new(file)).with_guessed_format();
+    let Ok(Ok((width, height))) = reader.map(|reader| reader.into_dimensions()) else {
+        return Ok(());
+    };
+    if u64::from(width) * u64::from(height) <= max {
+        return Ok(());
+    }
+    Err(ApiError::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        "too_many_pixels",
+        format!("{width} x {height} pixels are more than the server's limit of {max}"),
+        "scale the picture down, or start the server with a higher --max-pixels",
+    ))
+}
+
+/// Encodes before anybody asks; what a full queue refuses is encoded when somebody asks.
+fn encode_ahead(service: &Service, picture: &Arc<Picture>) {
+    let (service, encoded) = (Arc::clone(service), Arc::clone(picture));
+    let task = tokio::spawn(async move {
+        if let Err(error) = service.engine.encode(&encoded).await {
+            tracing::debug!("not encoded ahead: {}", error.message);
+        }
+    });
+    picture.stay(task.abort_handle());
+}
+
+/// The body of a request that may be as large as an upload.
+pub(super) async fn read(
+    service: &Service,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Received, ApiError> {
+    service
+        .bodies
+        .read(headers, body, service.config.max_upload)
+        .await
+}

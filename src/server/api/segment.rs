@@ -1,0 +1,544 @@
+//! Prompts of every kind -> objects.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::extract::{Path, Request, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Value, json};
+
+use super::images;
+use super::types::{
+    ImageOut, MAX_EXEMPLARS, MAX_OBJECTS, MAX_POINTS, ObjectIn, ObjectOut, Output, SegmentAnswer,
+    SegmentRequest, Texts, Timing, decode_logits, encode_logits, limit,
+};
+use crate::mask::polygon::{Convention, Polygons, Simplify};
+use crate::output::answer::{Answer, Found};
+use crate::output::{self, OverlayOptions};
+use crate::predict::concept::{self, Exemplar};
+use crate::predict::interactive::{self, Multimask};
+use crate::server::Service;
+use crate::server::body::{self, Part};
+use crate::server::error::{ApiError, json_response};
+use crate::server::images::Picture;
+use crate::server::queue::Priority;
+use crate::{Image, Mask, Model, Point, Rle, Run, VisualPrompt};
+
+/// Bytes of a request with prompts.
+const MAX_BODY: usize = 16 << 20;
+
+/// `POST /api/v1/images/{id}/segment`
+pub async fn stored(
+    State(service): State<Service>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let picture = service.images.get(id.parse()?)?;
+    let received = service.bodies.read(&parts.headers, body, MAX_BODY).await?;
+    let request: SegmentRequest = body::json(&parts.headers, &received.bytes)?;
+    answer(&service, picture, request).await
+}
+
+/// `POST /api/v1/segment`: a form with the picture and the prompts.
+pub async fn one_shot(
+    State(service): State<Service>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    let received = images::read(&service, &parts.headers, body).await?;
+    let mut fields = body::form(&parts.headers, &received.bytes).await?;
+    let image = fields
+        .iter()
+        .position(|part| part.name == "image")
+        .ok_or_else(|| {
+            ApiError::invalid(
+                "the form has no field `image`",
+                "send the picture's file in it",
+            )
+        })?;
+    let image = fields.swap_remove(image);
+    let request = read_form(&fields)?;
+    let picture = images::keep(&service, image.bytes).await?;
+    answer(&service, picture, request).await
+}
+
+/// Fields of a form: `text`, `exemplar`, `point`, `box`, `threshold`, `output`, `multimask`, or all of
+/// them as the JSON document `prompt`.
+fn read_form(fields: &[Part]) -> Result<SegmentRequest, ApiError> {
+    let mut request = SegmentRequest::default();
+    let mut object = ObjectIn::default();
+    let mut labels = vec![];
+    for field in fields {
+        let text = field.text()?.trim();
+        let wrong = |what: &str| {
+            ApiError::invalid(format!("field {}: {text:?} is not {what}", field.name), "")
+        };
+        match field.name.as_str() {
+            "prompt" => {
+                request = serde_json::from_str(text)
+                    .map_err(|error| ApiError::invalid(format!("field prompt: {error}"), ""))?;
+            }
+            "text" => request.text = Some(Texts::One(text.to_string())),
+            "exemplar" => match numbers(text).as_deref() {
+                Some(&[x0, y0, x1, y1]) => request.exemplars.push(exemplar([x0, y0, x1, y1], true)),
+                Some(&[x0, y0, x1, y1, sign]) if sign == 0. || sign == 1. => {
+                    request
+                        .exemplars
+                        .push(exemplar([x0, y0, x1, y1], sign == 1.));
+                }
+                _ => return Err(wrong("x0,y0,x1,y1 or x0,y0,x1,y1,0")),
+            },
+            "point" => match numbers(text).as_deref() {
+                Some(&[x, y]) => {
+                    object.points.push([x, y]);
+                    labels.push(1);
+                }
+                Some(&[x, y, label]) if label == 0. || label == 1. => {
+                    object.points.push([x, y]);
+                    labels.push(label as u8);
+                }
+                _ => return Err(wrong("x,y or x,y,0")),
+            },
+            "box" => match numbers(text).as_deref() {
+                Some(&[x0, y0, x1, y1]) => object.bbox = Some([x0, y0, x1, y1].into()),
+                _ => return Err(wrong("x0,y0,x1,y1")),
+            },
+            "threshold" => request.threshold = Some(text.parse().map_err(|_| wrong("a number"))?),
+            "output" => request.output = text.parse()?,
+            "multimask" => request.multimask = text.parse().map_err(|_| wrong("true or false"))?,
+            name => {
+                return Err(ApiError::invalid(
+                    format!("there is no field {name:?}"),
+                    "use image, text, exemplar, point, box, threshold, output, multimask or prompt",
+                ));
+            }
+        }
+    }
+    if !object.points.is_empty() || object.bbox.is_some() {
+        object.labels = Some(labels);
+        request.objects.push(object);
+    }
+    Ok(request)
+}
+
+fn exemplar(bbox: [f32; 4], positive: bool) -> super::types::ExemplarIn {
+    super::types::ExemplarIn {
+        bbox: bbox.into(),
+        positive,
+    }
+}
+
+fn numbers(text: &str) -> Option<Vec<f32>> {
+    text.split(',')
+        .map(|number| number.trim().parse().ok())
+        .collect()
+}
+
+/// A request that was checked.
+pub(in crate::server) enum Work {
+    Concept(Vec<concept::Prompt>, concept::Options),
+    Interactive {
+        prompts: Vec<VisualPrompt>,
+        options: interactive::Options,
+        has_all: bool,
+    },
+}
+
+impl Work {
+    fn new(model: &Model, picture: &Picture, request: &SegmentRequest) -> Result<Self, ApiError> {
+        let is_concept = request.text.is_some() || !request.exemplars.is_empty();
+        match (is_concept, request.objects.is_empty()) {
+            (true, true) => Self::concept(model, picture, request),
+            (false, false) => Self::interactive(model, picture, request),
+            (true, false) => Err(ApiError::invalid(
+                "texts or exemplars, and objects in one request",
+                "send one request for each",
+            )),
+            (false, true) => Err(ApiError::invalid(
+                "the request asks for nothing",
+                "give `text`, `exemplars` or `objects`",
+            )),
+        }
+    }
+
+    fn concept(
+        model: &Model,
+        picture: &Picture,
+        request: &SegmentRequest,
+    ) -> Result<Self, ApiError> {
+        limit("exemplars", request.exemplars.len(), MAX_EXEMPLARS)?;
+        let exemplars: Vec<Exemplar> = request
+            .exemplars
+            .iter()
+            .map(|exemplar| Exemplar {
+                bbox: exemplar.bbox,
+                positive: exemplar.positive,
+            })
+            .collect();
+        let prompt = |text| concept::Prompt {
+            text,
+            exemplars: exemplars.clone(),
+            threshold: None,
+        };
+        let prompts = match &request.text {
+            None => vec![prompt(None)],
+            Some(texts) => texts
+                .phrases()?
+                .into_iter()
+                .map(|text| prompt(Some(text)))
+                .collect(),
+        };
+        let defaults = concept::Options::default();
+        let options = concept::Options {
+            threshold: request.threshold.unwrap_or(defaults.threshold),
+            nms: request.nms,
+            max_instances: request.max_instances,
+            ..defaults
+        };
+        Self::concepts(model, picture, prompts, options)
+    }
+
+    /// Texts and exemplars.
+    pub fn concepts(
+        model: &Model,
+        picture: &Picture,
+        prompts: Vec<concept::Prompt>,
+        options: concept::Options,
+    ) -> Result<Self, ApiError> {
+        model.as_concept()?;
+        concept::validate(&prompts, &options, picture.size())?;
+        Ok(Self::Concept(prompts, options))
+    }
+
+    fn interactive(
+        model: &Model,
+        picture: &Picture,
+        request: &SegmentRequest,
+    ) -> Result<Self, ApiError> {
+        model.as_interactive()?;
+        limit("objects", request.objects.len(), MAX_OBJECTS)?;
+        let prompts = request
+            .objects
+            .iter()
+            .map(|object| visual_prompt(model, picture, object));
+        let prompts: Vec<VisualPrompt> = prompts.collect::<Result<_, _>>()?;
+        let multimask = match request.multimask {
+            true => Multimask::Three,
+            false => Multimask::Auto,
+        };
+        let has_all = request.multimask;
+        Self::pointed(model, picture, prompts, multimask, has_all)
+    }
+
+    /// Points, boxes and masks; the best mask of each prompt, unless all are wanted.
+    pub fn pointed(
+        model: &Model,
+        picture: &Picture,
+        prompts: Vec<VisualPrompt>,
+        multimask: Multimask,
+        has_all: bool,
+    ) -> Result<Self, ApiError> {
+        model.as_interactive()?;
+        let options = interactive::Options {
+            multimask,
+            ..interactive::Options::default()
+        };
+        interactive::validate(&prompts, &options, picture.size())?;
+        Ok(Self::Interactive {
+            prompts,
+            options,
+            has_all,
+        })
+    }
+}
+
+fn visual_prompt(
+    model: &Model,
+    picture: &Picture,
+    object: &ObjectIn,
+) -> Result<VisualPrompt, ApiError> {
+    limit("points", object.points.len(), MAX_POINTS)?;
+    Ok(VisualPrompt {
+        points: points(object)?,
+        bbox: object.bbox,
+        mask_logits: mask_logits(model, picture, object)?,
+    })
+}
+
+fn points(object: &ObjectIn) -> Result<Vec<Point>, ApiError> {
+    let (points, count) = (&object.points, object.points.len());
+    let labels = object.labels.clone().unwrap_or_else(|| vec![1; count]);
+    if labels.len() != count || labels.iter().any(|label| *label > 1) {
+        return Err(ApiError::invalid(
+            format!("labels {labels:?} for {count} points"),
+            "give one label for each point, 1 on the object and 0 beside it",
+        ));
+    }
+    let point = |(xy, label): (&[f32; 2], &u8)| Point {
+        xy: *xy,
+        on_object: *label == 1,
+    };
+    Ok(points.iter().zip(&labels).map(point).collect())
+}
+
+fn mask_logits(
+    model: &Model,
+    picture: &Picture,
+    object: &ObjectIn,
+) -> Result<Option<Vec<f32>>, ApiError> {
+    let interactive = model.as_interactive()?;
+    match (&object.mask, &object.logits) {
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => Err(ApiError::invalid(
+            "a mask and logits for one object",
+            "give one of them",
+        )),
+        (None, Some(logits)) => {
+            let logits = decode_logits(logits)?;
+            let size = interactive.low_res_size();
+            if logits.len() != size.area() || logits.iter().any(|logit| !logit.is_finite()) {
+                return Err(ApiError::invalid(
+                    format!("`logits` are not {size} finite numbers"),
+                    "hand back what an earlier answer of this model had",
+                ));
+            }
+            Ok(Some(logits))
+        }
+        (Some(rle), None) => {
+            let size = picture.size();
+            if rle.size != [size.height, size.width] {
+                return Err(ApiError::invalid(
+                    format!(
+                        "a mask of [height, width] {:?} for a picture of {size}",
+                        rle.size
+                    ),
+                    "give masks of the picture's size",
+                ));
+            }
+            let mask = rle.decode()?;
+            Ok(Some(interactive::from_drawn(interactive, size, &mask)?))
+        }
+    }
+}
+
+/// An object that was found, before its mask is put into the form that was asked for.
+pub(in crate::server) struct Hit {
+    /// Index of the prompt that found it.
+    pub prompt: usize,
+    pub found: Found,
+    /// Low-resolution logits of one that was pointed at.
+    pub logits: Option<Vec<f32>>,
+}
+
+/// Objects, and for each text its presence.
+pub(in crate::server) type Hits = (Vec<Hit>, Vec<f32>);
+
+async fn answer(
+    service: &Service,
+    picture: Arc<Picture>,
+    request: SegmentRequest,
+) -> Result<Response, ApiError> {
+    let start = Instant::now();
+    let work = Work::new(service.engine.model(), &picture, &request)?;
+    let (objects, mut timing) = run(service, &picture, work).await?;
+    timing.total_ms = ms_since(start);
+    let model = service.engine.model().name().to_string();
+    // PNG files take longer than the model's own work.
+    let render = move || render(model, &picture, objects, &request, timing);
+    tokio::task::spawn_blocking(render)
+        .await
+        .map_err(|_| ApiError::internal())?
+}
+
+pub(super) fn ms_since(start: Instant) -> f64 {
+    (start.elapsed().as_secs_f64() * 1e5).round() / 1e2
+}
+
+/// Encodes the picture if need be and runs the prompts.
+pub(in crate::server) async fn run(
+    service: &Service,
+    picture: &Arc<Picture>,
+    work: Work,
+) -> Result<(Hits, Timing), ApiError> {
+    let start = Instant::now();
+    let embedding = service.engine.encode(picture).await?;
+    let encode_ms = ms_since(start);
+    let priority = match work {
+        Work::Concept(..) => Priority::Patient,
+        Work::Interactive { .. } => Priority::Urgent,
+    };
+    let decoded = service.engine.run(priority, move |worker, cancel| {
+        let start = Instant::now();
+        let mut run = Run {
+            cancel: Some(cancel.clone()),
+            ..Run::default()
+        };
+        let model = worker.model();
+        let hits = match work {
+            Work::Concept(prompts, options) => {
+                let model = model.as_concept()?;
+                let encoded = concept::encode(model, &prompts, &mut run)?;
+                let image = embedding.as_concept()?;
+                let found = concept::predict(model, image, &encoded, &options, &mut run)?;
+                concepts(&prompts, found)
+            }
+            Work::Interactive {
+                prompts,
+                options,
+                has_all,
+            } => {
+                let image = model.interactive_embedding(&embedding)?;
+                let model = model.as_interactive()?;
+                let found = interactive::predict(model, &image, &prompts, &options, &mut run)?;
+                (pointed_at(&prompts, found, has_all), vec![])
+            }
+        };
+        Ok((hits, ms_since(start)))
+    });
+    let (objects, decode_ms) = decoded.await?;
+    let timing = Timing {
+        encode_ms,
+        decode_ms,
+        total_ms: 0.,
+    };
+    Ok((objects, timing))
+}
+
+fn concepts(prompts: &[concept::Prompt], found: Vec<concept::Prediction>) -> Hits {
+    let presence = found.iter().map(|prediction| prediction.presence).collect();
+    let answers = prompts.iter().zip(found).map(Answer::from);
+    let hits = answers.enumerate().flat_map(|(prompt, answer)| {
+        answer.instances.into_iter().map(move |found| Hit {
+            prompt,
+            found,
+            logits: None,
+        })
+    });
+    (hits.collect(), presence)
+}
+
+fn pointed_at(
+    prompts: &[VisualPrompt],
+    found: Vec<interactive::Prediction>,
+    has_all: bool,
+) -> Vec<Hit> {
+    let mut hits = vec![];
+    for (index, (prompt, mut prediction)) in prompts.iter().zip(found).enumerate() {
+        if !has_all {
+            prediction.masks = prediction.best().cloned().into_iter().collect();
+        }
+        let masks = prediction.masks.iter_mut();
+        let logits: Vec<_> = masks
+            .map(|mask| std::mem::take(&mut mask.low_res_logits))
+            .collect();
+        let answer = Answer::from((prompt, prediction));
+        hits.extend(
+            answer
+                .instances
+                .into_iter()
+                .zip(logits)
+                .map(|(found, logits)| Hit {
+                    prompt: index,
+                    found,
+                    logits: Some(logits),
+                }),
+        );
+    }
+    hits
+}
+
+fn render(
+    model: String,
+    picture: &Picture,
+    (hits, presence): Hits,
+    request: &SegmentRequest,
+    timing: Timing,
+) -> Result<Response, ApiError> {
+    if request.output == Output::Overlay {
+        return overlay(&picture.image, &hits);
+    }
+    let out = |Hit {
+                   prompt,
+                   found,
+                   logits,
+               }: Hit|
+     -> Result<ObjectOut, ApiError> {
+        Ok(ObjectOut {
+            prompt,
+            label: found.label,
+            score: found.score,
+            stability: found.stability,
+            bbox: found.bbox,
+            area: found.mask.area(),
+            mask: mask_value(&picture.image, &found.mask, request.output)?,
+            logits: match request.logits {
+                true => logits.as_deref().map(encode_logits),
+                false => None,
+            },
+        })
+    };
+    let size = picture.size();
+    let answer = SegmentAnswer {
+        model,
+        image: ImageOut {
+            id: picture.id.to_string(),
+            width: size.width,
+            height: size.height,
+        },
+        objects: hits.into_iter().map(out).collect::<Result<_, _>>()?,
+        presence,
+        timing,
+    };
+    Ok(json_response(StatusCode::OK, &answer))
+}
+
+fn mask_value(image: &Image, mask: &Mask, output: Output) -> Result<Value, ApiError> {
+    Ok(match output {
+        Output::Png => json!({"png": STANDARD.encode(output::masks::mask_png(mask)?)}),
+        Output::Cutout => {
+            let [x, y, _, _] = bounds(mask);
+            json!({"cutout": STANDARD.encode(cutout_png(image, mask)?), "x": x, "y": y})
+        }
+        Output::Polygon => json!({"parts": parts(mask)}),
+        Output::Rle | Output::Overlay => json!(Rle::encode(mask)),
+    })
+}
+
+/// Outlines along the edges of pixels, a part of the mask each, with its holes.
+fn parts(mask: &Mask) -> Vec<Value> {
+    let polygons = Polygons::outline(mask, Convention::PixelEdges, &Simplify::default());
+    let parts = polygons.parts.into_iter();
+    parts
+        .map(|part| json!({"outer": part.outer, "holes": part.holes}))
+        .collect()
+}
+
+/// First column and row, and those after the last; one pixel for an empty mask.
+fn bounds(mask: &Mask) -> [usize; 4] {
+    match mask.bbox() {
+        Some(bbox) => [bbox.x0, bbox.y0, bbox.x1, bbox.y1].map(|edge| edge as usize),
+        None => [0, 0, 1, 1],
+    }
+}
+
+/// The object alone, cropped to it, transparent around it; a black pixel for an empty mask, since
+/// PNG has no empty pictures.
+pub(super) fn cutout_png(image: &Image, mask: &Mask) -> Result<Vec<u8>, ApiError> {
+    if let Some(png) = output::cutout::cutout_png(image, mask, false)? {
+        return Ok(png);
+    }
+    let pixel = Image::from_rgb8(1, 1, vec![0; 3])?;
+    let transparent = output::cutout::cutout_png(&pixel, &Mask::from_fn(1, 1, |_, _| true), true)?;
+    Ok(transparent.unwrap_or_default())
+}
+
+fn overlay(image: &Image, hits: &[Hit]) -> Result<Response, ApiError> {
+    let instances: Vec<&Found> = hits.iter().map(|hit| &hit.found).collect();
+    let drawn = output::overlay(image, &instances, &OverlayOptions::default());
+    let png = output::encode_png(&drawn)?;
+    Ok(([(header::CONTENT_TYPE, "image/png")], png).into_response())
+}
