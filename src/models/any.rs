@@ -6,6 +6,7 @@ use candle::Device;
 
 use super::sam::Sam;
 use super::sam3::{self, Sam3};
+use super::tracker::TrackingModel;
 use super::variant::{Family, Variant};
 use super::{InteractiveEmbedding, InteractiveModel, LoadOptions};
 use crate::image::Image;
@@ -77,6 +78,28 @@ impl Model {
             Self::Sam(model) => Ok(&**model),
             Self::Sam3(model) => {
                 model.interactive_head()?;
+                Ok(&**model)
+            }
+        }
+    }
+
+    /// The model as one that follows objects through a video.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a SAM 1, and for a SAM 3 loaded without its tracker.
+    pub fn as_tracking(&self) -> Result<&dyn TrackingModel> {
+        match self {
+            Self::Sam(_) => Err(Error::Unsupported {
+                what: format!(
+                    "tracking with the memory of {}, which has none",
+                    self.name()
+                ),
+                instead: "use sam3.pt, or a LiteText or Stage-1 EfficientSAM3 file, or follow \
+                          without a memory"
+                    .into(),
+            }),
+            Self::Sam3(model) => {
+                model.tracker()?;
                 Ok(&**model)
             }
         }

@@ -62,7 +62,7 @@ pub(super) struct Reading {
     /// (part, why) of what is left unread on purpose.
     pub(super) left_out: Vec<(&'static str, &'static str)>,
     /// Parts that are left unread until a video is to be segmented.
-    pub(super) only_video: &'static [&'static str],
+    pub(super) only_video: Vec<&'static str>,
     /// What to do about something missing.
     pub(super) hint: Option<&'static str>,
 }

@@ -34,6 +34,8 @@ pub struct LoadOptions {
     /// Load the interactive head of a SAM 3 for points, boxes and masks. It costs the memory of its
     /// part of the file, and of the trunk's features with each encoded image. SAM 1 has nothing else.
     pub interactive: bool,
+    /// Load the tracker of a SAM 3, which follows objects through videos, with its interactive head.
+    pub tracking: bool,
 }
 
 impl Default for LoadOptions {
@@ -44,6 +46,7 @@ impl Default for LoadOptions {
             precision: Precision::default(),
             context_length: None,
             interactive: false,
+            tracking: false,
         }
     }
 }

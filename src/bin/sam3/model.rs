@@ -29,6 +29,7 @@ pub fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
         precision: args.precision,
         context_length: args.context_length,
         interactive: false,
+        tracking: false,
     })
 }
 

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::encoder;
-use crate::models::head;
+use crate::models::{head, tracker};
 use crate::{backbones, text};
 
 /// Everything about a detector that is not in its tensors.
@@ -31,6 +31,8 @@ pub struct Config {
     pub max_logit: f64,
     /// The head that answers points, boxes and masks.
     pub interactive: head::Config,
+    /// What follows objects through a video.
+    pub tracker: tracker::Config,
 }
 
 impl Config {
@@ -45,6 +47,7 @@ impl Config {
         Self {
             image_size: 1008,
             interactive: head::Config::sam3(image_encoder.grid(), 1008),
+            tracker: tracker::Config::sam3(image_encoder.grid(), 1008),
             image_encoder,
             text_encoder,
             geometry: layers(3),
@@ -137,6 +140,9 @@ struct Tracker {
     heads: usize,
     mlp: usize,
     iou_hidden: usize,
+    memory_dim: Option<usize>,
+    memory_layers: Option<usize>,
+    memory_ffn: Option<usize>,
 }
 
 impl From<Sizes> for Config {
@@ -158,7 +164,15 @@ impl From<Sizes> for Config {
             dim: d_model,
             ..head::Config::sam3(sizes.image_size / sizes.patch_size, sizes.image_size)
         };
+        let grid = sizes.image_size / sizes.patch_size;
+        let mut memory = tracker::Config {
+            dim: d_model,
+            ..tracker::Config::sam3(grid, sizes.image_size)
+        };
         if let Some(tracker) = &sizes.tracker {
+            memory.memory_dim = tracker.memory_dim.unwrap_or(memory.memory_dim);
+            memory.attention_layers = tracker.memory_layers.unwrap_or(memory.attention_layers);
+            memory.attention_ffn_dim = tracker.memory_ffn.unwrap_or(memory.attention_ffn_dim);
             interactive.num_heads = tracker.heads;
             interactive.mlp_dim = tracker.mlp;
             interactive.iou_hidden_dim = tracker.iou_hidden;
@@ -194,6 +208,7 @@ impl From<Sizes> for Config {
             scoring_dim: sizes.scoring.mlp,
             max_logit: sizes.scoring.clamp,
             interactive,
+            tracker: memory,
         }
     }
 }

@@ -21,6 +21,7 @@ use super::{Config, ImageEmbedding, Sam3};
 use crate::image::Image;
 use crate::mask::{Mask, regions, upsample::upsample_bilinear};
 use crate::models::head::{self, Decoded, ImageTokens, SamHead, drawn_mask};
+use crate::models::tracker::TrackerNetwork;
 use crate::models::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
 use crate::{Error, Run, Size};
 
@@ -37,47 +38,43 @@ pub(super) const PARTS: &[&str] = &[
     "detector.backbone.vision_backbone.sam2_convs",
 ];
 
-/// The parts of the files that only video needs.
-pub(super) const LEFT_OUT: &[&str] = &[
-    "tracker.transformer", // attention to earlier frames
-    "tracker.maskmem_backbone",
-    "tracker.maskmem_tpos_enc",
-    "tracker.mask_downsample",
-    "tracker.no_mem_pos_enc",
-    "tracker.no_obj_embed_spatial",
-    "tracker.no_obj_ptr",
-    "tracker.obj_ptr_proj",
-    "tracker.obj_ptr_tpos_proj",
-    "detector.backbone.vision_backbone.sam2_convs.3", // a pyramid level that is dropped
-];
-
 /// The part of SAM 3 that answers points, boxes and masks: a neck, and the head of SAM.
 #[derive(Debug)]
 pub struct InteractiveHead {
     neck: Neck,
     no_mem_embed: Tensor, // (1, 1, d)
     head: SamHead,
+    tracker: Option<TrackerNetwork>,
 }
 
 impl InteractiveHead {
-    /// Reads the tensors that [`PARTS`] names; `vb` is at the root of the file.
-    pub(super) fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
+    /// Reads the tensors that [`PARTS`] names, and for `tracking` the tracker's; `vb` is at the root
+    /// of the file.
+    pub(super) fn new(cfg: &Config, tracking: bool, vb: VarBuilder) -> Result<Self> {
         let (d, tracker) = (cfg.d_model(), vb.pp("tracker"));
         let neck = vb.pp("detector.backbone.vision_backbone.sam2_convs");
+        let head = SamHead::new(
+            &cfg.interactive,
+            tracker.pp("sam_prompt_encoder"),
+            tracker.pp("sam_mask_decoder"),
+        )?;
+        let network = || TrackerNetwork::new(&cfg.tracker, &head, tracker.clone());
         Ok(Self {
             neck: Neck::new(cfg.image_encoder.dim(), d, cfg.image_encoder.grid(), neck)?,
             no_mem_embed: tracker.get((1, 1, d), "no_mem_embed")?,
-            head: SamHead::new(
-                &cfg.interactive,
-                tracker.pp("sam_prompt_encoder"),
-                tracker.pp("sam_mask_decoder"),
-            )?,
+            tracker: tracking.then(network).transpose()?,
+            head,
         })
     }
 
     /// Prompt encoder and mask decoder, for running single stages.
     pub fn head(&self) -> &SamHead {
         &self.head
+    }
+
+    /// The tracker, if it was loaded: [`crate::LoadOptions::tracking`].
+    pub fn tracker(&self) -> Option<&TrackerNetwork> {
+        self.tracker.as_ref()
     }
 
     /// Trunk features (1, c, h, w), resized to the ViT grid or not -> features of a frame as the
@@ -225,6 +222,7 @@ fn fill_holes(logits: &mut [f32], Size { width, height }: Size) {
 mod tests {
     use super::*;
     use crate::models::LoadOptions;
+    use crate::models::sam3::tracking;
     use crate::weights::Checkpoint;
     use crate::weights::key_lists::key_list;
     use candle::{DType, Device};
@@ -264,8 +262,8 @@ mod tests {
                 "detector.segmentation_head",
                 "detector.dot_prod_scoring",
             ];
-            let left_out = [LEFT_OUT, &detector].concat();
-            let build = |vb: VarBuilder| InteractiveHead::new(&Config::sam3(), vb);
+            let left_out = [tracking::LEFT_OUT, &detector].concat();
+            let build = |vb: VarBuilder| InteractiveHead::new(&Config::sam3(), true, vb);
             let head = checkpoint.build(DType::F32, &Device::Cpu, &left_out, build);
             head.unwrap();
         }

@@ -3,7 +3,7 @@
 use candle_nn::VarBuilder;
 
 use super::interactive::{self, InteractiveHead};
-use super::{Config, Detector, Sam3};
+use super::{Config, Detector, Sam3, tracking};
 use crate::models::LoadOptions;
 use crate::models::inspect::Reading;
 use crate::models::variant::{PromptKind, Variant};
@@ -80,21 +80,22 @@ impl Sam3 {
         if !geometry_encoder {
             return Err(Error::checkpoint(checkpoint.path(), NO_GEOMETRY_ENCODER));
         }
-        if options.interactive
+        if (options.interactive || options.tracking)
             && !interactive::PARTS
                 .iter()
                 .all(|p| checkpoint.contains_part(p))
         {
             return Err(no_interactive_head(&name));
         }
+        if options.tracking && !tracking::PARTS.iter().all(|p| checkpoint.contains_part(p)) {
+            return Err(no_tracker(&name));
+        }
         let build = |vb: VarBuilder| {
-            let build = || build(&config, options.interactive, vb);
+            let build = || build(&config, options, vb);
             options.precision.scope(build)
         };
         let never = left_out_of(dead_trunk).map(|(part, _)| part);
-        let left_out: Vec<_> = never
-            .chain(only_video(options.interactive).iter().copied())
-            .collect();
+        let left_out: Vec<_> = never.chain(only_video(options)).collect();
         let parts = checkpoint.build(options.dtype, &options.device, &left_out, build)?;
         Ok(Self::new(config, name, parts, options))
     }
@@ -108,11 +109,11 @@ impl Sam3 {
     pub fn with_random_weights(variant: &Variant, options: &LoadOptions) -> Result<Self> {
         options.precision.check(&options.device, options.dtype)?;
         let Kind { config, name, .. } = Kind::of_variant(variant, options.context_length)?;
-        if options.interactive && !variant.interactive {
+        if (options.interactive || options.tracking) && !variant.interactive {
             return Err(no_interactive_head(&name));
         }
         let vb = random(options.dtype, &options.device);
-        let build = || build(&config, options.interactive, vb);
+        let build = || build(&config, options, vb);
         let parts = options.precision.scope(build)?;
         Ok(Self::new(config, name, parts, options))
     }
@@ -143,17 +144,31 @@ fn no_interactive_head(name: &str) -> Error {
     }
 }
 
+fn no_tracker(name: &str) -> Error {
+    Error::Unsupported {
+        what: format!("tracking with {name} from this file, which has no tracker"),
+        instead: "use sam3.pt, or a LiteText or Stage-1 EfficientSAM3 file".into(),
+    }
+}
+
+/// What is left to video where clicks are answered or objects are tracked, or neither.
+fn only_video(options: &LoadOptions) -> Vec<&'static str> {
+    match (options.interactive, options.tracking) {
+        (_, true) => tracking::LEFT_OUT.to_vec(),
+        (true, false) => [tracking::PARTS, tracking::LEFT_OUT].concat(),
+        (false, false) => TRACKER.to_vec(),
+    }
+}
+
 /// The modules of a model; `vb` is at the root of the file.
 fn build(
     config: &Config,
-    clicks: bool,
+    options: &LoadOptions,
     vb: VarBuilder,
 ) -> candle::Result<(Detector, Option<InteractiveHead>)> {
-    let clicks = clicks.then(|| InteractiveHead::new(config, vb.clone()));
-    Ok((
-        Detector::new(config, vb.pp("detector"))?,
-        clicks.transpose()?,
-    ))
+    let has_head = options.interactive || options.tracking;
+    let head = has_head.then(|| InteractiveHead::new(config, options.tracking, vb.clone()));
+    Ok((Detector::new(config, vb.pp("detector"))?, head.transpose()?))
 }
 
 /// (part, why) of what no prompt needs in a checkpoint.
@@ -169,24 +184,20 @@ fn left_out_of(dead_trunk: bool) -> impl Iterator<Item = (&'static str, &'static
     LEFT_OUT.iter().chain(dead_trunk).copied()
 }
 
-/// What is left to video where clicks are answered, or are not.
-fn only_video(clicks: bool) -> &'static [&'static str] {
-    match clicks {
-        true => interactive::LEFT_OUT,
-        false => TRACKER,
-    }
-}
-
 /// What loading for every kind of prompt that the file has parts for would read.
 pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
     let kind = Kind::of(checkpoint, None)?;
     let mut parts = interactive::PARTS.iter();
     let clicks = parts.any(|part| checkpoint.contains_part(part));
+    let options = LoadOptions {
+        interactive: clicks,
+        ..LoadOptions::default()
+    };
     Ok(Reading {
         prompts: PromptKind::answered(true, clicks),
-        survey: checkpoint.survey(|vb: VarBuilder| build(&kind.config, clicks, vb))?,
+        survey: checkpoint.survey(|vb: VarBuilder| build(&kind.config, &options, vb))?,
         left_out: left_out_of(kind.dead_trunk).collect(),
-        only_video: only_video(clicks),
+        only_video: only_video(&options),
         hint: (!kind.geometry_encoder).then_some(NO_GEOMETRY_ENCODER),
         name: kind.name,
     })

@@ -10,6 +10,7 @@ mod load;
 pub mod neck;
 pub mod scoring;
 pub mod segmentation_head;
+mod tracking;
 
 use candle::{DType, Device, IndexOp, Tensor};
 

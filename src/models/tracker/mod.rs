@@ -6,16 +6,23 @@
 //! Tensors have the official names; all of them lie below `tracker` in a file of SAM 3.
 
 pub mod memory_attention;
+pub mod memory_bank;
 pub mod memory_encoder;
+pub mod network;
 pub mod object_pointer;
 pub mod selection;
 
 use candle::{Result, Tensor};
 
 pub use memory_attention::{MemoryAttention, MemoryTokens};
+pub use memory_bank::{ABSENT_LOGIT, Answers, Entry, MemoryBank};
 pub use memory_encoder::{MaskProbability, MemoryEncoder};
+pub use network::{FrameFeatures, LabeledPoint, TrackerNetwork};
 pub use object_pointer::ObjectPointers;
 pub use selection::{Position, Rules, Selection};
+
+use crate::Run;
+use crate::image::Image;
 
 /// Sizes and limits of a tracker.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +49,8 @@ pub struct Config {
     pub max_cond_frames: Option<usize>,
     /// Tracked frames of less quality are not attended to.
     pub min_quality: Option<f32>,
+    /// Points of a prompt that are looked at: as many of the first as of the last.
+    pub max_prompt_points: Option<usize>,
 }
 
 impl Config {
@@ -59,12 +68,18 @@ impl Config {
             num_memories: 7,
             max_cond_frames: Some(4),
             min_quality: Some(0.01),
+            max_prompt_points: Some(16),
         }
     }
 
     /// Side of the masks that are encoded into memories.
     pub fn mask_size(&self) -> usize {
         16 * self.grid
+    }
+
+    /// Side of the low-resolution masks.
+    pub fn low_res_side(&self) -> usize {
+        4 * self.grid
     }
 
     /// What a frame attends to.
@@ -76,6 +91,78 @@ impl Config {
             min_quality: self.min_quality,
         }
     }
+}
+
+/// Follows objects from frame to frame. The objects that are tracked together are a batch.
+pub trait Tracker: Send + Sync {
+    /// Sizes and limits.
+    fn config(&self) -> &Config;
+
+    /// Answers one prompt on a frame without looking at other frames: points and corners of boxes,
+    /// with the logits (1, 4g, 4g) of an earlier answer.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    fn prompt(
+        &self,
+        frame: &FrameFeatures,
+        points: &[LabeledPoint],
+        earlier: Option<&Tensor>,
+    ) -> Result<Answers>;
+
+    /// Pointer (1, d) to an object whose mask is given as shares of pixels in 0..1
+    /// (1, 16g, 16g).
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    fn point_to_mask(&self, frame: &FrameFeatures, mask: &Tensor) -> Result<Tensor>;
+
+    /// Follows the objects of `bank` to a frame of a video of `num_frames` that attends to what was
+    /// selected for it.
+    ///
+    /// # Errors
+    /// If nothing was selected, or what was is not in the bank.
+    fn track(
+        &self,
+        frame: &FrameFeatures,
+        bank: &MemoryBank,
+        selection: &Selection,
+        num_frames: usize,
+    ) -> Result<Answers>;
+
+    /// The memory (b, g * g, m) of a frame whose objects have mask logits (b, side, side).
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    fn remember(
+        &self,
+        frame: &FrameFeatures,
+        mask_logits: &Tensor,
+        object_scores: &[f32],
+        probability: MaskProbability,
+    ) -> Result<Tensor>;
+
+    /// The pointer (1, d) to an object that is not there.
+    fn absent_pointer(&self) -> Tensor;
+}
+
+/// A model that follows objects through a video.
+pub trait TrackingModel: Send + Sync {
+    /// What was loaded, for people: "SAM 3".
+    fn name(&self) -> &str;
+
+    /// What follows the objects.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unsupported`] if the model was loaded without it.
+    fn tracker(&self) -> crate::Result<&dyn Tracker>;
+
+    /// Encodes a frame of any size.
+    ///
+    /// # Errors
+    /// [`crate::Error::Cancelled`]; [`crate::Error::Unsupported`] if the model was loaded without
+    /// its tracker.
+    fn encode_frame(&self, image: &Image, run: &mut Run) -> crate::Result<FrameFeatures>;
 }
 
 /// Mask logits (b, h, w) of which each pixel belongs to the object with the largest, of equal ones
