@@ -3,6 +3,7 @@
 //! * [`concept`]: texts and exemplar boxes -> every matching object;
 //! * [`interactive`]: points, a box or a rough mask -> that object;
 //! * [`everything`]: no prompt -> every object there seems to be;
+//! * [`video`]: objects through a video, from clicks or a text;
 //! * [`verify`]: a model against a recorded run of another implementation.
 
 #[cfg(all(test, feature = "demo"))]
@@ -14,6 +15,7 @@ mod fake;
 pub mod interactive;
 mod shortcuts;
 pub mod verify;
+pub mod video;
 
 use candle::{DType, Tensor};
 use serde::Serialize;

@@ -1,0 +1,111 @@
+//! Answers wait until it is certain which objects stay.
+
+use std::collections::VecDeque;
+
+use super::engine::Answer;
+use super::probation::Probation;
+use super::{ConceptMasks, ConceptObject};
+use crate::Result;
+use crate::mask::{BoxXyxy, Mask, Rle};
+
+/// A frame and its answers: id, mask, score, probability of being visible.
+pub(crate) type Waiting = (usize, Vec<(u32, Rle, f32, f32)>);
+
+/// Frames whose answers are not out yet.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Queue {
+    waiting: VecDeque<(usize, Vec<Answer>)>,
+}
+
+impl Queue {
+    pub(crate) fn push(&mut self, frame: usize, answers: Vec<Answer>) {
+        self.waiting.push_back((frame, answers));
+    }
+
+    /// The frame that has waited for `delay` frames, without what was removed since.
+    pub(crate) fn pop(&mut self, delay: usize, probation: &Probation) -> Option<ConceptMasks> {
+        match self.waiting.len() >= delay.max(1) {
+            true => self.pop_any(probation),
+            false => None,
+        }
+    }
+
+    /// The frames that wait, to be saved.
+    pub(crate) fn record(&self) -> Vec<Waiting> {
+        let answer = |a: &Answer| (a.id, Rle::encode(&a.mask), a.score, a.visible);
+        let waiting = self.waiting.iter();
+        waiting
+            .map(|(t, answers)| (*t, answers.iter().map(answer).collect()))
+            .collect()
+    }
+
+    /// Frames that waited when they were saved.
+    ///
+    /// # Errors
+    /// [`crate::Error::InvalidMask`] for a broken mask.
+    pub(crate) fn restore(waiting: Vec<Waiting>) -> Result<Self> {
+        let answer = |(id, mask, score, visible): (u32, Rle, f32, f32)| {
+            Ok(Answer {
+                id,
+                mask: mask.decode()?,
+                score,
+                visible,
+            })
+        };
+        let frame = |(t, answers): Waiting| {
+            let answers = answers
+                .into_iter()
+                .map(answer)
+                .collect::<Result<Vec<_>>>()?;
+            Ok((t, answers))
+        };
+        Ok(Self {
+            waiting: waiting.into_iter().map(frame).collect::<Result<_>>()?,
+        })
+    }
+
+    /// The frame that waited longest.
+    pub(crate) fn pop_any(&mut self, probation: &Probation) -> Option<ConceptMasks> {
+        let (frame, answers) = self.waiting.pop_front()?;
+        Some(shown(frame, answers, probation))
+    }
+}
+
+/// The objects of a frame that are shown: those with a mask that were not removed, by id. Each pixel
+/// belongs to one of them.
+///
+/// Easy to get wrong: boxes are of the masks before pixels are given to one object, so an object may
+/// be left without any.
+pub(crate) fn shown(frame: usize, mut answers: Vec<Answer>, probation: &Probation) -> ConceptMasks {
+    answers.retain(|a| !a.mask.is_empty() && !probation.removed().contains(&a.id));
+    answers.sort_by_key(|answer| answer.id);
+    let boxes: Vec<BoxXyxy> = answers.iter().filter_map(|a| a.mask.bbox()).collect();
+    let mut by_visibility: Vec<usize> = (0..answers.len()).collect();
+    by_visibility.sort_by(|a, b| answers[*b].visible.total_cmp(&answers[*a].visible)); // stable
+    let mut taken: Option<Mask> = None;
+    for i in by_visibility {
+        let mask = &mut answers[i].mask;
+        let own = mask.clone();
+        match &mut taken {
+            None => taken = Some(own),
+            Some(taken) => {
+                mask.subtract(taken);
+                taken.unite(&own);
+            }
+        }
+    }
+    let objects = answers
+        .into_iter()
+        .zip(boxes)
+        .map(|(answer, bbox)| ConceptObject {
+            id: answer.id,
+            mask: answer.mask,
+            bbox,
+            score: answer.score,
+            visible: answer.visible,
+        });
+    ConceptMasks {
+        frame,
+        objects: objects.collect(),
+    }
+}

@@ -1,0 +1,381 @@
+//! One frame: detections and tracks become objects.
+//!
+//! Follows `_det_track_one_frame`,
+//! <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/sam3_video_base.py#L152>.
+//!
+//! # Easy to get wrong
+//! - Objects that are born on one frame are tracked together from then on, whatever becomes of them.
+//! - The frame of the prompt is processed twice. The second time its objects are matched with the
+//!   same detections, and remembered as if they had been tracked.
+//! - A track that takes over the mask of its detection keeps its own memory; only its pointer and
+//!   the frame being a conditioning one change, the latter for all that are tracked together.
+//! - Masks are filled before they are matched and remembered, but not where they are stored.
+//! - What is remembered has a score by its area, not the decoder's.
+
+use std::collections::BTreeMap;
+
+use candle::Tensor;
+use serde::{Deserialize, Serialize};
+
+use super::masks::{Occlusion, cut, fill, hide, hide_covered};
+use super::matching::{Association, Detection, associate};
+use super::probation::Probation;
+use super::{Options, sigmoid};
+use crate::mask::Mask;
+use crate::mask::upsample::{threshold_upsampled, upsample_bilinear};
+use crate::models::tracker::{FrameFeatures, MaskProbability, Position, Tracker};
+use crate::predict::video::group::Group;
+use crate::predict::video::state::{self, GroupRecord};
+use crate::{Result, Size};
+
+/// Object score of what is remembered where a mask is visible, and negative elsewhere.
+const VISIBLE_SCORE: f32 = 10.;
+
+/// One object's answer on a frame.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Answer {
+    pub id: u32,
+    /// At the size of the video; of several objects more than one may have a pixel.
+    pub mask: Mask,
+    /// Score of the detection by which it was found.
+    pub score: f32,
+    /// Probability that it is visible on this frame.
+    pub visible: f32,
+}
+
+/// What happened on a frame.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Step {
+    pub answers: Vec<Answer>,
+    /// For tests: everything that was decided on the way.
+    #[cfg(test)]
+    pub log: Log,
+}
+
+#[cfg(test)]
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Log {
+    pub ids_before: Vec<u32>,
+    pub association: Association,
+    pub masks: Vec<Mask>,
+    pub reconditioned: Vec<u32>,
+    pub born: Vec<u32>,
+    pub removed: Vec<u32>,
+    pub hidden: Vec<u32>,
+}
+
+/// The objects of one concept.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Engine {
+    groups: Vec<Group>,
+    probation: Probation,
+    occlusion: Occlusion,
+    scores: BTreeMap<u32, f32>,
+    next_id: u32,
+}
+
+/// The objects without their tensors.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct EngineRecord {
+    groups: Vec<GroupRecord>,
+    probation: Probation,
+    occlusion: Occlusion,
+    scores: BTreeMap<u32, f32>,
+    next_id: u32,
+}
+
+/// A tracked object on the frame that is being processed.
+struct Track {
+    id: u32,
+    group: usize,
+    logits: Vec<f32>,
+    mask: Mask,
+    object_score: f32,
+}
+
+impl Engine {
+    pub(crate) fn ids(&self) -> Vec<u32> {
+        self.groups.iter().flat_map(Group::ids).collect()
+    }
+
+    pub(crate) fn groups(&self) -> &[Group] {
+        &self.groups
+    }
+
+    pub(crate) fn groups_mut(&mut self) -> impl Iterator<Item = &mut Group> {
+        self.groups.iter_mut()
+    }
+
+    /// Takes the objects apart.
+    pub(crate) fn record(&self, tensors: &mut state::Tensors) -> EngineRecord {
+        let groups = self.groups.iter().enumerate();
+        EngineRecord {
+            groups: groups
+                .map(|(i, g)| state::record_group(g, i, tensors))
+                .collect(),
+            probation: self.probation.clone(),
+            occlusion: self.occlusion.clone(),
+            scores: self.scores.clone(),
+            next_id: self.next_id,
+        }
+    }
+
+    /// Puts the objects together again.
+    ///
+    /// # Errors
+    /// As [`state::restore_group`].
+    pub(crate) fn restore(record: EngineRecord, tensors: &state::Tensors) -> Result<Self> {
+        let groups = record.groups.into_iter().enumerate();
+        let groups = groups.map(|(i, group)| state::restore_group(group, i, tensors));
+        Ok(Self {
+            groups: groups.collect::<Result<_>>()?,
+            probation: record.probation,
+            occlusion: record.occlusion,
+            scores: record.scores,
+            next_id: record.next_id,
+        })
+    }
+
+    pub(crate) fn probation(&self) -> &Probation {
+        &self.probation
+    }
+
+    /// Processes a frame with what the detector found on it, in the order of its queries.
+    pub(crate) fn step(
+        &mut self,
+        tracker: &dyn Tracker,
+        frame: &FrameFeatures,
+        at: Position,
+        detections: &[Detection],
+        options: &Options,
+    ) -> Result<Step> {
+        let mut tracks = self.track(tracker, frame, at, options)?;
+        let ids: Vec<u32> = tracks.iter().map(|track| track.id).collect();
+        let tracked: Vec<Mask> = tracks.iter().map(|track| track.mask.clone()).collect();
+        let mut association = associate(detections, &tracked, options);
+        keep_best(
+            &mut association.new,
+            detections,
+            options.max_objects.saturating_sub(ids.len()),
+        );
+        let born: Vec<u32> = (self.next_id..).take(association.new.len()).collect();
+        self.next_id += born.len() as u32;
+        for id in &born {
+            self.probation.add(*id, at.frame);
+        }
+
+        let of = |indices: &[usize]| -> Vec<u32> { indices.iter().map(|i| ids[*i]).collect() };
+        let together: Vec<Vec<u32>> = association.tracks_of.values().map(|i| of(i)).collect();
+        let direction = (at.frame, at.reverse);
+        let removed = self.probation.count(
+            of(&association.unmatched),
+            together.iter().map(Vec::as_slice),
+            direction,
+            options,
+        );
+        let side = tracker.config().low_res_side();
+        let reconditioned = self.recondition(
+            tracker,
+            frame,
+            at.frame,
+            (&tracks, &association, detections),
+            options,
+        )?;
+        let hidden = self
+            .occlusion
+            .update(&ids, &tracked, options.occlusion_iou, direction);
+        for i in &hidden {
+            hide(&mut tracks[*i].logits);
+        }
+        self.remember(tracker, frame, at.frame, &tracks, options)?;
+        self.bear(
+            tracker,
+            frame,
+            at.frame,
+            (&association.new, &born, detections),
+        )?;
+        for id in &removed {
+            self.remove(*id)?;
+        }
+
+        let mut answers = vec![];
+        for track in &tracks {
+            answers.push(Answer {
+                id: track.id,
+                mask: threshold_upsampled(&track.logits, Size::square(side), frame.size, 0.)?,
+                score: self.scores.get(&track.id).copied().unwrap_or_default(),
+                visible: sigmoid(track.object_score),
+            });
+        }
+        for (id, detection) in born
+            .iter()
+            .zip(association.new.iter().map(|k| &detections[*k]))
+        {
+            let mut logits = detection.logits.clone();
+            fill(&mut logits, side, options.fill_area);
+            answers.push(Answer {
+                id: *id,
+                mask: threshold_upsampled(&logits, Size::square(side), frame.size, 0.)?,
+                score: detection.score,
+                visible: detection.score,
+            });
+        }
+        let hidden = of(&hidden);
+        let t = at.frame;
+        tracing::debug!(t, ?born, ?removed, ?hidden, ?reconditioned, "objects");
+        Ok(Step {
+            answers,
+            #[cfg(test)]
+            log: Log {
+                hidden,
+                ids_before: ids,
+                association,
+                masks: tracked,
+                reconditioned,
+                born,
+                removed,
+            },
+        })
+    }
+
+    /// Tracks all objects to the frame, or takes what was answered there; masks are filled.
+    fn track(
+        &mut self,
+        tracker: &dyn Tracker,
+        frame: &FrameFeatures,
+        at: Position,
+        options: &Options,
+    ) -> Result<Vec<Track>> {
+        let side = tracker.config().low_res_side();
+        let rules = options.rules(tracker.config());
+        let mut tracks = vec![];
+        for (g, group) in self.groups.iter_mut().enumerate() {
+            group.track_without_memory(tracker, frame, (at, &rules))?;
+            for (id, mut logits, object_score) in group.logits(at.frame)? {
+                fill(&mut logits, side, options.fill_area);
+                tracks.push(Track {
+                    id,
+                    group: g,
+                    mask: cut(&logits, side),
+                    logits,
+                    object_score,
+                });
+            }
+        }
+        Ok(tracks)
+    }
+
+    /// Lets sure tracks take over the mask of their sure detection. The objects that did.
+    fn recondition(
+        &mut self,
+        tracker: &dyn Tracker,
+        frame: &FrameFeatures,
+        t: usize,
+        (tracks, association, detections): (&[Track], &Association, &[Detection]),
+        options: &Options,
+    ) -> Result<Vec<u32>> {
+        let mut done = vec![];
+        if options.recondition_every == 0 || !t.is_multiple_of(options.recondition_every) {
+            return Ok(done);
+        }
+        for (i, k) in &association.recondition {
+            let track = &tracks[*i];
+            if track.object_score > options.recondition_object_score {
+                let mask = enlarged(&detections[*k].logits, tracker)?;
+                let group = &mut self.groups[track.group];
+                group.add_mask(tracker, (t, frame), track.id, &mask)?;
+                group.condition_on_pending(tracker)?;
+                done.push(track.id);
+            }
+        }
+        Ok(done)
+    }
+
+    /// Encodes the memory of all objects that were tracked.
+    fn remember(
+        &mut self,
+        tracker: &dyn Tracker,
+        frame: &FrameFeatures,
+        t: usize,
+        tracks: &[Track],
+        options: &Options,
+    ) -> Result<()> {
+        let (from, to) = (
+            tracker.config().low_res_side(),
+            tracker.config().mask_size(),
+        );
+        let enlarge =
+            |track: &Track| upsample_bilinear(&track.logits, Size::square(from), Size::square(to));
+        let mut maps = tracks.iter().map(enlarge).collect::<Result<Vec<_>>>()?;
+        let visible = hide_covered(&mut maps, options.min_share);
+        for (g, group) in self.groups.iter_mut().enumerate() {
+            let members: Vec<usize> = (0..tracks.len())
+                .filter(|i| tracks[*i].group == g)
+                .collect();
+            let logits: Vec<f32> = members.iter().flat_map(|i| &maps[*i]).copied().collect();
+            let device = frame.image.tokens.device();
+            let logits = Tensor::from_vec(logits, (members.len(), to, to), device)?;
+            let score = |i: &usize| {
+                if visible[*i] {
+                    VISIBLE_SCORE
+                } else {
+                    -VISIBLE_SCORE
+                }
+            };
+            let scores: Vec<f32> = members.iter().map(score).collect();
+            let memory = tracker.remember(frame, &logits, &scores, MaskProbability::Sigmoid)?;
+            group.set_memory(t, memory);
+        }
+        Ok(())
+    }
+
+    /// Makes objects of detections that are new; they are tracked together.
+    fn bear(
+        &mut self,
+        tracker: &dyn Tracker,
+        frame: &FrameFeatures,
+        t: usize,
+        (new, ids, detections): (&[usize], &[u32], &[Detection]),
+    ) -> Result<()> {
+        if new.is_empty() {
+            return Ok(());
+        }
+        let mut group = Group::default();
+        for (k, id) in new.iter().zip(ids) {
+            let mask = enlarged(&detections[*k].logits, tracker)?;
+            group.add_mask(tracker, (t, frame), *id, &mask)?;
+            self.scores.insert(*id, detections[*k].score);
+        }
+        group.remember_prompts(tracker)?;
+        self.groups.push(group);
+        Ok(())
+    }
+
+    /// Takes an object out.
+    pub(crate) fn remove(&mut self, id: u32) -> Result<()> {
+        for group in &mut self.groups {
+            if group.ids().any(|other| other == id) {
+                group.remove(id)?;
+            }
+        }
+        self.groups.retain(|group| group.ids().next().is_some());
+        self.scores.remove(&id);
+        Ok(())
+    }
+}
+
+/// The best of the new detections, in their order, where there is not room for all.
+fn keep_best(new: &mut Vec<usize>, detections: &[Detection], room: usize) {
+    if new.len() > room {
+        new.sort_by(|a, b| detections[*b].score.total_cmp(&detections[*a].score));
+        new.truncate(room);
+        new.sort_unstable();
+    }
+}
+
+/// The mask of a detection at the size of the memory encoder's.
+fn enlarged(logits: &[f32], tracker: &dyn Tracker) -> Result<Mask> {
+    let from = Size::square(tracker.config().low_res_side());
+    let to = Size::square(tracker.config().mask_size());
+    threshold_upsampled(logits, from, to, 0.)
+}

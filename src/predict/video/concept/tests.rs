@@ -1,0 +1,559 @@
+//! Recorded runs of the original on a scripted world: every decision is compared.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+use candle::{DType, Device, Tensor};
+use serde_json::{Value, json};
+
+use super::answers::Queue;
+use super::engine::{Engine, Step};
+use super::masks::cut;
+use super::matching::{Detection, suppress};
+use super::{ConceptMasks, Options};
+use crate::mask::{Mask, Rle, upsample::threshold_upsampled};
+use crate::models::head::ImageTokens;
+use crate::models::tracker::{
+    ABSENT_LOGIT, Answers, Config, FrameFeatures, LabeledPoint, MaskProbability, MemoryBank,
+    Position, Selection, Tracker,
+};
+use crate::{Result, Size};
+
+fn read(name: &str) -> Value {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/");
+    let bytes = std::fs::read(format!("{folder}{name}.json")).unwrap();
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+fn number(value: &Value) -> usize {
+    usize::try_from(value.as_u64().unwrap()).unwrap()
+}
+
+fn mask(counts: &Value, size: Size) -> Mask {
+    let counts: Vec<u32> = serde_json::from_value(counts.clone()).unwrap();
+    let document = json!({"size": [size.height, size.width], "counts": counts});
+    serde_json::from_value::<Rle>(document)
+        .unwrap()
+        .decode()
+        .unwrap()
+}
+
+/// A shape of a world: runs under `mask`, or the corners of a rectangle, or nothing, under `rect`.
+fn shape(entry: &Value, size: Size) -> Mask {
+    if let Some(runs) = entry.get("mask") {
+        return mask(runs, size);
+    }
+    let corners: Option<[usize; 4]> = serde_json::from_value(entry["rect"].clone()).unwrap();
+    let [x0, y0, x1, y1] = corners.unwrap_or_default();
+    Mask::from_fn(size.width, size.height, |x, y| {
+        (x0..x1).contains(&x) && (y0..y1).contains(&y)
+    })
+}
+
+/// Areas and scores of the masks of a group.
+type Remembered = (Vec<usize>, Vec<f32>, MaskProbability);
+
+/// What detector and tracker answer, frame by frame.
+struct World {
+    record: Value,
+    actors: Vec<String>,
+    config: Config,
+    low_res: Size,
+    video: Size,
+    /// Areas and scores of what was remembered.
+    remembered: Mutex<Vec<Remembered>>,
+}
+
+impl World {
+    fn new() -> Self {
+        let record = read("pcs_world");
+        let actors = record["tracks"]
+            .as_object()
+            .unwrap()
+            .keys()
+            .cloned()
+            .collect();
+        let side = number(&record["low_res"]);
+        let video = Size::new(
+            number(&record["video"]["width"]),
+            number(&record["video"]["height"]),
+        );
+        Self {
+            config: Config::sam3(side / 4, number(&record["image_size"])),
+            low_res: Size::square(side),
+            actors,
+            video,
+            record,
+            remembered: Mutex::default(),
+        }
+    }
+
+    /// A world of rectangles on frames of 32 x 32 pixels.
+    fn of_rectangles(record: Value) -> Self {
+        let size = Size::square(32);
+        Self {
+            config: Config::sam3(8, 112),
+            low_res: size,
+            actors: record["tracks"]
+                .as_object()
+                .unwrap()
+                .keys()
+                .cloned()
+                .collect(),
+            video: size,
+            record,
+            remembered: Mutex::default(),
+        }
+    }
+
+    /// The scripted detections of a frame with their actors and queries.
+    fn found(&self, t: usize) -> Vec<(usize, usize, Detection)> {
+        let entries = self.record["detections"][t].as_array().unwrap();
+        let detection = |(place, entry): (usize, &Value)| {
+            let mask = shape(entry, self.low_res);
+            let logit = |inside: u8| if inside > 0 { 8. } else { -8. };
+            let logits: Vec<f32> = mask.to_bytes(1).into_iter().map(logit).collect();
+            // one is only ever refused, and never tracked
+            let actor = self
+                .actors
+                .iter()
+                .position(|a| *a == entry["actor"])
+                .unwrap_or(usize::MAX);
+            let detection = Detection {
+                score: entry["score"].as_f64().unwrap() as f32,
+                mask: cut(&logits, self.low_res.width),
+                logits,
+            };
+            (actor, entry.get("query").map_or(place, number), detection)
+        };
+        entries.iter().enumerate().map(detection).collect()
+    }
+
+    fn frame(&self, t: usize) -> FrameFeatures {
+        let image = ImageTokens {
+            tokens: Tensor::new(&[[[t as f32]]], &Device::Cpu).unwrap(),
+            high_res_features: None,
+        };
+        FrameFeatures::new(image, self.video)
+    }
+}
+
+fn frame_number(frame: &FrameFeatures) -> usize {
+    frame
+        .image
+        .tokens
+        .flatten_all()
+        .unwrap()
+        .to_vec1::<f32>()
+        .unwrap()[0] as usize
+}
+
+impl Tracker for World {
+    fn config(&self) -> &Config {
+        &self.config
+    }
+
+    fn prompt(
+        &self,
+        _: &FrameFeatures,
+        _: &[LabeledPoint],
+        _: Option<&Tensor>,
+    ) -> candle::Result<Answers> {
+        candle::bail!("nobody clicks in this world")
+    }
+
+    /// The actor whose detection has this mask.
+    fn point_to_mask(&self, frame: &FrameFeatures, mask: &Tensor) -> candle::Result<Tensor> {
+        let side = self.config.mask_size();
+        let given = mask.flatten_all()?.to_vec1::<f32>()?;
+        let given = Mask::from_fn(side, side, |x, y| given[y * side + x] > 0.5);
+        let found = self.found(frame_number(frame)).into_iter();
+        let is_given = found.filter(|(_, _, detection)| {
+            let to = Size::square(side);
+            threshold_upsampled(&detection.logits, self.low_res, to, 0.).unwrap() == given
+        });
+        // of equal masks the best is left, and of equal scores the last
+        let actor = is_given.max_by(|(_, _, a), (_, _, b)| a.score.total_cmp(&b.score));
+        Tensor::new(&[[actor.unwrap().0 as f32]], &Device::Cpu)
+    }
+
+    fn track(
+        &self,
+        frame: &FrameFeatures,
+        bank: &MemoryBank,
+        _: &Selection,
+        _: usize,
+    ) -> candle::Result<Answers> {
+        let t = frame_number(frame);
+        // the actor by which the object was found
+        let first = bank.cond_frames().next().unwrap();
+        let pointers = bank.get(first).unwrap().pointers.clone();
+        let (mut logits, mut object_scores, mut iou_scores) = (vec![], vec![], vec![]);
+        for actor in pointers.flatten_all()?.to_vec1::<f32>()? {
+            let answer = &self.record["tracks"][&self.actors[actor as usize]][t];
+            let score = answer["score"].as_f64().unwrap() as f32;
+            let mask = shape(answer, self.low_res).to_bytes(1);
+            logits.extend(
+                mask.into_iter()
+                    .map(|inside| match (score > 0., inside > 0) {
+                        (false, _) => ABSENT_LOGIT,
+                        (true, true) => 6.,
+                        (true, false) => -6.,
+                    }),
+            );
+            object_scores.push(score);
+            iou_scores.push(answer["iou"].as_f64().unwrap() as f32);
+        }
+        let side = self.low_res.width;
+        Ok(Answers {
+            low_res_logits: Tensor::from_vec(
+                logits,
+                (object_scores.len(), side, side),
+                &Device::Cpu,
+            )?,
+            pointers,
+            object_scores,
+            iou_scores,
+        })
+    }
+
+    fn remember(
+        &self,
+        _: &FrameFeatures,
+        mask_logits: &Tensor,
+        object_scores: &[f32],
+        probability: MaskProbability,
+    ) -> candle::Result<Tensor> {
+        let maps = mask_logits.flatten_from(1)?.to_vec2::<f32>()?;
+        let area = |map: &Vec<f32>| map.iter().filter(|logit| **logit > 0.).count();
+        let areas = maps.iter().map(area).collect();
+        let mut remembered = self.remembered.lock().unwrap();
+        remembered.push((areas, object_scores.to_vec(), probability));
+        Tensor::zeros((object_scores.len(), 1, 1), DType::F32, &Device::Cpu)
+    }
+
+    fn absent_pointer(&self) -> Tensor {
+        Tensor::new(&[[-1f32]], &Device::Cpu).unwrap()
+    }
+}
+
+/// A run and its record.
+struct Replay {
+    world: World,
+    record: Value,
+    options: Options,
+    engine: Engine,
+}
+
+impl Replay {
+    fn new(name: &str, options: Options) -> Self {
+        Self {
+            world: World::new(),
+            record: read(name),
+            options,
+            engine: Engine::default(),
+        }
+    }
+
+    fn step(&mut self, entry: &Value, reverse: bool) -> Step {
+        let t = number(&entry["frame"]);
+        let sure = |(_, _, d): &(usize, usize, Detection)| d.score > self.options.threshold;
+        let (mut queries, mut found) = (vec![], vec![]);
+        for (_, query, detection) in self.world.found(t).into_iter().filter(sure) {
+            queries.push(query);
+            found.push(detection);
+        }
+        let kept = suppress(&found, self.options.nms);
+        let kept_queries: Vec<usize> = kept.iter().map(|i| queries[*i]).collect();
+        assert_eq!(json!(kept_queries), entry["kept_queries"], "frame {t}");
+        let at = Position {
+            frame: t,
+            num_frames: number(&self.world.record["frames"]),
+            reverse,
+        };
+        let kept: Vec<Detection> = kept.into_iter().map(|i| found[i].clone()).collect();
+        let frame = self.world.frame(t);
+        self.world.remembered.lock().unwrap().clear();
+        self.engine
+            .step(&self.world, &frame, at, &kept, &self.options)
+            .unwrap()
+    }
+
+    /// Compares what became of detections and tracks.
+    fn check_decisions(&self, entry: &Value, step: &Step, context: &str) {
+        let log = &step.log;
+        let ids = &log.ids_before;
+        let of = |indices: &[usize]| -> Vec<u32> { indices.iter().map(|i| ids[*i]).collect() };
+        assert_eq!(json!(ids), entry["ids_before"], "{context}");
+        let unmatched = of(&log.association.unmatched);
+        assert_eq!(json!(unmatched), entry["unmatched"], "{context}: unmatched");
+        let matched: BTreeMap<String, Vec<u32>> = log
+            .association
+            .tracks_of
+            .iter()
+            .map(|(k, tracks)| (k.to_string(), of(tracks)))
+            .collect();
+        let mut want = entry["detection_to_tracks"].clone();
+        let want = want.as_object_mut().unwrap();
+        want.retain(|_, tracks| !tracks.as_array().unwrap().is_empty());
+        assert_eq!(json!(matched), json!(want), "{context}: matches");
+        let candidates: BTreeMap<String, usize> = log
+            .association
+            .recondition
+            .iter()
+            .map(|(i, k)| (ids[*i].to_string(), *k))
+            .collect();
+        assert_eq!(
+            json!(candidates),
+            entry["recondition_candidates"],
+            "{context}"
+        );
+        assert_eq!(
+            json!(log.reconditioned),
+            entry["reconditioned"],
+            "{context}"
+        );
+        assert_eq!(
+            json!(log.association.new),
+            entry["new_detections"],
+            "{context}: new"
+        );
+        assert_eq!(json!(log.born), entry["new_ids"], "{context}: new ids");
+        assert_eq!(json!(log.removed), entry["removed"], "{context}: removed");
+        assert_eq!(
+            json!(log.hidden),
+            entry["occlusion_suppressed"],
+            "{context}: hidden"
+        );
+        assert_eq!(
+            json!(self.engine.ids()),
+            entry["ids_after"],
+            "{context}: ids after"
+        );
+        let removed = self.engine.probation().removed();
+        assert_eq!(json!(removed), entry["removed_total"], "{context}");
+
+        // The original also encodes what it overwrites in the same frame: masks of reconditioned
+        // objects. New objects, which have the last binary memory, are encoded here as well.
+        let wanted = entry["memory"].as_array().unwrap();
+        let tracked: Vec<&Value> = wanted
+            .iter()
+            .filter(|m| m["from_points"] == false)
+            .collect();
+        let remembered = self.world.remembered.lock().unwrap();
+        let got: Vec<_> = remembered
+            .iter()
+            .filter(|(.., probability)| *probability == MaskProbability::Sigmoid)
+            .collect();
+        assert_eq!(got.len(), tracked.len(), "{context}: memories");
+        for ((areas, scores, _), want) in got.into_iter().zip(tracked) {
+            assert_eq!(
+                json!(areas),
+                want["areas"],
+                "{context}: memory of {}",
+                want["ids"]
+            );
+            assert_eq!(
+                json!(scores),
+                want["score"],
+                "{context}: memory of {}",
+                want["ids"]
+            );
+        }
+    }
+
+    /// Compares everything.
+    fn check(&self, entry: &Value, step: &Step) {
+        let context = format!("frame {}, {}", entry["frame"], entry["pass"]);
+        self.check_decisions(entry, step, &context);
+        let (log, ids) = (&step.log, &step.log.ids_before);
+        let masks = entry["tracker_masks_filled"].as_array().unwrap();
+        assert_eq!(masks.len(), log.masks.len(), "{context}");
+        for ((got, want), id) in log.masks.iter().zip(masks).zip(ids) {
+            assert_eq!(
+                got,
+                &mask(want, self.world.low_res),
+                "{context}: mask of {id}"
+            );
+        }
+        let states: Vec<Value> = self
+            .engine
+            .groups()
+            .iter()
+            .map(|group| {
+                let mut cond: Vec<usize> = group.bank().cond_frames().collect();
+                cond.sort_unstable();
+                let ordinary: Vec<usize> = group.bank().ordinary_frames().collect();
+                json!({
+                    "ids": group.ids().collect::<Vec<_>>(),
+                    "cond": cond,
+                    "non_cond": ordinary,
+                })
+            })
+            .collect();
+        assert_eq!(Value::from(states), entry["states"], "{context}: groups");
+
+        let wanted = entry["memory"].as_array().unwrap();
+        if !log.born.is_empty() {
+            let remembered = self.world.remembered.lock().unwrap();
+            let (areas, scores, probability) = remembered.last().unwrap();
+            let want = wanted.iter().rfind(|m| m["from_points"] == true).unwrap();
+            assert_eq!(*probability, MaskProbability::Binary);
+            assert_eq!(json!(areas), want["areas"], "{context}: areas at birth");
+            assert_eq!(json!(scores), want["score"], "{context}: scores at birth");
+        }
+        let areas: BTreeMap<String, usize> = step
+            .answers
+            .iter()
+            .map(|answer| (answer.id.to_string(), answer.mask.area()))
+            .collect();
+        assert_eq!(json!(areas), entry["mask_areas"], "{context}: areas");
+    }
+
+    fn check_output(&self, got: &ConceptMasks, want: &Value) {
+        let context = format!("output of frame {}", got.frame);
+        assert_eq!(got.frame, number(&want["frame"]));
+        let ids: Vec<u32> = got.objects.iter().map(|object| object.id).collect();
+        assert_eq!(json!(ids), want["ids"], "{context}");
+        let size = self.world.video;
+        for (i, object) in got.objects.iter().enumerate() {
+            let near =
+                |got: f32, want: &Value| (f64::from(got) - want.as_f64().unwrap()).abs() < 1e-5;
+            assert!(
+                near(object.score, &want["probs"][i]),
+                "{context}: {}",
+                object.score
+            );
+            assert_eq!(
+                object.mask,
+                mask(&want["masks"][i], size),
+                "{context}: {}",
+                object.id
+            );
+            // inclusive differences there
+            let b = object.bbox;
+            let (w, h) = (size.width as f32, size.height as f32);
+            let bbox = [
+                b.x0 / w,
+                b.y0 / h,
+                (b.x1 - b.x0 - 1.) / w,
+                (b.y1 - b.y0 - 1.) / h,
+            ];
+            for (got, want) in bbox.iter().zip(want["boxes_xywh"][i].as_array().unwrap()) {
+                assert!(near(*got, want), "{context}: {bbox:?}");
+            }
+        }
+    }
+
+    /// Runs the whole record.
+    fn run(&mut self) -> Result<()> {
+        let frames = self.record["frames"].as_array().unwrap().clone();
+        let outputs = self.record["outputs"].as_array().unwrap().clone();
+        let mut outputs = outputs.iter();
+        let mut queue = Queue::default();
+        let start = number(&frames[0]["frame"]);
+        let mut backward = false;
+        for entry in &frames {
+            let t = number(&entry["frame"]);
+            if t < start && !backward {
+                backward = true;
+                while let Some(masks) = queue.pop_any(self.engine.probation()) {
+                    self.check_output(&masks, outputs.next().unwrap());
+                }
+            }
+            let step = self.step(entry, t < start);
+            self.check(entry, &step);
+            if entry["pass"] == "prompt" {
+                continue;
+            }
+            queue.push(t, step.answers);
+            if let Some(masks) = queue.pop(self.options.hotstart, self.engine.probation()) {
+                let want = outputs.next().unwrap();
+                assert_eq!(number(&want["after"]), t);
+                self.check_output(&masks, want);
+            }
+        }
+        while let Some(masks) = queue.pop_any(self.engine.probation()) {
+            self.check_output(&masks, outputs.next().unwrap());
+        }
+        assert_eq!(outputs.next(), None);
+        Ok(())
+    }
+}
+
+#[test]
+fn every_decision_going_forward_is_the_recorded_one() {
+    Replay::new("pcs_forward", Options::default())
+        .run()
+        .unwrap();
+}
+
+#[test]
+fn every_decision_without_delay_is_the_recorded_one() {
+    Replay::new("pcs_no_heuristics", Options::without_delay())
+        .run()
+        .unwrap();
+}
+
+#[test]
+fn every_decision_in_both_directions_is_the_recorded_one() {
+    Replay::new("pcs_both_directions", Options::default())
+        .run()
+        .unwrap();
+}
+
+/// Rectangles that move, cross, vanish and have twins, with the decisions of the original's own
+/// functions for each frame.
+#[test]
+fn every_decision_on_random_streams_is_the_recorded_one() {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/golden/pcs_streams.json.gz"
+    );
+    let file = std::fs::File::open(path).unwrap();
+    let streams: Vec<Value> = serde_json::from_reader(flate2::read::GzDecoder::new(file)).unwrap();
+    assert!(streams.len() >= 20);
+    for stream in streams {
+        let seed = &stream["seed"];
+        let options = match stream["heuristics"].as_bool().unwrap() {
+            true => Options::default(),
+            false => Options::without_delay(),
+        };
+        let mut replay = Replay {
+            world: World::of_rectangles(stream["world"].clone()),
+            engine: Engine::default(),
+            record: stream.clone(),
+            options,
+        };
+        let start = number(&stream["start"]);
+        for entry in stream["frames"].as_array().unwrap() {
+            let step = replay.step(entry, number(&entry["frame"]) < start);
+            replay.check_decisions(
+                entry,
+                &step,
+                &format!("stream {seed}, frame {}", entry["frame"]),
+            );
+        }
+    }
+}
+
+#[test]
+fn options_out_of_range_are_refused() {
+    for options in [
+        Options {
+            threshold: f32::NAN,
+            ..Options::default()
+        },
+        Options {
+            min_share: 1.5,
+            ..Options::default()
+        },
+        Options {
+            max_objects: 0,
+            ..Options::default()
+        },
+    ] {
+        assert!(options.validate().is_err(), "{options:?}");
+    }
+    Options::without_delay().validate().unwrap();
+}

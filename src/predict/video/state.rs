@@ -1,0 +1,201 @@
+//! Sessions as bytes, to go on with another time.
+//!
+//! A safetensors file: memories, pointers and masks as tensors, all else as JSON in its metadata.
+
+use std::collections::{BTreeMap, HashMap};
+
+use candle::{Device, Tensor};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::group::{Group, Object};
+use crate::models::head::Label;
+use crate::models::tracker::{Entry, MemoryBank};
+use crate::{Error, Result};
+
+/// Key of the JSON in the metadata; the number changes with its form.
+const KEY: &str = "candle_sam3.video.1";
+
+/// A group without its tensors.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct GroupRecord {
+    started: bool,
+    objects: Vec<ObjectRecord>,
+    entries: Vec<EntryRecord>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct ObjectRecord {
+    id: u32,
+    points: BTreeMap<usize, Vec<([f32; 2], u8)>>,
+    masks: Vec<usize>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct EntryRecord {
+    frame: usize,
+    is_cond: bool,
+    object_scores: Vec<f32>,
+    iou_scores: Vec<f32>,
+    quality: Option<f32>,
+}
+
+const LABELS: [Label; 5] = [
+    Label::Padding,
+    Label::Negative,
+    Label::Positive,
+    Label::TopLeft,
+    Label::BottomRight,
+];
+
+/// Tensors by name.
+pub(super) type Tensors = HashMap<String, Tensor>;
+
+/// Takes a group apart. Answers to prompts that are not remembered yet are not part of it.
+pub(super) fn record_group(group: &Group, number: usize, tensors: &mut Tensors) -> GroupRecord {
+    let object = |object: &Object| ObjectRecord {
+        id: object.id,
+        points: object
+            .points
+            .iter()
+            .map(|(t, points)| {
+                (
+                    *t,
+                    points
+                        .iter()
+                        .map(|(xy, label)| (*xy, *label as u8))
+                        .collect(),
+                )
+            })
+            .collect(),
+        masks: object.masks.iter().copied().collect(),
+    };
+    let bank = group.bank();
+    let entries = bank
+        .entries()
+        .map(|(frame, is_cond, entry)| {
+            for (part, tensor) in [
+                ("memory", entry.memory.as_ref()),
+                ("pointers", Some(&entry.pointers)),
+                ("low_res_logits", entry.low_res_logits.as_ref()),
+            ] {
+                if let Some(tensor) = tensor {
+                    tensors.insert(name(number, frame, part), tensor.clone());
+                }
+            }
+            EntryRecord {
+                frame,
+                is_cond,
+                object_scores: entry.object_scores.clone(),
+                iou_scores: entry.iou_scores.clone(),
+                quality: entry.quality,
+            }
+        })
+        .collect();
+    GroupRecord {
+        started: !group.is_open(),
+        objects: group.objects.iter().map(object).collect(),
+        entries,
+    }
+}
+
+/// Puts a group together again.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for a tensor that is missing or of another number of objects.
+pub(super) fn restore_group(
+    record: GroupRecord,
+    number: usize,
+    tensors: &Tensors,
+) -> Result<Group> {
+    let objects = record.objects.into_iter().map(|object| {
+        let mut restored = Object::new(object.id);
+        for (t, points) in object.points {
+            let label = |label: u8| LABELS.get(usize::from(label)).copied();
+            let points = points.into_iter().map(|(xy, l)| Some((xy, label(l)?)));
+            let points = points.collect::<Option<Vec<_>>>();
+            restored
+                .points
+                .insert(t, points.ok_or_else(|| broken("an unknown label"))?);
+        }
+        restored.masks = object.masks.into_iter().collect();
+        Ok(restored)
+    });
+    let objects = objects.collect::<Result<Vec<_>>>()?;
+    let mut bank = MemoryBank::default();
+    for entry in record.entries {
+        let tensor = |part: &str| tensors.get(&name(number, entry.frame, part)).cloned();
+        let restored = Entry {
+            low_res_logits: tensor("low_res_logits"),
+            pointers: tensor("pointers").ok_or_else(|| broken("a pointer is missing"))?,
+            object_scores: entry.object_scores,
+            iou_scores: entry.iou_scores,
+            memory: tensor("memory"),
+            quality: entry.quality,
+        };
+        let parts = restored.memory.iter().chain(&restored.low_res_logits);
+        let counts = parts
+            .chain([&restored.pointers])
+            .map(|t| t.dims().first().copied());
+        let scores = [restored.object_scores.len(), restored.iou_scores.len()];
+        if counts
+            .chain(scores.map(Some))
+            .any(|count| count != Some(objects.len()))
+        {
+            return Err(broken("a frame has another number of objects"));
+        }
+        match entry.is_cond {
+            true => bank.insert_cond(entry.frame, restored),
+            false => bank.insert_ordinary(entry.frame, restored),
+        }
+    }
+    Ok(Group::from_parts(objects, bank, record.started))
+}
+
+fn name(group: usize, frame: usize, part: &str) -> String {
+    format!("groups.{group}.frames.{frame}.{part}")
+}
+
+fn broken(why: &str) -> Error {
+    Error::InvalidArgument(format!("the saved session: {why}"))
+}
+
+/// The bytes of a session.
+pub(super) fn to_bytes(record: &impl Serialize, tensors: &Tensors) -> Result<Vec<u8>> {
+    let json = serde_json::to_string(record).map_err(|e| broken(&e.to_string()))?;
+    let metadata = HashMap::from([(KEY.to_string(), json)]);
+    let tensors = tensors
+        .iter()
+        .map(|(name, t)| Ok((name.as_str(), t.contiguous()?)));
+    let tensors = tensors.collect::<candle::Result<Vec<_>>>()?;
+    safetensors::serialize(tensors, Some(metadata)).map_err(|e| Error::Tensor(e.into()))
+}
+
+/// What [`to_bytes`] wrote.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] for other bytes.
+pub(super) fn from_bytes<R: DeserializeOwned>(
+    bytes: &[u8],
+    device: &Device,
+) -> Result<(R, Tensors)> {
+    let (_, header) =
+        safetensors::SafeTensors::read_metadata(bytes).map_err(|e| broken(&e.to_string()))?;
+    let json = header.metadata().as_ref().and_then(|m| m.get(KEY));
+    let json = json.ok_or_else(|| broken("it was written by another version, or is none"))?;
+    let record = serde_json::from_str(json).map_err(|e| broken(&e.to_string()))?;
+    Ok((record, candle::safetensors::load_buffer(bytes, device)?))
+}
+
+/// Checks that a session was saved with this model.
+///
+/// # Errors
+/// [`Error::InvalidArgument`] if it was another.
+pub(super) fn check_model(saved: &str, now: &str) -> Result<()> {
+    match saved == now {
+        true => Ok(()),
+        false => Err(broken(&format!(
+            "it was saved with {saved}, and this is {now}"
+        ))),
+    }
+}
