@@ -15,6 +15,7 @@ pub mod masks;
 mod overlay;
 mod palette;
 pub mod records;
+pub mod video;
 mod write;
 
 use std::fmt;

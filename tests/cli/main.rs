@@ -3,6 +3,7 @@
 mod bench;
 mod convert;
 mod inspect;
+mod track;
 mod verify;
 
 use std::path::{Path, PathBuf};

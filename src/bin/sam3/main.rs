@@ -17,6 +17,7 @@ mod progress;
 mod results;
 mod segment;
 mod stages;
+mod track;
 mod verify;
 
 use std::process::ExitCode;
@@ -45,6 +46,7 @@ fn main() -> ExitCode {
         Command::Segment(args) if args.clicks.is_asked_for() => interactive::run(*args, cli.quiet),
         Command::Segment(args) => segment::run(*args, cli.quiet),
         Command::Everything(args) => everything::run(*args, cli.quiet),
+        Command::Track(args) => track::run(*args, cli.quiet),
         Command::Models(args) => models::run(args),
         Command::Inspect(args) => inspect::run(args),
         Command::Convert(args) => convert::run(args, cli.quiet),

@@ -34,7 +34,7 @@ pub fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
 }
 
 /// The checkpoint that the flags name; `prompts` as for [`open`].
-fn open_complete(args: &ModelArgs, prompts: PromptKind) -> Result<Checkpoint> {
+pub fn open_complete(args: &ModelArgs, prompts: PromptKind) -> Result<Checkpoint> {
     open_with(&args.model, args.geometry.as_deref(), Some(prompts))
 }
 

@@ -2,6 +2,7 @@
 
 mod everything;
 mod segment;
+mod track;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 pub use everything::{EverythingArgs, EverythingFormat, GeneratorArgs};
 pub use segment::{ClickArgs, SegmentArgs};
+pub use track::{TrackArgs, TrackFormat};
 
 /// Promptable segmentation with SAM 3, EfficientSAM3 and SAM3-LiteText
 #[derive(Parser)]
@@ -49,6 +51,16 @@ pub enum Command {
     ///   sam3 everything photo.jpg -m sam3.pt --crop-n-layers 1 --min-mask-region-area 100
     #[command(verbatim_doc_comment)]
     Everything(Box<EverythingArgs>),
+
+    /// Follow objects through a video
+    ///
+    /// Examples:
+    ///   sam3 track clip.mp4 --text "red car" -m sam3.pt
+    ///   sam3 track frames/ --point 0:320,180 -m sam3.pt --formats jsonl,davis
+    ///   sam3 track clip.gif --box 1@0:40,60,120,180 --point 2@12:300,60 -m sam3.pt -o tracked
+    ///   sam3 track clip.gif --point 0:64,40 --simple
+    #[command(verbatim_doc_comment)]
+    Track(Box<TrackArgs>),
 
     /// List the models that `-m` knows by name, and download them
     ///
@@ -94,6 +106,7 @@ impl Command {
         let model = match self {
             Self::Segment(args) => &args.model,
             Self::Everything(args) => &args.model,
+            Self::Track(args) => &args.model,
             Self::Bench(args) => &args.model,
             Self::Verify(args) => &args.model,
             Self::Models(_) | Self::Inspect(_) | Self::Convert(_) => return None,
