@@ -62,6 +62,7 @@ pub mod error;
 pub mod run;
 pub mod size;
 pub mod trace;
+pub mod write;
 
 pub mod image;
 pub mod mask;

@@ -10,11 +10,12 @@
 //! }
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use candle::{DType, Tensor};
 
+use crate::write::write_file;
 use crate::{Error, Result};
 
 /// Collects named tensors, see [`crate::Run::trace`].
@@ -73,23 +74,18 @@ impl Trace {
         let tensors = self.tensors.iter();
         let tensors = tensors.map(|(name, t)| Ok((name, t.contiguous()?)));
         let tensors = tensors.collect::<candle::Result<Vec<_>>>()?;
-        safetensors::serialize(tensors, None).map_err(|e| Error::Tensor(e.into()))
+        // by which a later trace knows that it may replace this one
+        let about = HashMap::from([("trace".to_string(), env!("CARGO_PKG_NAME").to_string())]);
+        safetensors::serialize(tensors, Some(about)).map_err(|e| Error::Tensor(e.into()))
     }
 
-    /// Writes the recorded tensors to a safetensors file, replacing it in one step.
+    /// Writes the recorded tensors to a safetensors file, in one step; only an earlier trace is
+    /// replaced.
     ///
     /// # Errors
-    /// As [`Trace::to_bytes`]; [`Error::Io`] when writing fails.
+    /// As [`Trace::to_bytes`] and [`write_file`].
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
-        let path = path.as_ref();
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".part");
-        let written = std::fs::write(&temporary, self.to_bytes()?)
-            .and_then(|()| std::fs::rename(&temporary, path));
-        if written.is_err() {
-            let _ = std::fs::remove_file(&temporary); // the first error is the one to report
-        }
-        written.map_err(|e| Error::io(path, e))
+        write_file(path, &self.to_bytes()?)
     }
 }
 

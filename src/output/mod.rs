@@ -24,7 +24,6 @@ mod overlay;
 mod palette;
 mod place;
 mod png;
-mod write;
 
 pub use folder::write_folder;
 pub use format::{Files, Format, FormatOptions, ImageResults, Kind};
@@ -32,7 +31,8 @@ pub use labels::stand_ins;
 pub use logits::{decode_logits, encode_logits};
 pub use overlay::{OverlayOptions, overlay};
 pub use place::{Place, check_file};
-pub use write::write_file;
+
+pub use crate::write::write_file;
 
 use crate::error::Result;
 use crate::image::Image;

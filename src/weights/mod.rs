@@ -51,7 +51,7 @@ pub(crate) use names::matches;
 pub use random::random;
 pub use stored::Stored;
 pub use survey::Survey;
-pub use write::Written;
+pub use write::{WriteOptions, Written};
 
 /// A tiny model of SAM 3's architecture that knows coloured shapes, built into the library.
 ///

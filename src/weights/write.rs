@@ -5,13 +5,24 @@ use super::layout::Table;
 use super::names::listing;
 use super::{Checkpoint, layouts};
 use crate::error::{Error, Result};
+use crate::write::{NewFile, is_safetensors};
 use ::safetensors::Dtype;
 use candle::DType;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+
+/// How [`Checkpoint::write`] writes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WriteOptions {
+    /// What floating-point tensors become: f32, f16 or bf16. `None` leaves each as it is, and makes
+    /// bf16 of 8 bits, which loses nothing.
+    pub dtype: Option<DType>,
+    /// Whether safetensors that are there already may be replaced.
+    pub replace: bool,
+}
 
 /// What [`Checkpoint::write`] wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,31 +51,34 @@ impl Checkpoint {
     /// Writes every tensor that modules can ask for and `keep` agrees to, by official names and in
     /// official shapes, with the metadata and with what [`Checkpoint::with_part`] supplies.
     ///
-    /// `dtype` is what floating-point tensors become; `None` leaves each as it is. A piece of a
-    /// tensor is held in memory at a time. The file appears under its name when it is complete;
-    /// until then it is `path` with `.part` after it, which a failure removes. `progress` is told
-    /// the bytes written so far and those to be written.
+    /// A piece of a tensor is held in memory at a time. The file appears under its name when it is
+    /// complete, see [`crate::write`]. `progress` is told the bytes written so far and those to be
+    /// written.
     ///
     /// # Errors
     /// [`Error::Checkpoint`] for a tensor without an official name, a dtype that candle does not
     /// have, or a value that f16 cannot hold; [`Error::Unsupported`] for `path` being a file that
-    /// is read; [`Error::Io`] if writing fails, as on a full disk.
+    /// is read; [`Error::Io`] if something is there that may not be replaced, or writing fails, as
+    /// on a full disk.
     pub fn write(
         &self,
         path: impl AsRef<Path>,
-        dtype: Option<DType>,
+        options: &WriteOptions,
         keep: impl Fn(&str) -> bool,
         mut progress: impl FnMut(u64, u64),
     ) -> Result<Written> {
         let path = path.as_ref();
         self.refuse_own_files(path)?;
-        let rows = self.rows(dtype, keep)?;
+        let rows = self.rows(options.dtype, keep)?;
         let header = header(&rows, self.metadata());
         let total = header.len() as u64 + rows.iter().map(Row::bytes).sum::<u64>();
-        let part = Part::create(path)?;
         let mut done = header.len() as u64;
-        let mut out = BufWriter::new(&part.file);
-        let failed = |e| Error::io(&part.path, e);
+        let file = NewFile::create(path, |head| options.replace && is_safetensors(head))?;
+        let failed = |cause| Error::Io {
+            path: path.to_path_buf(),
+            cause,
+        };
+        let mut out = BufWriter::new(file);
         out.write_all(&header).map_err(failed)?;
         for row in &rows {
             let skipped = vec![0; row.entry.skip * row.dtype.bitsize() / 8];
@@ -83,9 +97,8 @@ impl Checkpoint {
                 })?;
             }
         }
-        out.flush().map_err(failed)?;
-        drop(out);
-        part.finish(path)?;
+        let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
+        file.finish()?;
         Ok(Written {
             tensors: rows.len(),
             bytes: total,
@@ -110,7 +123,10 @@ impl Checkpoint {
         let names = self.names().into_iter().filter(|name| keep(name));
         let rows = names.filter_map(|name| {
             let entry = self.entry(name)?;
-            let stored = common_dtype(entry);
+            let stored = match common_dtype(entry) {
+                Dtype::F8_E4M3 | Dtype::F8_E5M2 => Dtype::BF16, // as they are read
+                other => other,
+            };
             let dtype = to.filter(|_| is_float(stored)).unwrap_or(stored);
             Some(Row { name, entry, dtype })
         });
@@ -196,38 +212,6 @@ fn header(rows: &[Row], metadata: &std::collections::HashMap<String, String>) ->
     header
 }
 
-/// A file that is not complete yet; it is removed if it never is.
-struct Part {
-    path: PathBuf,
-    file: File,
-}
-
-impl Part {
-    fn create(path: &Path) -> Result<Self> {
-        let mut part = path.as_os_str().to_owned();
-        part.push(".part");
-        let part = PathBuf::from(part);
-        let file = File::create(&part).map_err(|e| match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => Error::io(folder, e),
-            _ => Error::io(&part, e),
-        })?;
-        Ok(Self { path: part, file })
-    }
-
-    fn finish(self, path: &Path) -> Result<()> {
-        let written = self.file.sync_all();
-        written
-            .and_then(|()| fs::rename(&self.path, path))
-            .map_err(|e| Error::io(path, e))
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path); // after the rename there is nothing to remove
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,6 +220,11 @@ mod tests {
 
     fn all(_: &str) -> bool {
         true
+    }
+
+    fn to(dtype: Option<DType>) -> WriteOptions {
+        let replace = true;
+        WriteOptions { dtype, replace }
     }
 
     fn bits(checkpoint: &Checkpoint, name: &str, dtype: DType) -> Vec<u8> {
@@ -259,7 +248,7 @@ mod tests {
             let keep = |name: &str| before.dtype(name).is_some();
             let mut told = 0;
             let written = before
-                .write(&path, dtype, keep, |done, _| told = done)
+                .write(&path, &to(dtype), keep, |done, _| told = done)
                 .unwrap();
             assert_eq!(written.bytes, fs::metadata(&path).unwrap().len());
             assert_eq!(told, written.bytes);
@@ -280,7 +269,11 @@ mod tests {
                 );
             }
         }
-        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1, "no .part stays");
+        assert_eq!(
+            fs::read_dir(&folder).unwrap().count(),
+            1,
+            "nothing else stays"
+        );
     }
 
     #[test]
@@ -297,7 +290,7 @@ mod tests {
             };
             let before = small(stored);
             before
-                .write(&path, Some(DType::F16), all, |_, _| ())
+                .write(&path, &to(Some(DType::F16)), all, |_, _| ())
                 .unwrap();
             let after = Checkpoint::open(&path).unwrap();
             let want = small(official);
@@ -366,7 +359,7 @@ mod tests {
         assert_eq!(before.layout().name, "SAM 3 (Hugging Face)");
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.safetensors");
-        before.write(&path, None, all, |_, _| ()).unwrap();
+        before.write(&path, &to(None), all, |_, _| ()).unwrap();
         let after = Checkpoint::open(&path).unwrap();
         assert_eq!(after.layout().name, "SAM 3");
         assert_eq!(after.names(), before.names());
@@ -397,7 +390,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.safetensors");
         let keep = |name: &str| name != "detector.b";
-        whole.write(&path, None, keep, |_, _| ()).unwrap();
+        whole.write(&path, &to(None), keep, |_, _| ()).unwrap();
         let names = Checkpoint::open(&path).unwrap();
         assert_eq!(names.names(), ["detector.a", "detector.geometry_encoder.w"]);
     }
@@ -410,23 +403,23 @@ mod tests {
         let named = |name| safetensors::serialize([(name, &values)], None).unwrap();
         let large = Checkpoint::from_bytes(named("detector.large")).unwrap();
         let error = large
-            .write(&path, Some(DType::F16), all, |_, _| ())
+            .write(&path, &to(Some(DType::F16)), all, |_, _| ())
             .unwrap_err();
         let error = error.to_string();
         assert!(error.contains("`detector.large` holds 1000000"), "{error}");
 
         let strange = Checkpoint::from_bytes(named("detr_encoder.surprise.weight")).unwrap();
-        let error = strange.write(&path, None, all, |_, _| ()).unwrap_err();
+        let error = strange.write(&path, &to(None), all, |_, _| ()).unwrap_err();
         assert!(error.to_string().contains("no official name"), "{error}");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
 
         let nowhere = folder.path().join("none/out.safetensors");
-        let error = large.write(nowhere, None, all, |_, _| ()).unwrap_err();
+        let error = large.write(nowhere, &to(None), all, |_, _| ()).unwrap_err();
         assert!(matches!(error, Error::NotFound { .. }), "{error}");
 
         fs::write(&path, named("detector.x")).unwrap();
         let own = Checkpoint::open(&path).unwrap();
-        let error = own.write(&path, None, all, |_, _| ()).unwrap_err();
+        let error = own.write(&path, &to(None), all, |_, _| ()).unwrap_err();
         assert!(error.to_string().contains("being read"), "{error}");
         assert!(Checkpoint::open(&path).is_ok());
     }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use candle_sam3::weights::{self, Checkpoint};
+use candle_sam3::weights::{self, Checkpoint, WriteOptions};
 use predicates::str::contains;
 
 use crate::{json, sam3, scene};
@@ -11,7 +11,7 @@ use crate::{json, sam3, scene};
 fn demo(path: &Path, keep: impl Fn(&str) -> bool) {
     weights::demo()
         .unwrap()
-        .write(path, None, keep, |_, _| ())
+        .write(path, &WriteOptions::default(), keep, |_, _| ())
         .unwrap();
 }
 
@@ -121,7 +121,12 @@ fn nothing_is_overwritten_by_accident() {
         names(folder.path()),
         ["model.safetensors", "other.safetensors"]
     );
-    convert(&other, &["--force"]).success();
+    convert(&other, &["--force"])
+        .code(1)
+        .stderr(contains("not the same kind of file"));
+    assert_eq!(std::fs::read(&other).unwrap(), b"precious");
+    std::fs::copy(&model, &other).unwrap();
+    convert(&other, &["--force", "--dtype", "f16"]).success();
     assert!(Checkpoint::open(&other).is_ok());
 }
 
@@ -147,7 +152,7 @@ fn a_full_disk_leaves_nothing_behind_and_the_old_file_as_it_was() {
     let folder = tempfile::tempdir().unwrap();
     let [model, output] = ["model", "out"].map(|n| folder.path().join(format!("{n}.safetensors")));
     demo(&model, |_| true);
-    std::fs::write(&output, "old").unwrap();
+    std::fs::copy(&model, &output).unwrap();
     let command = sam3();
     let program = command.get_program().to_str().unwrap();
     let script = "trap '' XFSZ; ulimit -f 1000; exec \"$0\" convert \"$1\" \"$2\" --force";
@@ -156,32 +161,107 @@ fn a_full_disk_leaves_nothing_behind_and_the_old_file_as_it_was() {
         .args([&model, &output])
         .assert()
         .code(1)
-        .stderr(contains("out.safetensors.part"));
-    assert_eq!(
-        names(folder.path()),
-        ["model.safetensors", "out.safetensors"]
-    );
-    assert_eq!(std::fs::read(&output).unwrap(), b"old");
-}
-
-/// Nothing can be tidied up when a process is killed: the unfinished file has another name, and
-/// the next run replaces it.
-#[test]
-fn what_an_interrupted_run_left_does_not_disturb_the_next() {
-    let folder = tempfile::tempdir().unwrap();
-    let [model, output] = ["model", "out"].map(|n| folder.path().join(format!("{n}.safetensors")));
-    demo(&model, |_| true);
-    std::fs::write(folder.path().join("out.safetensors.part"), vec![1; 1 << 24]).unwrap();
-    sam3()
-        .arg("convert")
-        .arg(&model)
-        .arg(&output)
-        .assert()
-        .success();
+        .stderr(contains("out.safetensors: File too large"));
     assert_eq!(
         names(folder.path()),
         ["model.safetensors", "out.safetensors"]
     );
     let same = std::fs::read(&output).unwrap() == std::fs::read(&model).unwrap();
-    assert!(same, "what is official already is written as it was");
+    assert!(same, "the old file stays");
+}
+
+#[test]
+fn an_unfinished_download_as_input_and_a_foreign_file_beside_it_are_not_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    let [input, output] =
+        ["m.safetensors.part", "m.safetensors"].map(|name| folder.path().join(name));
+    demo(&input, |_| true);
+    let before = std::fs::read(&input).unwrap();
+    let convert = sam3().arg("convert").arg(&input).arg(&output).assert();
+    convert.success();
+    assert_eq!(
+        names(folder.path()),
+        ["m.safetensors", "m.safetensors.part"]
+    );
+    let [left, written] = [&input, &output].map(|path| std::fs::read(path).unwrap());
+    assert!(left == before, "the input");
+    assert!(
+        written == before,
+        "what is official already is written as it was"
+    );
+}
+
+/// 32 million numbers of f16, most of them zero and not on the disk.
+#[cfg(unix)]
+fn large(path: &Path) {
+    use std::io::{Seek, Write};
+    let config = weights::demo().unwrap().metadata()["config"].clone();
+    let header = serde_json::json!({
+        "__metadata__": {"config": config},
+        "detector.x": {"dtype": "F16", "shape": [1 << 25], "data_offsets": [0, 1 << 26]},
+    });
+    let header = header.to_string();
+    let mut file = std::fs::File::create(path).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes())
+        .unwrap();
+    file.write_all(header.as_bytes()).unwrap();
+    file.write_all(&[1; 1 << 20]).unwrap();
+    file.seek(std::io::SeekFrom::Current((1 << 26) - (1 << 20) - 1))
+        .unwrap();
+    file.write_all(&[1]).unwrap();
+}
+
+/// `sam3 convert` to f32, as soon as it has begun to write.
+#[cfg(unix)]
+fn begun(input: &Path, output: &Path, already: usize) -> std::process::Child {
+    let mut command = std::process::Command::new(sam3().get_program());
+    command
+        .args(["convert", "-q", "--dtype", "f32"])
+        .args([input, output]);
+    let mut child = command.spawn().unwrap();
+    let mut has_ended = || child.try_wait().unwrap().is_some();
+    while names(output.parent().unwrap()).len() == already && !has_ended() {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    child
+}
+
+#[test]
+#[cfg(unix)]
+fn nothing_stays_when_it_is_told_to_end() {
+    use std::os::unix::process::ExitStatusExt;
+    let [source, folder] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let input = source.path().join("large.safetensors");
+    large(&input);
+    for (name, number) in [("INT", 2), ("TERM", 15), ("HUP", 1)] {
+        let mut child = begun(&input, &folder.path().join("out.safetensors"), 0);
+        let kill = format!("kill -{name} {}", child.id());
+        assert_cmd::Command::new("sh")
+            .args(["-c", &kill])
+            .assert()
+            .success();
+        let status = child.wait().unwrap();
+        assert_eq!(status.signal(), Some(number), "{status}");
+        assert!(
+            names(folder.path()).is_empty(),
+            "{:?}",
+            names(folder.path())
+        );
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn of_two_that_write_to_one_name_one_succeeds_and_the_file_is_its_own() {
+    let [source, folder] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let input = source.path().join("large.safetensors");
+    large(&input);
+    let output = folder.path().join("out.safetensors");
+    let mut first = begun(&input, &output, 0);
+    let mut second = begun(&input, &output, 1);
+    let done = [&mut first, &mut second].map(|child| child.wait().unwrap().success());
+    assert!(done[0] ^ done[1], "{done:?}");
+    assert_eq!(names(folder.path()), ["out.safetensors"]);
+    let written = Checkpoint::open(&output).unwrap();
+    assert_eq!(written.shape("detector.x"), Some(&[1 << 25][..]));
 }

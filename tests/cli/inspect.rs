@@ -1,5 +1,6 @@
 //! `sam3 inspect`.
 
+use candle_sam3::weights::WriteOptions;
 use predicates::prelude::*;
 use predicates::str::contains;
 
@@ -41,8 +42,13 @@ fn a_file_with_something_missing_names_it() {
     let path = folder.path().join("broken.safetensors");
     let victim = "detector.transformer.decoder.norm.weight";
     let demo = candle_sam3::weights::demo().unwrap();
-    demo.write(&path, None, |name| name != victim, |_, _| ())
-        .unwrap();
+    demo.write(
+        &path,
+        &WriteOptions::default(),
+        |name| name != victim,
+        |_, _| (),
+    )
+    .unwrap();
     let named = contains("1 missing")
         .and(contains("missing in the decoder:"))
         .and(contains(victim))

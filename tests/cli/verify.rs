@@ -6,11 +6,12 @@ use std::path::Path;
 
 use candle::{DType, Device, Tensor};
 use candle_sam3::image::Image;
+use candle_sam3::mask::Mask;
 use candle_sam3::models::sam3::Sam3;
 use candle_sam3::predict::concept::{self, Options, Prompt};
 use candle_sam3::predict::interactive;
+use candle_sam3::weights::{self, WriteOptions};
 use candle_sam3::{LoadOptions, Run, Trace, VisualPrompt};
-use candle_sam3::{mask::Mask, weights};
 use predicates::prelude::*;
 use predicates::str::contains;
 
@@ -198,7 +199,7 @@ fn a_reference_that_lacks_something_says_what_and_how_to_make_one() {
     let demo = folder.path().join("demo.safetensors");
     weights::demo()
         .unwrap()
-        .write(&demo, None, |_| true, |_, _| ())
+        .write(&demo, &WriteOptions::default(), |_| true, |_, _| ())
         .unwrap();
     verify(&demo)
         .assert()

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 /// From the ground up. A file may import its own module, and modules of lower floors.
 const FLOORS: &[&[&str]] = &[
-    &["error", "device", "run", "size", "trace"], // open to all
+    &["error", "device", "run", "size", "trace", "write"], // open to all
     &["nn", "weights", "image", "mask"],
     &["backbones", "text"],
     &["models"],

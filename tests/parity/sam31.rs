@@ -120,7 +120,14 @@ fn a_converted_file_is_still_sam31() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sam31.safetensors");
     let checkpoint = sam31();
-    checkpoint.write(&path, None, |_| true, |_, _| {}).unwrap();
+    checkpoint
+        .write(
+            &path,
+            &candle_sam3::weights::WriteOptions::default(),
+            |_| true,
+            |_, _| {},
+        )
+        .unwrap();
     let converted = Checkpoint::open(&path).unwrap();
     assert_eq!(converted.layout().name, "SAM 3.1");
     assert_eq!(converted.names(), checkpoint.names());

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use candle_sam3::models::inspect::DeadParts;
+use candle_sam3::weights::WriteOptions;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::inspect::megabytes;
@@ -54,7 +55,11 @@ pub fn run(args: ConvertArgs, quiet: bool) -> Result<()> {
 
     let bar = progress_bar(quiet);
     let keep = |name: &str| !args.prune || !dead.contains(name);
-    let written = checkpoint.write(output, args.dtype.map(Dtype::into), keep, |done, total| {
+    let options = WriteOptions {
+        dtype: args.dtype.map(Dtype::into),
+        replace: args.force,
+    };
+    let written = checkpoint.write(output, &options, keep, |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     });

@@ -22,6 +22,8 @@ mod prompts;
 mod results;
 mod run;
 mod segment;
+#[cfg(unix)]
+mod signals;
 #[cfg(feature = "server")]
 mod serve;
 mod stages;
@@ -50,6 +52,10 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     start_log(cli.verbose, cli.quiet);
+    #[cfg(unix)]
+    if let Err(error) = signals::clean_up_when_told_to_end() {
+        tracing::warn!("an interrupted run may leave a temporary file behind: {error}");
+    }
     if cli.quiet {
         progress::silence();
     }
