@@ -1,8 +1,9 @@
 //! Just enough of pickle to find the tensors in what `torch.save` writes.
 //!
 //! Nothing is executed: a class or function is only a name, and calling one only records the call.
-//! Values live in one list and refer to each other by position, so every opcode costs the same
-//! however often a pickle repeats itself, and the work is bounded by the length of the input.
+//! Values live in one list and refer to each other by position, and texts stay where they are, so
+//! every opcode costs the same however often a pickle repeats itself: time and memory are bounded
+//! by the length of the input, and memory by [`MAX_VALUES`] besides.
 //!
 //! Opcodes as in <https://github.com/python/cpython/blob/v3.12.0/Lib/pickletools.py>: protocol 2,
 //! which `torch.save` uses by default, and what protocols 3 and 4 add.
@@ -10,18 +11,22 @@
 use std::collections::HashMap;
 
 /// The position of a value.
-pub(super) type Id = usize;
+pub(super) type Id = u32;
+
+/// Values, references on the stack and remembered references that a pickle may have, each: some
+/// hundred times those of the largest checkpoint, and a few hundred MB.
+const MAX_VALUES: usize = 1 << 22;
 
 /// A value of a pickle.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
+pub(super) enum Value<'a> {
     Int(i64),
-    Text(String),
+    Text(&'a str),
     Tuple(Vec<Id>),
     List(Vec<Id>),
     Dict(Vec<(Id, Id)>),
-    /// `module.name`, not looked up.
-    Global(String),
+    /// Module and name, not looked up.
+    Global(&'a str, &'a str),
     /// A call of a global that was not made.
     Call {
         callable: Id,
@@ -35,13 +40,13 @@ pub(super) enum Value {
 
 /// A pickle read to its end.
 #[derive(Debug)]
-pub(super) struct Pickle {
-    values: Vec<Value>,
+pub(super) struct Pickle<'a> {
+    values: Vec<Value<'a>>,
     root: Id,
 }
 
-impl Pickle {
-    pub(super) fn read(bytes: &[u8]) -> Result<Self, String> {
+impl<'a> Pickle<'a> {
+    pub(super) fn read(bytes: &'a [u8]) -> Result<Self, String> {
         let mut machine = Machine {
             rest: bytes,
             ..Machine::default()
@@ -57,11 +62,16 @@ impl Pickle {
         self.root
     }
 
-    pub(super) fn get(&self, id: Id) -> &Value {
-        &self.values[id]
+    pub(super) fn get(&self, id: Id) -> &Value<'a> {
+        &self.values[id as usize]
     }
 
-    pub(super) fn text(&self, id: Id) -> Option<&str> {
+    /// Every value that was made, whatever became of it.
+    pub(super) fn ids(&self) -> impl Iterator<Item = Id> {
+        0..self.values.len() as Id // at most `MAX_VALUES`
+    }
+
+    pub(super) fn text(&self, id: Id) -> Option<&'a str> {
         match self.get(id) {
             Value::Text(text) => Some(text),
             _ => None,
@@ -89,15 +99,16 @@ impl Pickle {
         }
     }
 
-    pub(super) fn global(&self, id: Id) -> Option<&str> {
+    /// Module and name.
+    pub(super) fn global(&self, id: Id) -> Option<(&'a str, &'a str)> {
         match self.get(id) {
-            Value::Global(name) => Some(name),
+            Value::Global(module, name) => Some((module, name)),
             _ => None,
         }
     }
 
-    /// The name of the function and its arguments.
-    pub(super) fn call(&self, id: Id) -> Option<(&str, &[Id])> {
+    /// The module and the name of the function, and its arguments.
+    pub(super) fn call(&self, id: Id) -> Option<((&'a str, &'a str), &[Id])> {
         match self.get(id) {
             Value::Call { callable, args } => Some((self.global(*callable)?, self.tuple(*args)?)),
             _ => None,
@@ -108,17 +119,18 @@ impl Pickle {
 #[derive(Default)]
 struct Machine<'a> {
     rest: &'a [u8],
-    values: Vec<Value>,
+    values: Vec<Value<'a>>,
     stack: Vec<Id>,
     /// Heights of the stack at each open mark.
     marks: Vec<usize>,
     memo: HashMap<u32, Id>,
 }
 
-impl Machine<'_> {
-    fn run(&mut self) -> Result<Pickle, String> {
+impl<'a> Machine<'a> {
+    fn run(&mut self) -> Result<Pickle<'a>, String> {
         loop {
             let [op] = self.array()?;
+            self.check_size()?;
             match op {
                 // PROTO, FRAME
                 0x80 => drop(self.array::<1>()?),
@@ -269,15 +281,15 @@ impl Machine<'_> {
                 b'c' => {
                     let module = self.line()?;
                     let name = self.line()?;
-                    self.push(Value::Global(format!("{module}.{name}")));
+                    self.push(Value::Global(module, name));
                 }
                 0x93 => {
                     let parts = self.pop_last(2)?;
-                    let global = match (&self.values[parts[0]], &self.values[parts[1]]) {
-                        (Value::Text(module), Value::Text(name)) => format!("{module}.{name}"),
+                    let global = match (self.value(parts[0]), self.value(parts[1])) {
+                        (Value::Text(module), Value::Text(name)) => Value::Global(module, name),
                         _ => return Err("a global without a name".into()),
                     };
-                    self.push(Value::Global(global));
+                    self.push(global);
                 }
                 // REDUCE, NEWOBJ
                 b'R' | 0x81 => {
@@ -301,9 +313,29 @@ impl Machine<'_> {
         }
     }
 
-    fn push(&mut self, value: Value) {
-        self.stack.push(self.values.len());
+    /// Holds before every opcode, each of which adds one entry to each at most.
+    fn check_size(&self) -> Result<(), String> {
+        let largest = [
+            self.values.len(),
+            self.stack.len(),
+            self.marks.len(),
+            self.memo.len(),
+        ];
+        match largest.iter().all(|len| *len < MAX_VALUES) {
+            true => Ok(()),
+            false => Err(format!(
+                "more than {MAX_VALUES} values, more than any model,"
+            )),
+        }
+    }
+
+    fn push(&mut self, value: Value<'a>) {
+        self.stack.push(self.values.len() as Id); // less than `MAX_VALUES`
         self.values.push(value);
+    }
+
+    fn value(&self, id: Id) -> &Value<'a> {
+        &self.values[id as usize]
     }
 
     /// The lowest stack position that belongs to the innermost mark.
@@ -342,7 +374,7 @@ impl Machine<'_> {
     /// hold is of no interest.
     fn extend(&mut self, items: Vec<Id>) -> Result<(), String> {
         let top = self.top()?;
-        match &mut self.values[top] {
+        match &mut self.values[top as usize] {
             Value::List(list) => list.extend(items),
             Value::Dict(dict) => dict.extend(items.chunks_exact(2).map(|kv| (kv[0], kv[1]))),
             _ => {}
@@ -351,9 +383,8 @@ impl Machine<'_> {
     }
 
     fn call(&mut self, callable: Id, args: Id) {
-        let dicts = ["collections.OrderedDict", "collections.defaultdict"];
-        let value = match &self.values[callable] {
-            Value::Global(name) if dicts.contains(&name.as_str()) => Value::Dict(vec![]),
+        let value = match self.value(callable) {
+            Value::Global("collections", "OrderedDict" | "defaultdict") => Value::Dict(vec![]),
             _ => Value::Call { callable, args },
         };
         self.push(value);
@@ -365,7 +396,7 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn take(&mut self, n: usize) -> Result<&[u8], String> {
+    fn take(&mut self, n: usize) -> Result<&'a [u8], String> {
         let (taken, rest) = self.rest.split_at_checked(n).ok_or("unexpected end")?;
         self.rest = rest;
         Ok(taken)
@@ -385,12 +416,12 @@ impl Machine<'_> {
         usize::try_from(u64::from_le_bytes(self.array()?)).map_err(|e| e.to_string())
     }
 
-    fn line(&mut self) -> Result<String, String> {
+    fn line(&mut self) -> Result<&'a str, String> {
         let end = self.rest.iter().position(|&b| b == b'\n');
         let line = self.take(end.ok_or("a name without an end")?)?;
-        let line = String::from_utf8_lossy(line).trim_end().to_string();
         self.array::<1>()?;
-        Ok(line)
+        let line = std::str::from_utf8(line).map_err(|e| format!("a name: {e}"))?;
+        Ok(line.trim_end())
     }
 
     /// A little-endian signed integer of any length.
@@ -410,8 +441,9 @@ impl Machine<'_> {
     }
 
     fn text(&mut self, len: usize) -> Result<(), String> {
-        let text = String::from_utf8_lossy(self.take(len)?).into_owned();
-        self.push(Value::Text(text));
+        // Python also writes halves of surrogate pairs, which no name of a tensor has.
+        let text = std::str::from_utf8(self.take(len)?);
+        self.push(text.map_or(Value::Opaque, Value::Text));
         Ok(())
     }
 
@@ -460,6 +492,25 @@ mod tests {
         bytes.extend(b"2\x86".repeat(60));
         bytes.push(b'.');
         assert_eq!(Pickle::read(&bytes).unwrap().values.len(), 61);
+    }
+
+    #[test]
+    fn texts_and_globals_are_not_copied_and_values_are_counted() {
+        // a text of 1 MB, and 200,000 globals named by it
+        let mut bytes = b"\x80\x04X\x00\x00\x10\x00".to_vec();
+        bytes.extend(vec![b'a'; 1 << 20]);
+        bytes.push(0x94);
+        bytes.extend(b"h\x00h\x00\x93".repeat(200_000));
+        bytes.push(b'.');
+        assert_eq!(Pickle::read(&bytes).unwrap().values.len(), 200_001);
+
+        for op in [&b"N"[..], b"(", b"N2222222222", b"N\x94"] {
+            let mut bytes = b"\x80\x04N".to_vec();
+            bytes.extend(op.repeat(MAX_VALUES));
+            bytes.push(b'.');
+            let got = Pickle::read(&bytes).unwrap_err();
+            assert!(got.contains("more than 4194304 values"), "{got}");
+        }
     }
 
     #[test]

@@ -102,15 +102,37 @@ pub(super) fn format_of(bytes: &[u8]) -> Result<Format, String> {
              *.safetensors.index.json of a sharded model"
                 .into(),
         ),
-        _ if bytes.len() < 16 => Err(format!(
-            "the file is truncated: it has only {} bytes",
-            bytes.len()
-        )),
-        _ => Err(
-            "neither a torch zip file (.pt, .pth) nor safetensors; is the download complete?"
+        _ => Err(match words(bytes) {
+            Some(words) => format!("this is a text and not weights; it says \"{words}\""),
+            None if bytes.len() < 16 => {
+                format!("the file is truncated: it has only {} bytes", bytes.len())
+            }
+            None => "neither a torch zip file (.pt, .pth) nor safetensors; is the download \
+                     complete?"
                 .into(),
-        ),
+        }),
     }
+}
+
+/// The first line of a text, such as the refusal that a hub sent instead of the weights.
+fn words(bytes: &[u8]) -> Option<String> {
+    const SHOWN: usize = 200;
+    let start = &bytes[..bytes.len().min(4 * SHOWN)];
+    let text = match std::str::from_utf8(start) {
+        Ok(text) => text,
+        // cut within a letter
+        Err(e) if start.len() < bytes.len() && e.valid_up_to() + 4 > start.len() => {
+            std::str::from_utf8(&start[..e.valid_up_to()]).ok()?
+        }
+        Err(_) => return None,
+    };
+    if text.chars().any(|c| c.is_control() && !c.is_whitespace()) {
+        return None;
+    }
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
+    // A few letters are more likely the rest of something else.
+    line.contains(' ')
+        .then(|| line.chars().take(SHOWN).collect())
 }
 
 /// `version …\noid sha256:…\nsize N\n`
@@ -139,7 +161,11 @@ mod tests {
             (b"\x80\x02\x8a\x0al\xfc\x9c", "legacy torch format"),
             (b"GGUF\x03\0\0\0", "GGUF"),
             (b"PK", "truncated"),
-            (b"lorem ipsum dolor sit amet", "neither"),
+            (b"lorem\x00 ipsum dolor sit amet", "neither"),
+            (
+                b"Access to model facebook/sam3 is restricted.\nVisit it to ask",
+                "a text and not weights; it says \"Access to model facebook/sam3 is restricted.\"",
+            ),
         ];
         for (bytes, want) in cases {
             let got = format_of(bytes).unwrap_err();

@@ -7,7 +7,7 @@
 
 use super::pickle::{Id, Pickle};
 use super::source::Source;
-use super::tensor::StoredTensor;
+use super::tensor::{MAX_NAME, MAX_RANK, StoredTensor, checked_name};
 use ::safetensors::Dtype;
 use std::collections::{HashMap, HashSet};
 use std::io::Cursor;
@@ -21,6 +21,13 @@ const WRAPPERS: [&str; 3] = ["model", "state_dict", "model_state_dict"];
 const MAX_DEPTH: usize = 8;
 /// Far above any checkpoint; stops pickles in which dicts hold each other many times.
 const MAX_ENTRIES: usize = 1 << 20;
+/// Far above any model; with the limit on the length of a name it bounds what names take.
+const MAX_TENSORS: usize = 1 << 16;
+/// Tensors may share storages: tied weights, or a view of half of another. Together they are
+/// at most as many times as large as the file.
+const MAX_SHARING: usize = 4;
+/// What tensors may take in any case.
+const ALWAYS: usize = 64 << 20;
 
 /// The tensors of the state dict.
 pub(super) fn read(source: &Arc<Source>) -> Result<Vec<StoredTensor>, String> {
@@ -50,6 +57,15 @@ pub(super) fn read(source: &Arc<Source>) -> Result<Vec<StoredTensor>, String> {
         return Err(
             "holds no tensors by name; torch.save the model's state_dict(), not the model".into(),
         );
+    }
+    let claimed: usize = file.tensors.iter().map(StoredTensor::len).sum();
+    let limit = (MAX_SHARING * source.bytes().len()).max(ALWAYS);
+    if claimed > limit {
+        return Err(format!(
+            "its tensors claim {claimed} bytes in a file of {}; at most {limit} are read. Views \
+             that repeat a storage must be made contiguous before torch.save",
+            source.bytes().len()
+        ));
     }
     Ok(file.tensors)
 }
@@ -102,12 +118,13 @@ fn entries(bytes: &[u8]) -> Result<HashMap<String, Range<usize>>, String> {
 
 /// Unwraps `{"model": {...}}`, and any other dict that holds tensors in one entry only.
 fn state_dict(pickle: &Pickle) -> Id {
+    let holders = holders(pickle);
     let mut at = pickle.root();
     for _ in 0..MAX_DEPTH {
         let Some(items) = pickle.dict(at) else { break };
         let inner = items
             .iter()
-            .filter(|(key, value)| pickle.text(*key).is_some() && holds_tensors(pickle, *value));
+            .filter(|(key, value)| pickle.text(*key).is_some() && holders.contains(value));
         let inner: Vec<_> = inner.collect();
         let wrapper = WRAPPERS.iter().find_map(|name| {
             let mut entries = inner.iter();
@@ -123,22 +140,29 @@ fn state_dict(pickle: &Pickle) -> Id {
     at
 }
 
-/// Whether a dict has tensors under names, directly or in dicts under names.
-fn holds_tensors(pickle: &Pickle, dict: Id) -> bool {
-    let mut seen = HashSet::new();
-    let mut open = vec![dict];
-    while let Some(id) = open.pop() {
-        let Some(items) = pickle.dict(id).filter(|_| seen.insert(id)) else {
-            continue;
-        };
+/// The dicts that have tensors under names, directly or in dicts under names.
+///
+/// All of them at once, from the inside out: asking each dict anew would walk those that others
+/// share once for each of them.
+fn holders(pickle: &Pickle) -> HashSet<Id> {
+    let (mut holders, mut open) = (HashSet::new(), vec![]);
+    let mut within = HashMap::<Id, Vec<Id>>::new();
+    for dict in pickle.ids() {
+        let items = pickle.dict(dict).unwrap_or_default();
         for (_, value) in items.iter().filter(|(key, _)| pickle.text(*key).is_some()) {
-            if is_tensor(pickle, *value) {
-                return true;
+            if pickle.dict(*value).is_some() {
+                within.entry(*value).or_default().push(dict);
+            } else if is_tensor(pickle, *value) {
+                open.push(dict);
             }
-            open.push(*value);
         }
     }
-    false
+    while let Some(dict) = open.pop() {
+        if holders.insert(dict) {
+            open.extend(within.get(&dict).into_iter().flatten());
+        }
+    }
+    holders
 }
 
 fn is_tensor(pickle: &Pickle, id: Id) -> bool {
@@ -146,25 +170,21 @@ fn is_tensor(pickle: &Pickle, id: Id) -> bool {
 }
 
 /// Finds the `_rebuild_tensor_*` call under parameters and tensor subclasses.
-fn rebuild(pickle: &Pickle, id: Id, depth: usize) -> Option<(&str, &[Id])> {
+fn rebuild<'a>(pickle: &'a Pickle, id: Id, depth: usize) -> Option<(&'a str, &'a [Id])> {
     if depth == 0 {
         return None;
     }
-    let (function, args) = pickle.call(id)?;
-    match (function, args) {
-        ("torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor_v3", _) => {
-            Some((function, args))
+    let ((module, function), args) = pickle.call(id)?;
+    match (module, function, args) {
+        ("torch._utils", "_rebuild_tensor_v2" | "_rebuild_tensor_v3", _) => Some((function, args)),
+        ("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state", [inner, ..]) => {
+            rebuild(pickle, *inner, depth - 1)
         }
-        (
-            "torch._utils._rebuild_parameter" | "torch._utils._rebuild_parameter_with_state",
-            [inner, ..],
-        ) => rebuild(pickle, *inner, depth - 1),
         // (function, type, arguments, state)
-        ("torch._tensor._rebuild_from_type_v2", [function, _, args, ..]) => {
-            let function = pickle.global(*function)?;
+        ("torch._tensor", "_rebuild_from_type_v2", [function, _, args, ..]) => {
+            let (module, function) = pickle.global(*function)?;
             let args = pickle.tuple(*args)?;
-            function
-                .starts_with("torch._utils._rebuild_tensor_v")
+            (module == "torch._utils" && function.starts_with("_rebuild_tensor_v"))
                 .then_some((function, args))
         }
         _ => None,
@@ -176,7 +196,7 @@ struct Archive<'a> {
     entries: &'a HashMap<String, Range<usize>>,
     /// The folder of the storages.
     storages: String,
-    pickle: &'a Pickle,
+    pickle: &'a Pickle<'a>,
     tensors: Vec<StoredTensor>,
     /// Dict entries that may still be looked at.
     budget: usize,
@@ -196,11 +216,16 @@ impl Archive<'_> {
             let Some(key) = pickle.text(*key) else {
                 continue;
             };
-            let name = format!("{prefix}{key}");
+            let name = checked_name(prefix, key)?;
             if let Some((function, args)) = rebuild(pickle, *value, MAX_DEPTH) {
                 let tensor = self
                     .tensor(&name, function, args)
                     .ok_or_else(|| format!("`{name}` is not described as torch.save does"))??;
+                if self.tensors.len() == MAX_TENSORS {
+                    return Err(format!(
+                        "more than {MAX_TENSORS} tensors, more than any model"
+                    ));
+                }
                 self.tensors.extend(tensor);
             } else if depth < MAX_DEPTH && !is_flat {
                 self.collect(*value, &format!("{name}."), depth + 1)?;
@@ -232,21 +257,23 @@ impl Archive<'_> {
             return None;
         };
         let class = match function {
-            "torch._utils._rebuild_tensor_v3" => pickle.global(*args.get(6)?)?,
+            "_rebuild_tensor_v3" => pickle.global(*args.get(6)?)?,
             _ => pickle.global(*class)?,
         };
         let Some(dtype) = dtype(class) else {
             return Some(Ok(None));
         };
         let numbers = |id: Id| -> Option<Vec<usize>> {
-            let items = pickle.tuple(id)?.iter();
+            // one tuple may be the shape of every tensor
+            let items = pickle.tuple(id).filter(|items| items.len() <= MAX_RANK)?;
+            let items = items.iter();
             items
                 .map(|&id| usize::try_from(pickle.int(id)?).ok())
                 .collect()
         };
         let (shape, strides) = (numbers(*size)?, numbers(*stride)?);
         let offset = usize::try_from(pickle.int(*offset)?).ok()?;
-        let key = pickle.text(*key)?;
+        let key = pickle.text(*key).filter(|key| key.len() <= MAX_NAME)?;
         let Some(place) = self.entries.get(&format!("{}{key}", self.storages)) else {
             return Some(Err(format!(
                 "the storage `{key}` of `{name}` is missing in the zip"
@@ -259,8 +286,8 @@ impl Archive<'_> {
 }
 
 /// Storage classes and dtypes by their names in torch.
-fn dtype(class: &str) -> Option<Dtype> {
-    Some(match class.strip_prefix("torch.")? {
+fn dtype((module, class): (&str, &str)) -> Option<Dtype> {
+    Some(match Some(class).filter(|_| module == "torch")? {
         "FloatStorage" | "float32" => Dtype::F32,
         "HalfStorage" | "float16" => Dtype::F16,
         "BFloat16Storage" | "bfloat16" => Dtype::BF16,
@@ -274,6 +301,8 @@ fn dtype(class: &str) -> Option<Dtype> {
         "uint16" => Dtype::U16,
         "uint32" => Dtype::U32,
         "uint64" => Dtype::U64,
+        "float8_e4m3fn" => Dtype::F8_E4M3,
+        "float8_e5m2" => Dtype::F8_E5M2,
         "ComplexFloatStorage" | "complex64" => Dtype::C64,
         _ => return None,
     })

@@ -76,6 +76,28 @@ fn widen(x: f16) -> f32 {
     f32::from_bits(magnitude | (bits & 0x8000) << 16)
 }
 
+/// 8 bits of sign, 4 of exponent and 3 of mantissa, without infinities (`float8_e4m3fn`).
+///
+/// <https://arxiv.org/abs/2209.05433>, table 1
+pub(super) fn from_e4m3(bits: u8) -> bf16 {
+    let (exponent, mantissa) = (i32::from(bits >> 3 & 15), f32::from(bits & 7));
+    let magnitude = match (exponent, bits & 7) {
+        (15, 7) => f32::NAN,
+        (0, _) => mantissa * 2f32.powi(-9),
+        _ => (1. + mantissa / 8.) * 2f32.powi(exponent - 7),
+    };
+    bf16::from_f32(if bits >> 7 == 1 {
+        -magnitude
+    } else {
+        magnitude
+    })
+}
+
+/// The upper half of an f16 (`float8_e5m2`).
+pub(super) fn from_e5m2(bits: u8) -> bf16 {
+    bf16::from_f32(widen(f16::from_bits(u16::from(bits) << 8)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::StoredTensor;
@@ -83,6 +105,40 @@ mod tests {
     use super::*;
     use ::safetensors::Dtype;
     use candle::DType;
+
+    /// Values of the paper's table 1, and every step between neighbors.
+    #[test]
+    fn eight_bit_floats_are_those_of_the_paper() {
+        let e4m3 = |bits| from_e4m3(bits).to_f32();
+        assert_eq!(
+            [0x7e, 0x08, 0x07, 0x01, 0x80].map(e4m3),
+            [
+                448.,
+                2f32.powi(-6),
+                0.875 * 2f32.powi(-6),
+                2f32.powi(-9),
+                -0.,
+            ]
+        );
+        assert!(e4m3(0x7f).is_nan() && e4m3(0xff).is_nan());
+        let e5m2 = |bits| from_e5m2(bits).to_f32();
+        assert_eq!(
+            [0x7b, 0x04, 0x03, 0x01, 0x7c, 0xfc].map(e5m2),
+            [
+                57344.,
+                2f32.powi(-14),
+                0.75 * 2f32.powi(-14),
+                2f32.powi(-16),
+                f32::INFINITY,
+                f32::NEG_INFINITY,
+            ]
+        );
+        assert!(e5m2(0x7d).is_nan());
+        for values in [e4m3 as fn(u8) -> f32, e5m2] {
+            assert!((0..0x7b).all(|bits| values(bits) < values(bits + 1)));
+            assert!((0..0x7b).all(|bits| values(bits | 0x80) == -values(bits)));
+        }
+    }
 
     /// All 65536 f16 values, so that no shortcut loses subnormals, infinities or NaN.
     #[test]

@@ -13,14 +13,21 @@ use std::sync::Arc;
 pub(super) use read::join;
 
 /// More axes than any weight has; keeps corrupt files from deep recursion.
-const MAX_RANK: usize = 16;
+pub(super) const MAX_RANK: usize = 16;
+/// Bytes of a name, several times those of the longest.
+pub(super) const MAX_NAME: usize = 512;
+/// What the other axes of a tensor without elements may multiply to: no byte vouches for them.
+const MAX_EMPTY: usize = 1 << 20;
 
-/// Dtypes that can be read, and what candle calls them.
-const DTYPES: [(Dtype, DType); 10] = [
+/// Dtypes that can be read, and what candle calls them. 8-bit floats are read as bf16, which holds
+/// them exactly: candle has one of the two kinds only, and can hardly compute with it.
+const DTYPES: [(Dtype, DType); 12] = [
     (Dtype::F32, DType::F32),
     (Dtype::F16, DType::F16),
     (Dtype::BF16, DType::BF16),
     (Dtype::F64, DType::F64),
+    (Dtype::F8_E4M3, DType::BF16),
+    (Dtype::F8_E5M2, DType::BF16),
     (Dtype::I64, DType::I64),
     (Dtype::I32, DType::I32),
     (Dtype::I16, DType::I16),
@@ -78,13 +85,21 @@ impl StoredTensor {
         source: &Arc<Source>,
         available: Range<usize>,
     ) -> Result<Self, String> {
+        let name = checked_name("", &name)?;
         let packed = contiguous(&name, &shape)?;
         let (strides, offset) = layout.unwrap_or((packed, 0));
         if strides.len() != shape.len() {
             return Err(format!("`{name}` has a stride for some axes only"));
         }
         let elements: usize = shape.iter().product();
-        // Only an axis of stride 0 can make a tensor larger than its storage.
+        let others = || shape.iter().filter(|n| **n > 0).product::<usize>();
+        if elements == 0 && others() > MAX_EMPTY {
+            return Err(format!(
+                "`{name}` has the shape {shape:?} without an element; the other axes may multiply \
+                 to {MAX_EMPTY} at most"
+            ));
+        }
+        // Only axes that go over the same elements again can make a tensor larger than its storage.
         if elements > available.len().max(1 << 24) {
             let shown = available.len();
             return Err(format!(
@@ -122,6 +137,12 @@ impl StoredTensor {
     /// The number of elements.
     pub(super) fn elements(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    /// The bytes that its elements take when they are written one after the other; unlike those in
+    /// the file, they may be many.
+    pub(super) fn len(&self) -> usize {
+        self.elements().saturating_mul(self.dtype.bitsize()) / 8
     }
 
     /// Part `i` of `n` along the first axis, or `None` if that does not divide.
@@ -181,6 +202,34 @@ impl StoredTensor {
                 fits
             })
     }
+}
+
+/// The name of a tensor, or why there can be no such name. Names are printed and kept in many
+/// places.
+pub(super) fn checked_name(prefix: &str, name: &str) -> Result<String, String> {
+    let start = |text: &str| text.chars().take(40).collect::<String>();
+    let len = prefix.len() + name.len();
+    if len > MAX_NAME {
+        let start = start(&[&start(prefix), name].concat());
+        let start = start.escape_debug();
+        return Err(format!(
+            "a tensor's name has {len} bytes, beginning with `{start}`; at most {MAX_NAME} are read"
+        ));
+    }
+    let name = [prefix, name].concat();
+    match name.chars().any(is_invisible) {
+        true => Err(format!(
+            "the tensor name `{}` has control characters",
+            start(&name).escape_debug()
+        )),
+        false => Ok(name),
+    }
+}
+
+/// Characters that move the cursor, colour text or turn its direction.
+fn is_invisible(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
 /// Row-major strides; fails on sizes that no file can hold.
@@ -265,6 +314,19 @@ mod tests {
     }
 
     #[test]
+    fn names_are_short_and_can_be_printed() {
+        assert_eq!(checked_name("model.", "weight").unwrap(), "model.weight");
+        assert_eq!(checked_name("", "重み.é").unwrap(), "重み.é");
+        let long = checked_name("\u{1b}[2J.", &"x".repeat(600)).unwrap_err();
+        assert!(long.contains("605 bytes") && long.len() < 150, "{long}");
+        for name in ["\u{1b}[2J", "a\nb", "a\u{202e}b"] {
+            let got = checked_name("", name).unwrap_err();
+            assert!(got.contains("control characters"), "{got}");
+            assert!(!got.chars().any(is_invisible), "{got}");
+        }
+    }
+
+    #[test]
     fn views_beyond_their_bytes_are_refused() {
         for (shape, layout) in [
             (&[3][..], None),
@@ -277,6 +339,8 @@ mod tests {
             (&[1 << 40], Some((&[0], 0))),
             (&[1; 17], None),
             (&[2], Some((&[1, 1], 0))),
+            (&[1 << 58, 0], None),
+            (&[0, 1 << 40, 512], None),
         ] {
             assert!(view(shape, layout, 2).is_err(), "{shape:?} {layout:?}");
         }

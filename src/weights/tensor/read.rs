@@ -1,6 +1,6 @@
 //! The elements of stored tensors, in the dtype and on the device that a module asks for.
 
-use super::element::Element;
+use super::element::{self, Element};
 use super::{Bytes, StoredTensor};
 use ::safetensors::Dtype;
 use candle::{DType, Device, Tensor, bail};
@@ -58,11 +58,16 @@ fn join_as<T: Element>(
 impl StoredTensor {
     /// Writes the elements in row-major order to `out`, which has as many.
     pub(super) fn copy_to<T: Element>(&self, out: &mut [T]) -> candle::Result<()> {
+        if out.is_empty() {
+            return Ok(());
+        }
         match self.dtype {
             Dtype::F32 => self.copy_as::<f32, T>(out),
             Dtype::F16 => self.copy_as::<f16, T>(out),
             Dtype::BF16 => self.copy_as::<bf16, T>(out),
             Dtype::F64 => self.copy_as::<f64, T>(out),
+            Dtype::F8_E4M3 => self.copy_with(out, 1, |byte| element::from_e4m3(byte[0])),
+            Dtype::F8_E5M2 => self.copy_with(out, 1, |byte| element::from_e5m2(byte[0])),
             Dtype::I64 => self.copy_as::<i64, T>(out),
             Dtype::I32 => self.copy_as::<i32, T>(out),
             Dtype::I16 => self.copy_as::<i16, T>(out),
@@ -74,22 +79,31 @@ impl StoredTensor {
     }
 
     fn copy_as<S: Element, T: Element>(&self, out: &mut [T]) {
+        self.copy_with(out, size_of::<S>(), S::from_le);
+    }
+
+    /// Copies elements of `size` bytes, which `read` understands.
+    fn copy_with<S: Element, T: Element>(
+        &self,
+        out: &mut [T],
+        size: usize,
+        read: impl Fn(&[u8]) -> S + Sync,
+    ) {
         let Bytes::In { source, range } = &self.bytes else {
             return; // `out` comes as zeros
         };
         source.prefetch(range);
         let bytes = &source.bytes()[range.clone()];
-        let size = size_of::<S>();
         let copy = |(bytes, out): (&[u8], &mut [T])| {
             for (out, bytes) in out.iter_mut().zip(bytes.chunks_exact(size)) {
-                *out = T::convert(S::from_le(bytes));
+                *out = T::convert(read(bytes));
             }
         };
         if !self.is_contiguous() {
             let mut out = out.iter_mut();
             walk(&self.shape, &self.strides, 0, &mut |at| {
                 if let Some(out) = out.next() {
-                    *out = T::convert(S::from_le(&bytes[at * size..][..size]));
+                    *out = T::convert(read(&bytes[at * size..][..size]));
                 }
             });
         } else if out.len() < PARALLEL {
