@@ -81,8 +81,14 @@ impl Config {
 
     /// A model of other sizes that carries them as JSON, under `config` in the metadata of its
     /// safetensors file.
-    pub fn from_json(json: &str) -> Result<Self, serde_json::Error> {
-        Ok(serde_json::from_str::<Sizes>(json)?.into())
+    ///
+    /// # Errors
+    /// For JSON that is no such config, and for sizes that fit no model: none may be larger than
+    /// twice that of the largest release, and those that divide each other must.
+    pub fn from_json(json: &str) -> Result<Self, String> {
+        let sizes: Sizes = serde_json::from_str(json).map_err(|e| e.to_string())?;
+        sizes.check()?;
+        Ok(sizes.into())
     }
 
     /// Width of the detector.
@@ -155,6 +161,94 @@ struct Tracker {
     memory_ffn: Option<usize>,
 }
 
+impl Sizes {
+    /// Whoever wrote the file chose these numbers, and modules are built on them before it shows
+    /// whether the tensors agree.
+    fn check(&self) -> Result<(), String> {
+        let Self { vit, text, .. } = self;
+        let limits = [
+            ("image_size", self.image_size, 4096),
+            ("patch_size", self.patch_size, 64),
+            ("vit.dim", vit.dim, 2560),
+            ("vit.depth", vit.depth, 64),
+            ("vit.heads", vit.heads, 64),
+            ("vit.mlp", vit.mlp, 10_240),
+            ("vit.window", vit.window, 128),
+            ("vit.pretrain_grid", vit.pretrain_grid, 128),
+            ("text.vocab", text.vocab, 1 << 17),
+            ("text.context", text.context, 256),
+            ("text.width", text.width, 2048),
+            ("text.layers", text.layers, 64),
+            ("text.heads", text.heads, 64),
+            ("text.mlp", text.mlp, 8192),
+            ("d_model", self.d_model, 1024),
+            ("heads", self.heads, 64),
+            ("geometry.layers", self.geometry.layers, 24),
+            ("geometry.ffn", self.geometry.ffn, 8192),
+            ("geometry.roi", self.geometry.roi, 32),
+            ("encoder.layers", self.encoder.layers, 24),
+            ("encoder.ffn", self.encoder.ffn, 8192),
+            ("decoder.layers", self.decoder.layers, 24),
+            ("decoder.ffn", self.decoder.ffn, 8192),
+            ("decoder.queries", self.decoder.queries, 2000),
+            ("scoring.mlp", self.scoring.mlp, 8192),
+        ];
+        let tracker = self.tracker.iter().flat_map(|tracker| {
+            [
+                ("tracker.heads", tracker.heads, 64),
+                ("tracker.mlp", tracker.mlp, 8192),
+                ("tracker.iou_hidden", tracker.iou_hidden, 8192),
+            ]
+        });
+        for (name, value, limit) in limits.into_iter().chain(tracker) {
+            if !(1..=limit).contains(&value) {
+                return Err(format!("`{name}` is {value}; it must be in 1..={limit}"));
+            }
+        }
+        let grid = self.image_size / self.patch_size;
+        // Attention inside the click heads is half as wide, its image features an eighth.
+        let tracker_heads = self.tracker.as_ref().map_or(1, |tracker| 2 * tracker.heads);
+        let multiples = [
+            ("image_size", self.image_size, "patch_size", self.patch_size),
+            ("image_size / patch_size", grid, "vit.window", vit.window),
+            ("vit.dim", vit.dim, "4 vit.heads", 4 * vit.heads),
+            ("text.width", text.width, "text.heads", text.heads),
+            ("d_model", self.d_model, "heads", self.heads),
+            ("d_model", self.d_model, "8", 8),
+            ("d_model", self.d_model, "2 tracker.heads", tracker_heads),
+        ];
+        for (name, value, of, divisor) in multiples {
+            if !value.is_multiple_of(divisor) {
+                return Err(format!(
+                    "`{name}` is {value}, no multiple of `{of}`, {divisor}"
+                ));
+            }
+        }
+        if grid > 128 {
+            return Err(format!(
+                "a grid of {grid} patches a side; at most 128 are read"
+            ));
+        }
+        let blocks = &vit.global_blocks;
+        if blocks.len() > vit.depth || blocks.iter().any(|block| *block >= vit.depth) {
+            let depth = vit.depth;
+            return Err(format!(
+                "`vit.global_blocks` names blocks that {depth} do not have"
+            ));
+        }
+        let numbers = [
+            ("vit.rope_theta", vit.rope_theta, 1e9),
+            ("scoring.clamp", self.scoring.clamp, 1e4),
+        ];
+        for (name, value, limit) in numbers {
+            if !(value >= 1. && value <= limit) {
+                return Err(format!("`{name}` is {value}; it must be in 1..={limit}"));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl From<Sizes> for Config {
     fn from(sizes: Sizes) -> Self {
         let Sizes {
@@ -220,6 +314,97 @@ impl From<Sizes> for Config {
             interactive,
             multiplex: false,
             tracker: memory,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn sizes() -> Value {
+        json!({
+            "image_size": 224, "patch_size": 14,
+            "vit": {
+                "dim": 128, "depth": 6, "heads": 4, "mlp": 384, "window": 8, "pretrain_grid": 8,
+                "global_blocks": [2, 5], "rope_theta": 10000.0,
+            },
+            "text": {
+                "vocab": 49408, "context": 32, "width": 24, "layers": 2, "heads": 2, "mlp": 96,
+            },
+            "d_model": 64, "heads": 4,
+            "geometry": {"layers": 2, "ffn": 256, "roi": 7},
+            "encoder": {"layers": 3, "ffn": 256},
+            "decoder": {"layers": 3, "ffn": 256, "queries": 24},
+            "scoring": {"mlp": 256, "clamp": 12.0},
+            "tracker": {"heads": 4, "mlp": 256, "iou_hidden": 64},
+        })
+    }
+
+    #[test]
+    fn every_number_has_limits_that_are_said() {
+        assert!(Config::from_json(&sizes().to_string()).is_ok());
+        let mut tried = 0;
+        for part in [
+            "",
+            "/vit",
+            "/text",
+            "/geometry",
+            "/encoder",
+            "/decoder",
+            "/scoring",
+            "/tracker",
+        ] {
+            let at = sizes().pointer(part).unwrap().as_object().unwrap().clone();
+            for (key, value) in at.iter().filter(|(_, value)| value.is_number()) {
+                for wrong in [
+                    json!(0),
+                    json!(1u64 << 31),
+                    json!(1u64 << 40),
+                    json!(u64::MAX),
+                ] {
+                    let mut changed = sizes();
+                    let wrong = match value.is_f64() {
+                        true => json!(wrong.as_f64()),
+                        false => wrong,
+                    };
+                    changed.pointer_mut(part).unwrap()[key] = wrong.clone();
+                    let error = Config::from_json(&changed.to_string()).unwrap_err();
+                    let field = format!("{part}.{key}").replace(['/'], "");
+                    let field = field.trim_start_matches('.');
+                    assert!(
+                        error.contains(&format!("`{field}` is ")) && error.contains("in 1..="),
+                        "{field} {wrong}: {error}"
+                    );
+                    tried += 1;
+                }
+            }
+        }
+        assert!(tried >= 4 * 28, "{tried}");
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_each_other_are_named() {
+        for (at, value, says) in [
+            ("/patch_size", json!(13), "no multiple of `patch_size`, 13"),
+            ("/vit/window", json!(7), "no multiple of `vit.window`, 7"),
+            ("/vit/heads", json!(3), "no multiple of `4 vit.heads`, 12"),
+            ("/text/heads", json!(5), "no multiple of `text.heads`, 5"),
+            ("/heads", json!(5), "no multiple of `heads`, 5"),
+            (
+                "/tracker/heads",
+                json!(64),
+                "no multiple of `2 tracker.heads`, 128",
+            ),
+            ("/vit/global_blocks", json!([6]), "`vit.global_blocks`"),
+            ("/image_size", json!(3584), "a grid of 256"),
+            ("/vit/dim", json!(-1), "invalid value"),
+        ] {
+            let mut changed = sizes();
+            *changed.pointer_mut(at).unwrap() = value;
+            let error = Config::from_json(&changed.to_string()).unwrap_err();
+            assert!(error.contains(says), "{at}: {error}");
         }
     }
 }
