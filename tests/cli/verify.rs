@@ -178,6 +178,43 @@ fn every_stage_is_compared_and_a_difference_shows_where_it_is() {
 }
 
 #[test]
+fn what_is_not_compared_does_not_pass() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("reference.safetensors");
+    let recorded = record();
+    let spoiled: [(&str, fn(&Tensor) -> Tensor); 2] = [
+        ("t.input_ids", |ids| ids.zeros_like().unwrap()),
+        ("t.text_features", |all| all.narrow(1, 0, 0).unwrap()),
+    ];
+    for (name, spoil) in spoiled {
+        let mut tensors = recorded.clone();
+        let spoilt = spoil(&tensors[name]);
+        tensors.insert(name.into(), spoilt);
+        write(&path, &tensors);
+        let all = contains("t.text_features").and(contains("FAIL"));
+        verify(&path).assert().code(1).stdout(all);
+    }
+
+    let mut tensors = recorded;
+    tensors.insert(
+        "t.surprise".into(),
+        Tensor::new(&[1f32], &Device::Cpu).unwrap(),
+    );
+    write(&path, &tensors);
+    let said = contains("25 of 25 pass; not compared: t.surprise\n");
+    verify(&path).assert().success().stdout(said);
+    let output = verify(&path).args(["--json", "-q"]).assert().success();
+    let document = json(&output.get_output().stdout);
+    assert_eq!(document["not_compared"], serde_json::json!(["t.surprise"]));
+
+    let metadata = r#"{"c": {"points_xy_px": [[1, 2], [3, 4]], "point_labels": [1]}}"#;
+    let metadata = std::collections::HashMap::from([("prompts".to_string(), metadata.to_string())]);
+    safetensors::serialize_to_file(&tensors, Some(metadata), &path).unwrap();
+    let says = "prompt `c`: 2 points or boxes have 1 labels";
+    verify(&path).assert().code(1).stderr(contains(says));
+}
+
+#[test]
 fn a_reference_that_lacks_something_says_what_and_how_to_make_one() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("reference.safetensors");

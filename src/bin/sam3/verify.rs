@@ -51,14 +51,17 @@ pub fn run(args: VerifyArgs, quiet: bool) -> Result<()> {
         model.name().to_string()
     };
     let failed = checks.iter().filter(|check| !check.passes()).count();
+    let unread = reference.unread();
     let summary = match args.json {
-        true => writeln!(stdout, "{}", document(&args, &name, &checks)),
-        false => writeln!(
-            stdout,
-            "{name}: {} of {} pass",
-            checks.len() - failed,
-            checks.len()
-        ),
+        true => writeln!(stdout, "{}", document(&args, &name, &checks, &unread)),
+        false => {
+            let passed = checks.len() - failed;
+            let also = match unread[..] {
+                [] => String::new(),
+                _ => format!("; not compared: {}", unread.join(", ")),
+            };
+            writeln!(stdout, "{name}: {passed} of {} pass{also}", checks.len())
+        }
     };
     printed.and(summary).context("cannot write to stdout")?;
     match failed {
@@ -101,7 +104,7 @@ fn limit(limit: Limit) -> String {
     }
 }
 
-fn document(args: &VerifyArgs, model: &str, checks: &[Check]) -> Value {
+fn document(args: &VerifyArgs, model: &str, checks: &[Check], unread: &[&str]) -> Value {
     let entry = |check: &Check| {
         let figures = check.figures;
         let mut entry = json!({
@@ -126,6 +129,7 @@ fn document(args: &VerifyArgs, model: &str, checks: &[Check]) -> Value {
         "dtype": format!("{:?}", candle_sam3::DType::from(args.model.dtype)).to_lowercase(),
         "precision": args.model.precision.to_string(),
         "passes": checks.iter().all(Check::passes),
+        "not_compared": unread,
         "checks": checks.iter().map(entry).collect::<Vec<_>>(),
     })
 }

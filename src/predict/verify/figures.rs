@@ -123,15 +123,19 @@ pub(super) fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
 }
 
-/// Compares element by element; results of different sizes are infinitely far apart.
+/// Of what cannot be compared: within no limit.
+pub(super) const INCOMPARABLE: Figures = Figures {
+    max_error: f64::INFINITY,
+    relative_error: f64::INFINITY,
+    cosine: f64::NAN,
+    mask_iou: None,
+};
+
+/// Compares element by element; results of different sizes are infinitely far apart, and so is
+/// nothing from nothing: what was not compared must not pass.
 pub(super) fn compare(got: &[f32], want: &[f32]) -> Figures {
-    if got.len() != want.len() {
-        return Figures {
-            max_error: f64::INFINITY,
-            relative_error: f64::INFINITY,
-            cosine: f64::NAN,
-            mask_iou: None,
-        };
+    if got.len() != want.len() || want.is_empty() {
+        return INCOMPARABLE;
     }
     let (mut max_error, mut square_error) = (0f64, 0f64);
     let (mut got_square, mut want_square, mut product) = (0f64, 0f64, 0f64);
@@ -159,10 +163,12 @@ pub(super) fn compare(got: &[f32], want: &[f32]) -> Figures {
 
 /// Compares masks one by one, see [`Figures::mask_iou`].
 pub(super) fn compare_masks(got: &[&Mask], want: &[impl Borrow<Mask>]) -> Figures {
-    let mut figures = compare(&[], &[]);
-    if got.len() != want.len() {
-        figures.mask_iou = Some(0.);
-        return figures;
+    let of = |iou| Figures {
+        mask_iou: Some(iou),
+        ..INCOMPARABLE
+    };
+    if got.len() != want.len() || want.is_empty() {
+        return of(0.);
     }
     let overlap = |(got, want): (&&Mask, &Mask)| {
         let both = got.intersection(want);
@@ -171,8 +177,7 @@ pub(super) fn compare_masks(got: &[&Mask], want: &[impl Borrow<Mask>]) -> Figure
         1. - (either - both) as f64 / either.max(speck).max(1) as f64
     };
     let pairs = got.iter().zip(want.iter().map(Borrow::borrow));
-    figures.mask_iou = Some(pairs.map(overlap).fold(1., f64::min));
-    figures
+    of(pairs.map(overlap).fold(1., f64::min))
 }
 
 #[cfg(test)]
@@ -200,7 +205,11 @@ mod tests {
             Limit::Difference(1.),
             Limit::MaskIou(0.),
         ];
-        for (got, want) in [(&[f32::NAN, 1.][..], &[1., 1.][..]), (&[1.], &[1., 1.])] {
+        for (got, want) in [
+            (&[f32::NAN, 1.][..], &[1., 1.][..]),
+            (&[1.], &[1., 1.]),
+            (&[], &[]),
+        ] {
             let figures = compare(got, want);
             assert!(
                 limits.iter().all(|limit| !limit.holds(&figures)),
@@ -209,6 +218,8 @@ mod tests {
         }
         let mask = Mask::new(4, 4);
         let figures = compare_masks(&[&mask], &[] as &[Mask]);
+        assert!(!Limit::MaskIou(0.5).holds(&figures));
+        let figures = compare_masks(&[], &[] as &[Mask]);
         assert!(!Limit::MaskIou(0.5).holds(&figures));
     }
 

@@ -1,7 +1,8 @@
 //! A recorded run of another implementation: inputs, and what each stage made of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use candle::{DType, Device, Tensor};
 use serde::Deserialize;
@@ -19,6 +20,8 @@ pub struct Reference {
     tensors: Checkpoint,
     prompts: BTreeMap<String, Entry>,
     image: Image,
+    /// The tensors that were compared or fed to a stage.
+    read: Mutex<BTreeSet<String>>,
 }
 
 /// A prompt as the metadata has it.
@@ -97,6 +100,12 @@ impl Reference {
         if prompts.is_empty() {
             return Err(problem("a reference without a prompt".into()));
         }
+        for (name, entry) in &prompts {
+            let wrong = entry.problem();
+            wrong.map_or(Ok(()), |what| {
+                Err(problem(format!("prompt `{name}`: {what}")))
+            })?;
+        }
         let &[height, width, 3] = tensors.shape("image").unwrap_or_default() else {
             return Err(problem("no `image` of shape (height, width, 3)".into()));
         };
@@ -106,6 +115,7 @@ impl Reference {
             tensors,
             prompts,
             image,
+            read: Mutex::new(BTreeSet::from(["image".to_string()])),
         })
     }
 
@@ -117,6 +127,13 @@ impl Reference {
     /// True if any prompt has points or a box, so that the model needs its interactive head.
     pub fn has_clicks(&self) -> bool {
         !self.clicks().is_empty()
+    }
+
+    /// The tensors that no comparison looked at yet, sorted.
+    pub fn unread(&self) -> Vec<&str> {
+        let read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = self.tensors.names().into_iter();
+        names.filter(|name| !read.contains(*name)).collect()
     }
 
     pub(super) fn has(&self, name: &str) -> bool {
@@ -137,6 +154,9 @@ impl Reference {
     }
 
     pub(super) fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
+        let mut seen = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.insert(name.to_string());
+        drop(seen);
         read(&self.tensors, name, dtype, device)
     }
 
@@ -154,6 +174,12 @@ impl Reference {
         let pixels = width * height;
         let bit = |at: usize| packed[at / 8] >> (7 - at % 8) & 1 == 1;
         let count = packed.len() * 8 / pixels;
+        if (count * pixels).div_ceil(8) != packed.len() {
+            let bytes = packed.len();
+            let problem =
+                format!("`{name}` has {bytes} bytes, not those of {width} x {height} masks");
+            return Err(Error::checkpoint(self.tensors.path(), problem));
+        }
         let mask = |i: usize| Mask::from_fn(width, height, |x, y| bit(i * pixels + y * width + x));
         Ok((0..count).map(mask).collect())
     }
@@ -181,6 +207,40 @@ fn read(tensors: &Checkpoint, name: &str, dtype: DType, device: &Device) -> Resu
 
 fn bbox([x0, y0, x1, y1]: [f32; 4]) -> BoxXyxy {
     BoxXyxy { x0, y0, x1, y1 }
+}
+
+impl Entry {
+    /// What is not as `dump_reference.py` writes it, and would be left out of the comparison.
+    fn problem(&self) -> Option<String> {
+        let (many, labels, numbers): (_, _, Vec<f32>) = match self {
+            Self::Clicks(clicks) => {
+                let points = clicks.points_xy_px.iter().flatten();
+                let numbers = points.chain(clicks.box_xyxy_px.iter().flatten());
+                (
+                    clicks.points_xy_px.len(),
+                    &clicks.point_labels,
+                    numbers.copied().collect(),
+                )
+            }
+            Self::Concept(concept) => {
+                let numbers = concept.boxes_xyxy_px.iter().flatten().copied();
+                (
+                    concept.boxes_xyxy_px.len(),
+                    &concept.labels,
+                    numbers.collect(),
+                )
+            }
+        };
+        if many != labels.len() {
+            let labels = labels.len();
+            return Some(format!("{many} points or boxes have {labels} labels"));
+        }
+        if let Some(label) = labels.iter().find(|label| **label > 1) {
+            return Some(format!("the label {label} is neither 0 nor 1"));
+        }
+        let odd = numbers.into_iter().find(|number| !number.is_finite());
+        odd.map(|number| format!("the coordinate {number}"))
+    }
 }
 
 impl Concept {
