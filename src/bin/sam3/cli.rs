@@ -12,6 +12,9 @@ use crate::models::ModelsArgs;
 use crate::segment::SegmentArgs;
 use crate::verify::VerifyArgs;
 
+/// More than any machine has would end in an abort of the process.
+pub const MAX_THREADS: u16 = 1024;
+
 /// Promptable segmentation with SAM 3, EfficientSAM3 and SAM3-LiteText
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]

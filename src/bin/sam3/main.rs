@@ -45,6 +45,16 @@ static ALLOCATOR: allocator::KeepLarge = allocator::KeepLarge::new();
 
 fn main() -> ExitCode {
     let cli = Cli::parse(); // exits with 2 on a usage error
+    // Rayon starts as many as this says; more than any machine has would take the machine down.
+    let asked = std::env::var("RAYON_NUM_THREADS").unwrap_or_default();
+    if asked
+        .parse()
+        .is_ok_and(|threads: usize| threads > cli::MAX_THREADS.into())
+    {
+        let limit = cli::MAX_THREADS;
+        eprintln!("error: RAYON_NUM_THREADS is {asked}; at most {limit} are started");
+        return ExitCode::FAILURE;
+    }
     if let Some(threads) = cli.command.threads()
         && let Err(error) = limit_threads(threads.into())
     {

@@ -42,8 +42,7 @@ pub struct ModelArgs {
     pub precision: Precision,
 
     /// CPU threads; all cores by default
-    // More than any machine has would end in an abort of the process.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=crate::cli::MAX_THREADS.into()))]
     pub threads: Option<u16>,
 }
 

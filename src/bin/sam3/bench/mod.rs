@@ -41,11 +41,11 @@ pub struct BenchArgs {
     pub image: Option<PathBuf>,
 
     /// Texts to look for in each image
-    #[arg(long, value_name = "N", default_value = "1", help_heading = "Work")]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_count, help_heading = "Work")]
     pub prompts: NonZeroUsize,
 
     /// Images encoded at a time
-    #[arg(long, value_name = "N", default_value = "1", help_heading = "Work")]
+    #[arg(long, value_name = "N", default_value = "1", value_parser = parse_count, help_heading = "Work")]
     pub batch: NonZeroUsize,
 
     /// Also measure `everything`, 1024 points
@@ -57,11 +57,11 @@ pub struct BenchArgs {
     pub parity: bool,
 
     /// Runs before the measured ones
-    #[arg(long, value_name = "N", default_value_t = 1, help_heading = "Work")]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = parse_count_or_none, help_heading = "Work")]
     pub warmup: usize,
 
     /// Measured runs
-    #[arg(long, value_name = "N", default_value = "5", help_heading = "Work")]
+    #[arg(long, value_name = "N", default_value = "5", value_parser = parse_count, help_heading = "Work")]
     pub iters: NonZeroUsize,
 
     /// Also write the results, every sample included, to this JSON file
@@ -243,6 +243,22 @@ fn load(args: &BenchArgs, variant: Option<&Variant>, options: &LoadOptions) -> R
     let checkpoint = model::open_with(&args.model.model, args.model.geometry.as_deref(), None)?;
     let options = with_clicks(variant::is_interactive(&checkpoint)?);
     Ok(models::load(&checkpoint, &options)?)
+}
+
+/// More texts, images or runs would take longer than anybody waits, or more memory than there is.
+const MAX_COUNT: usize = 10_000;
+
+fn parse_count(text: &str) -> Result<NonZeroUsize, String> {
+    let count = text.parse().ok();
+    let count = count.filter(|count: &NonZeroUsize| count.get() <= MAX_COUNT);
+    count.ok_or_else(|| format!("give a number in 1..={MAX_COUNT}"))
+}
+
+fn parse_count_or_none(text: &str) -> Result<usize, String> {
+    match text {
+        "0" => Ok(0),
+        _ => parse_count(text).map(NonZeroUsize::get),
+    }
 }
 
 fn parse_positive(text: &str) -> Result<f64, String> {
