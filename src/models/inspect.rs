@@ -108,7 +108,7 @@ const STUDENT: &str = "detector.backbone.vision_backbone.trunk.model";
 /// (stored name, why) of what modules never ask for.
 const BUFFERS: &[(&str, &str)] = &[
     (
-        "**.freqs_cis",
+        "**.freqs_cis*",
         "rotations, computed when the model is built",
     ),
     ("**.num_batches_tracked", "counters of training"),

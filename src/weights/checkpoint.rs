@@ -12,7 +12,7 @@ use super::layout::{Asked, Fix, Layout, Table};
 use super::names::{listing, matches};
 use super::source::{Format, Source, format_of};
 use super::tensor::{StoredTensor, join};
-use super::{directory, layouts, safetensors, torch};
+use super::{directory, layouts, prefix, safetensors, torch};
 use crate::error::{Error, Result};
 
 /// Weights, opened but not read.
@@ -32,6 +32,8 @@ pub struct Checkpoint {
 struct Contents {
     path: PathBuf,
     files: Vec<PathBuf>,
+    /// What was taken off every name.
+    prefix: String,
     layout: &'static Layout,
     /// Everything in the file.
     stored: Vec<StoredTensor>,
@@ -53,11 +55,12 @@ impl Checkpoint {
     /// Opens a `.pt`, `.pth` or `.safetensors` file, the `*.safetensors.index.json` of a sharded
     /// model, or a directory with one of these.
     ///
-    /// Only headers are read. Files are told apart by their content, not their name.
+    /// Only headers are read, and the first page of each matrix. Files are told apart by their
+    /// content, not their name.
     ///
     /// # Errors
-    /// [`Error::NotFound`], or [`Error::Checkpoint`] if the file is truncated, corrupt or
-    /// something else than weights.
+    /// [`Error::NotFound`], or [`Error::Checkpoint`] if the file is truncated, corrupt, something
+    /// else than weights, or for a large part zeros, as an interrupted download leaves it.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let mut path = path.as_ref().to_path_buf();
         if path.is_dir() {
@@ -67,7 +70,7 @@ impl Checkpoint {
             return Self::open_shards(&path);
         }
         let source = Arc::new(Source::open(&path)?);
-        Self::read(path.clone(), vec![path], source)
+        Self::read(path.clone(), vec![path], source)?.refuse_holes()
     }
 
     /// Opens weights in memory: safetensors or the bytes of a `.pt` file.
@@ -114,7 +117,7 @@ impl Checkpoint {
             tensors.extend(shard);
             metadata.extend(about);
         }
-        Self::index(index.to_path_buf(), files, tensors, metadata)
+        Self::index(index.to_path_buf(), files, tensors, metadata)?.refuse_holes()
     }
 
     fn read(path: PathBuf, files: Vec<PathBuf>, source: Arc<Source>) -> Result<Self> {
@@ -131,14 +134,16 @@ impl Checkpoint {
     fn index(
         path: PathBuf,
         files: Vec<PathBuf>,
-        stored: Vec<StoredTensor>,
+        mut stored: Vec<StoredTensor>,
         metadata: HashMap<String, String>,
     ) -> Result<Self> {
+        let prefix = prefix::strip(&mut stored);
         let layout = layouts::of(stored.iter().map(|t| t.name.as_str()));
         let tensors = entries(layout, &stored).map_err(|e| Error::checkpoint(&path, e))?;
         let file = Contents {
             path,
             files,
+            prefix,
             layout,
             stored,
             tensors,
@@ -161,6 +166,12 @@ impl Checkpoint {
         let parts = self.parts.iter().flat_map(|(_, other)| other.files());
         let own = self.file.files.iter().map(PathBuf::as_path);
         own.chain(parts).collect()
+    }
+
+    /// What training put before every name in the file, such as `module.`; names here and in
+    /// messages are without it. Empty for most files.
+    pub fn prefix(&self) -> &str {
+        &self.file.prefix
     }
 
     /// How the file names its tensors.

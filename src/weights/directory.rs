@@ -5,15 +5,26 @@ use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-/// The names under which Hugging Face keeps the weights of a model.
-const STANDARD: [&str; 2] = ["model.safetensors", "model.safetensors.index.json"];
+/// The names under which Hugging Face keeps the weights of a model, the preferred ones first.
+const STANDARD: [&str; 3] = [
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+];
 /// An index lists some thousand names; anything larger is none.
 const MAX_INDEX: u64 = 64 << 20;
 
 /// The file of weights, or index of them, in a directory.
 ///
-/// `model.safetensors`, then `model.safetensors.index.json`, then the only other weight file.
+/// `model.safetensors`, then `model.safetensors.index.json`, then `pytorch_model.bin`, then the
+/// only other weight file. A model's folder in the hub's cache stands for the snapshot in use.
 pub(super) fn find(dir: &Path) -> Result<PathBuf> {
+    if let Ok(revision) = std::fs::read_to_string(dir.join("refs/main")) {
+        let snapshot = dir.join("snapshots").join(revision.trim());
+        if revision.trim().bytes().all(|b| b.is_ascii_hexdigit()) && snapshot.is_dir() {
+            return find(&snapshot);
+        }
+    }
     if let Some(file) = STANDARD
         .iter()
         .map(|name| dir.join(name))
@@ -21,21 +32,30 @@ pub(super) fn find(dir: &Path) -> Result<PathBuf> {
     {
         return Ok(file);
     }
-    let mut found = vec![];
+    let (mut found, mut dangling) = (vec![], None);
     for entry in std::fs::read_dir(dir).map_err(|e| Error::io(dir, e))? {
         let path = entry.map_err(|e| Error::io(dir, e))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let endings = [".safetensors", ".safetensors.index.json", ".pt", ".pth"];
-        if endings.iter().any(|ending| name.ends_with(ending)) && path.is_file() {
+        let is_weights =
+            STANDARD.contains(&&*name) || endings.iter().any(|ending| name.ends_with(ending));
+        if is_weights && path.is_file() {
             found.push(path);
+        } else if is_weights && path.is_symlink() {
+            dangling = Some(path);
         }
     }
     found.sort();
+    if let ([], Some(link)) = (&found[..], dangling) {
+        let problem = "a link to a file that is not there; was the download interrupted?";
+        return Err(Error::checkpoint(link, problem));
+    }
     match &found[..] {
         [] => Err(Error::checkpoint(
             dir,
-            "no weights in this directory; looked for model.safetensors, \
-             *.safetensors.index.json, *.safetensors, *.pt and *.pth",
+            "no weights in this directory; looked for model.safetensors, pytorch_model.bin, \
+             *.safetensors.index.json, *.safetensors, *.pt and *.pth (of a model in several .bin \
+             files, save one state_dict)",
         )),
         [only] => Ok(only.clone()),
         _ => {

@@ -29,10 +29,12 @@
 
 mod checkpoint;
 mod directory;
+mod holes;
 mod layout;
 mod layouts;
 mod names;
 mod pickle;
+mod prefix;
 mod random;
 mod safetensors;
 mod source;

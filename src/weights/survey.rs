@@ -60,7 +60,7 @@ impl Checkpoint {
 
     /// Builds a model on zeros and notes what it asks for.
     ///
-    /// Nothing is read from the file, and the zeros take no memory as long as nothing writes to
+    /// Nothing is read from the file, and the zeros take no memory as long as no layer rearranges
     /// them.
     ///
     /// # Errors
@@ -71,7 +71,7 @@ impl Checkpoint {
             checkpoint: self.clone(),
             survey: survey.clone(),
         };
-        // In f64 no layer packs its weight, and zeros come from the system untouched.
+        // In f64 no layer packs its weight.
         let vb = VarBuilder::from_backend(Box::new(dry), DType::F64, Device::Cpu);
         let built = build(vb).map(drop);
         let survey = survey.lock().unwrap_or_else(PoisonError::into_inner);
@@ -99,6 +99,19 @@ impl Checkpoint {
         tell(
             "have another shape",
             misshaped.iter().map(String::as_str).collect(),
+        );
+        let unreadable = survey.read.iter().filter(|name| self.dtype(name).is_none());
+        let unreadable: Vec<_> = unreadable
+            .filter_map(|name| {
+                Some(format!(
+                    "{name}: {}",
+                    self.entry(name)?.parts.first()?.dtype
+                ))
+            })
+            .collect();
+        tell(
+            "have a number format that is not read, save them as f32, f16 or bf16",
+            unreadable.iter().map(String::as_str).collect(),
         );
         let is_surplus = |name: &&str| {
             !survey.read.contains(*name)
@@ -131,6 +144,11 @@ impl Dry {
     }
 }
 
+/// One zero that is seen everywhere: no bytes vouch for the shape that a model asks for.
+fn zeros(shape: impl Into<Shape>, dtype: DType, device: &Device) -> candle::Result<Tensor> {
+    Tensor::zeros((), dtype, device)?.broadcast_as(shape)
+}
+
 impl SimpleBackend for Dry {
     fn get(
         &self,
@@ -141,13 +159,13 @@ impl SimpleBackend for Dry {
         device: &Device,
     ) -> candle::Result<Tensor> {
         self.note(name, Some(&shape));
-        Tensor::zeros(shape, dtype, device)
+        zeros(shape, dtype, device)
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle::Result<Tensor> {
         self.note(name, None);
         match self.checkpoint.shape(name) {
-            Some(shape) => Tensor::zeros(shape, dtype, device),
+            Some(shape) => zeros(shape, dtype, device),
             None => Err(candle::Error::msg(self.checkpoint.missing_message(name))),
         }
     }

@@ -211,6 +211,31 @@ fn a_directory_is_searched_for_its_weights() {
 }
 
 #[test]
+fn a_folder_of_hugging_face_may_have_a_torch_file_or_be_a_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let bin = dir.path().join("pytorch_model.bin");
+    fs::copy(golden("flat.pt"), &bin).unwrap();
+    fs::write(dir.path().join("training_args.bin"), "other").unwrap();
+    assert_eq!(Checkpoint::open(&dir).unwrap().path(), bin);
+
+    let cache = tempfile::tempdir().unwrap();
+    let snapshot = cache.path().join("snapshots/0123abc");
+    fs::create_dir_all(&snapshot).unwrap();
+    fs::create_dir(cache.path().join("refs")).unwrap();
+    fs::write(cache.path().join("refs/main"), "0123abc\n").unwrap();
+    let file = snapshot.join("model.safetensors");
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("../../blobs/gone", &file).unwrap();
+        let got = problem(Checkpoint::open(&cache));
+        assert!(got.contains("a link to a file that is not there"), "{got}");
+        fs::remove_file(&file).unwrap();
+    }
+    fs::copy(golden("state.safetensors"), &file).unwrap();
+    assert_eq!(Checkpoint::open(&cache).unwrap().path(), file);
+}
+
+#[test]
 fn shards_are_found_through_their_index() {
     let dir = tempfile::tempdir().unwrap();
     file(

@@ -292,7 +292,8 @@ mod tests {
             before
                 .write(&path, &to(Some(DType::F16)), all, |_, _| ())
                 .unwrap();
-            let after = Checkpoint::open(&path).unwrap();
+            // zeros all of it, which `open` takes for a hole
+            let after = Checkpoint::from_bytes(fs::read(&path).unwrap()).unwrap();
             let want = small(official);
             assert_eq!(after.names(), want.names());
             assert_eq!(after.layout().name, "SAM");

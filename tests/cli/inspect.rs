@@ -57,8 +57,9 @@ fn a_file_with_something_missing_names_it() {
         .arg("inspect")
         .arg(&path)
         .assert()
-        .success()
-        .stdout(named);
+        .code(1)
+        .stdout(named)
+        .stderr(contains("cannot be used as it is"));
 }
 
 #[test]
@@ -71,4 +72,10 @@ fn what_is_no_weight_file_is_an_error() {
     inspect(&folder.path().join("gone.pt"))
         .code(1)
         .stderr(contains("does not exist"));
+    inspect(&path.join("within.pt"))
+        .code(1)
+        .stderr(contains("Not a directory"));
+    inspect(std::path::Path::new("facebook/sam3"))
+        .code(1)
+        .stderr(contains("-m sam3 downloads sam3"));
 }

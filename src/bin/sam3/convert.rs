@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use candle_sam3::models::inspect::DeadParts;
+use candle_sam3::models::inspect::{DeadParts, inspect};
 use candle_sam3::weights::WriteOptions;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -33,7 +33,7 @@ pub struct ConvertArgs {
     #[arg(long, value_name = "FILE")]
     geometry: Option<PathBuf>,
 
-    /// Replace OUT.safetensors if it is there
+    /// Replace OUT.safetensors if it is there, and write it even if no model could be loaded from it
     #[arg(long)]
     force: bool,
 }
@@ -51,6 +51,13 @@ pub fn run(args: ConvertArgs, quiet: bool) -> Result<()> {
     let dead = DeadParts::of(&checkpoint)?;
     if output.exists() && !args.force {
         bail!("{shown} is there already; --force replaces it");
+    }
+    if let Some(problem) = inspect(&checkpoint).problem {
+        let input = args.input.display();
+        if !args.force {
+            bail!("{input}: {problem}\n{shown} would be no better; --force writes it all the same");
+        }
+        eprintln!("warning: {input}: {problem}");
     }
 
     let bar = progress_bar(quiet);

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use candle_sam3::models::inspect::{Component, Inspection, Status, inspect};
 use candle_sam3::weights::Checkpoint;
 use serde_json::{Value, json};
@@ -43,7 +43,12 @@ pub fn run(args: InspectArgs) -> Result<()> {
     };
     std::io::stdout()
         .write_all(text.as_bytes())
-        .context("cannot write to stdout")
+        .context("cannot write to stdout")?;
+    match found.inspection.problem {
+        None => Ok(()),
+        // The problem stands where the result was asked for.
+        Some(_) => bail!("{} cannot be used as it is", args.file.display()),
+    }
 }
 
 /// Bytes of all files; `None` for the built-in model.
@@ -112,6 +117,7 @@ impl Found<'_> {
             "model": inspection.model,
             "family": inspection.family,
             "layout": self.checkpoint.layout().name,
+            "prefix": self.checkpoint.prefix(),
             "prompts": inspection.prompts,
             "problem": inspection.problem,
             "file_bytes": self.size,
@@ -135,6 +141,13 @@ impl Found<'_> {
             let _ = writeln!(text, "  {name:9} {value}"); // writing to a String never fails
         };
         line("layout", self.checkpoint.layout().name);
+        match self.checkpoint.prefix() {
+            "" => {}
+            prefix => line(
+                "prefix",
+                &format!("{prefix} before every name, left out here"),
+            ),
+        }
         line(
             "size",
             &format!("{size}, {tensors} tensors, {}", dtypes.join(" and ")),
@@ -147,7 +160,8 @@ impl Found<'_> {
             Some(problem) => line("problem", problem),
         }
         for (key, value) in self.metadata() {
-            line("metadata", &format!("{key}: {}", shortened(value)));
+            let (key, value) = (shortened(key), shortened(value));
+            line("metadata", &format!("{key}: {value}"));
         }
         text.push('\n');
         text.push_str(&self.table((tensors, elements, bytes)));
@@ -216,12 +230,12 @@ pub fn megabytes(bytes: u64) -> String {
     format!("{:.2} MB", bytes as f64 / 1e6)
 }
 
-/// The start of a long text.
+/// The start of a long text, without what would move the cursor.
 fn shortened(text: &str) -> String {
     const SHOWN: usize = 60;
     match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.into(),
+        Some((end, _)) => format!("{}…", text[..end].escape_debug()),
+        None => text.escape_debug().to_string(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What `-m` means: a file, a folder, the built-in model, or a model by its name.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, anyhow, bail};
@@ -29,11 +30,25 @@ pub fn locate(model: &Path, prompts: Option<PromptKind>) -> Result<Located> {
     if name == DEMO {
         return Ok(Located::Demo);
     }
-    if model.exists() {
-        return Ok(Located::File(model.to_path_buf()));
+    let path = model.to_path_buf();
+    match std::fs::metadata(model) {
+        Ok(_) => return Ok(Located::File(path)),
+        Err(cause) if !matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => {
+            return Err(Error::Io { path, cause }.into());
+        }
+        Err(_) => {}
+    }
+    let is_known = variant::find(name).is_some();
+    if let Some(release) = published_as(name).filter(|_| !is_known) {
+        bail!(
+            "{name} does not exist here; -m {0} downloads {0}",
+            release.name
+        );
+    }
+    if name.starts_with("~/") {
+        bail!("{name} does not exist; ~ stands for the home folder only where the shell sees it");
     }
     if is_path(model) || name.is_empty() {
-        let path = model.to_path_buf();
         return Err(Error::NotFound { path }.into());
     }
     let release = find(name)?;
@@ -56,6 +71,34 @@ pub fn find(name: &str) -> Result<&'static Release> {
             false => format!("did you mean {near}? "),
         };
         anyhow!("no file, folder or model is called {name}; {near}`sam3 models` lists all models")
+    })
+}
+
+/// The release that is published under this name: a repository on the hub, with or without the
+/// address before it, or a file, with or without its folder, its ending and the checksum in it.
+fn published_as(name: &str) -> Option<&'static Release> {
+    let lower = name.to_ascii_lowercase();
+    let addresses = ["hf://", "https://huggingface.co/", "https://hf.co/"];
+    let mut short = addresses.iter().find_map(|a| lower.strip_prefix(a));
+    let short = short.get_or_insert(&lower).trim_end_matches('/');
+    let file = short.rsplit('/').next()?;
+    let mut releases = variant::releases().iter();
+    let published = releases.find(|release| {
+        let own = release.file.rsplit('/').next();
+        release.repository.eq_ignore_ascii_case(short)
+            || (own == Some(file) && file != "model.safetensors")
+    });
+    published.or_else(|| {
+        let mut stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
+        // sam_vit_h_4b8939.pth
+        if let Some((start, sum)) = stem.rsplit_once('_')
+            && sum.len() == 6
+            && sum.bytes().all(|b| b.is_ascii_hexdigit())
+        {
+            stem = start;
+        }
+        let name = stem.replace('_', "-");
+        variant::find(&name).or_else(|| variant::find(&format!("sam-{name}")))
     })
 }
 
@@ -114,6 +157,34 @@ mod tests {
         assert_eq!(nearest("efficientsam3-rvm")[0], "efficientsam3-rv-m");
         assert!(nearest("efficientsam3").len() == SUGGESTIONS);
         assert!(nearest("yolo").is_empty());
+    }
+
+    #[test]
+    fn what_publishers_call_a_model_leads_to_its_name() {
+        for (published, name) in [
+            ("facebook/sam3", "sam3"),
+            ("hf://facebook/sam3", "sam3"),
+            ("https://huggingface.co/facebook/sam-vit-huge/", "sam-vit-h"),
+            ("sam_vit_h_4b8939.pth", "sam-vit-h"),
+            ("weights/sam_vit_b_01ec64.pth", "sam-vit-b"),
+            ("vit_l", "sam-vit-l"),
+            ("mobile_sam.pt", "mobile-sam"),
+            ("./sam3.pt", "sam3"),
+            ("efficient_sam3_repvit_m.pt", "efficientsam3-stage1-rv-m"),
+        ] {
+            let found = published_as(published).map(|release| &*release.name);
+            assert_eq!(found, Some(name), "{published}");
+        }
+        for other in [
+            "facebook/sam2",
+            "model.safetensors",
+            "mine.pt",
+            "",
+            "/",
+            "a_123456.pt",
+        ] {
+            assert!(published_as(other).is_none(), "{other}");
+        }
     }
 
     #[test]

@@ -83,8 +83,8 @@ impl Config {
     /// safetensors file.
     ///
     /// # Errors
-    /// For JSON that is no such config, and for sizes that fit no model: none may be larger than
-    /// twice that of the largest release, and those that divide each other must.
+    /// For JSON that is no such config, and for sizes that fit no model: each has a limit, a few
+    /// times that of the largest release at most, and those that divide each other must.
     pub fn from_json(json: &str) -> Result<Self, String> {
         let sizes: Sizes = serde_json::from_str(json).map_err(|e| e.to_string())?;
         sizes.check()?;
@@ -224,9 +224,9 @@ impl Sizes {
                 ));
             }
         }
-        if grid > 128 {
+        if grid > 96 {
             return Err(format!(
-                "a grid of {grid} patches a side; at most 128 are read"
+                "a grid of {grid} patches a side; at most 96 are read"
             ));
         }
         let blocks = &vit.global_blocks;

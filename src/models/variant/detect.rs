@@ -155,10 +155,20 @@ fn find<T>(
 fn unknown(checkpoint: &Checkpoint) -> Error {
     let mut names = checkpoint.names();
     let total = names.len();
+    let first = names.first().and_then(|name| name.split_once('.'));
+    let shared = first.map(|(segment, _)| format!("{segment}."));
+    let shared = shared.filter(|shared| names.iter().all(|name| name.starts_with(shared)));
+    let behind = match shared.as_deref() {
+        None | Some("detector." | "tracker.") => String::new(),
+        Some(shared) => format!(
+            ". All of them begin with `{shared}`: if a model's own names follow, take that off \
+             before saving"
+        ),
+    };
     names.truncate(3);
     let problem = format!(
-        "not a SAM 3, EfficientSAM3 or SAM3-LiteText checkpoint: none of its {total} tensors, \
-         such as {}, is a detector's",
+        "not a checkpoint of SAM 1, MobileSAM, SAM 3, EfficientSAM3 or SAM3-LiteText: none of its \
+         {total} tensors, such as {}, is of a part that all of those have{behind}",
         names.join(", ")
     );
     Error::checkpoint(checkpoint.path(), problem)

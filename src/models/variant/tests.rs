@@ -240,7 +240,10 @@ fn the_parts_of_every_release_are_recognized() {
 fn other_models_are_refused_by_name() {
     for (names, want) in [
         (&["image_encoder.trunk.blocks.0.norm1.weight"][..], "SAM 2"),
-        (&["model.layers.0.self_attn.q_proj.weight"], "not a SAM 3"),
+        (
+            &["model.layers.0.self_attn.q_proj.weight"],
+            "not a checkpoint of SAM 1",
+        ),
         (&[], "none of its 0 tensors"),
         (
             &[

@@ -21,7 +21,8 @@ pub(in crate::weights) const SAM3: Layout = Layout {
         ],
     )]],
     fixes: &[],
-    ignore: &["**.freqs_cis", "**.num_batches_tracked"],
+    // `freqs_cis_real` and `freqs_cis_imag`: what the official code saves since SAM 3.1.
+    ignore: &["**.freqs_cis*", "**.num_batches_tracked"],
 };
 
 /// The names of SAM 3.1 are its own: its tracker has a mask decoder for clicks and another one for

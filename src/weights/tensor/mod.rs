@@ -16,6 +16,8 @@ pub(super) use read::join;
 pub(super) const MAX_RANK: usize = 16;
 /// Bytes of a name, several times those of the longest.
 pub(super) const MAX_NAME: usize = 512;
+/// Bytes of zeros that count as a hole in the file: a page.
+const LEAST_BLANK: usize = 4096;
 /// What the other axes of a tensor without elements may multiply to: no byte vouches for them.
 const MAX_EMPTY: usize = 1 << 20;
 
@@ -143,6 +145,19 @@ impl StoredTensor {
     /// the file, they may be many.
     pub(super) fn len(&self) -> usize {
         self.elements().saturating_mul(self.dtype.bitsize()) / 8
+    }
+
+    /// Whether it is a matrix or more and all its bytes in the file are zero, which no training
+    /// leaves and a download with a hole does.
+    pub(super) fn is_blank(&self) -> bool {
+        match &self.bytes {
+            Bytes::In { source, range } if self.shape.len() > 1 && range.len() >= LEAST_BLANK => {
+                let is_blank = source.bytes()[range.clone()].iter().all(|b| *b == 0);
+                source.release(range);
+                is_blank
+            }
+            _ => false,
+        }
     }
 
     /// Part `i` of `n` along the first axis, or `None` if that does not divide.
@@ -324,6 +339,22 @@ mod tests {
             assert!(got.contains("control characters"), "{got}");
             assert!(!got.chars().any(is_invisible), "{got}");
         }
+    }
+
+    #[test]
+    fn a_hole_in_a_file_is_seen_in_matrices_only() {
+        let of = |value: f32, shape: &[usize]| {
+            let n = shape.iter().product();
+            let bytes: Vec<u8> = vec![value; n]
+                .iter()
+                .flat_map(|x| x.to_le_bytes())
+                .collect();
+            let (shape, len) = (shape.to_vec(), bytes.len());
+            StoredTensor::view("x".into(), Dtype::F32, shape, None, &source(bytes), 0..len).unwrap()
+        };
+        assert!(of(0., &[32, 32]).is_blank());
+        assert!(!of(1., &[32, 32]).is_blank());
+        assert!(!of(0., &[1024]).is_blank() && !of(0., &[3, 3]).is_blank());
     }
 
     #[test]
