@@ -2,7 +2,9 @@
 //! answer or with words that help.
 
 mod memory;
+mod mutations;
 mod pictures;
+mod weights;
 
 use std::time::Duration;
 
