@@ -182,7 +182,8 @@ fn what_is_not_compared_does_not_pass() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("reference.safetensors");
     let recorded = record();
-    let spoiled: [(&str, fn(&Tensor) -> Tensor); 2] = [
+    type Spoil = fn(&Tensor) -> Tensor;
+    let spoiled: [(&str, Spoil); 2] = [
         ("t.input_ids", |ids| ids.zeros_like().unwrap()),
         ("t.text_features", |all| all.narrow(1, 0, 0).unwrap()),
     ];

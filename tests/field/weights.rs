@@ -32,8 +32,11 @@ fn inspected(path: &Path) -> Value {
     })
 }
 
+/// Name, number format, shape and bytes of a tensor.
+type Stored = (String, String, Vec<usize>, Vec<u8>);
+
 /// A safetensors file of these metadata and tensors: name, dtype, shape, bytes.
-fn safetensors(path: &Path, metadata: &Value, tensors: &[(String, String, Vec<usize>, Vec<u8>)]) {
+fn safetensors(path: &Path, metadata: &Value, tensors: &[Stored]) {
     let (mut header, mut data) = (json!({}), vec![]);
     if metadata.is_object() {
         header["__metadata__"] = metadata.clone();
@@ -54,7 +57,7 @@ fn safetensors(path: &Path, metadata: &Value, tensors: &[(String, String, Vec<us
 }
 
 /// The demo model's tensors as f32, and its metadata.
-fn demo() -> (Value, Vec<(String, String, Vec<usize>, Vec<u8>)>) {
+fn demo() -> (Value, Vec<Stored>) {
     let demo = weights::demo().unwrap();
     let vb = demo.var_builder(candle::DType::F32, &candle::Device::Cpu);
     let tensors = demo.names().into_iter().map(|name| {

@@ -22,10 +22,10 @@ mod prompts;
 mod results;
 mod run;
 mod segment;
-#[cfg(unix)]
-mod signals;
 #[cfg(feature = "server")]
 mod serve;
+#[cfg(unix)]
+mod signals;
 mod stages;
 mod summary;
 #[cfg(feature = "server")]
