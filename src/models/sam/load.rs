@@ -21,8 +21,8 @@ impl Sam {
     /// Loads a SAM 1 or MobileSAM checkpoint; sizes come from its tensors.
     ///
     /// # Errors
-    /// [`Error::Checkpoint`] listing the tensors that are missing, misshaped or left over;
-    /// [`Error::Unsupported`] for another family or size, and for a precision that the device or the
+    /// [`crate::Error::Checkpoint`] listing the tensors that are missing, misshaped or left over;
+    /// [`crate::Error::Unsupported`] for another family or size, and for a precision that the device or the
     /// dtype does not have.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
         options.precision.check(&options.device, options.dtype)?;
@@ -38,7 +38,7 @@ impl Sam {
     /// speed and memory without a file. What it finds means nothing.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for another family or size.
+    /// [`crate::Error::Unsupported`] for another family or size.
     pub fn with_random_weights(variant: &Variant, options: &LoadOptions) -> Result<Self> {
         options.precision.check(&options.device, options.dtype)?;
         let backbone = variant.sam()?;

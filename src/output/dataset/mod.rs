@@ -73,7 +73,7 @@ impl Pictures for Vec<Picture> {
 /// Writes the files that belong to one picture; `source` is the picture's own file.
 ///
 /// # Errors
-/// [`Error::Io`] and [`Error::NotFound`] when a file cannot be written or linked.
+/// [`crate::Error::Io`] and [`crate::Error::NotFound`] when a file cannot be written or linked.
 pub fn write_picture(
     layout: &Layout,
     picture: &Picture,
@@ -101,7 +101,7 @@ pub fn write_picture(
 /// Writes the documents about all pictures.
 ///
 /// # Errors
-/// [`Error::Io`] and [`Error::NotFound`] when a file cannot be written; what reading the pictures
+/// [`crate::Error::Io`] and [`crate::Error::NotFound`] when a file cannot be written; what reading the pictures
 /// returns.
 pub fn write_documents(layout: &Layout, pictures: &dyn Pictures) -> Result<()> {
     for format in &layout.formats {
