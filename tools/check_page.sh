@@ -24,6 +24,6 @@ if [[ ! -d $PLAYWRIGHT/node_modules/playwright-core ]]; then
     mkdir -p "$PLAYWRIGHT"
     npm install --silent --no-fund --no-audit --prefix "$PLAYWRIGHT" playwright-core@1 >/dev/null
 fi
-cargo build --quiet --bin sam3
+cargo build --quiet --bin sam3 --features server
 PLAYWRIGHT=$(cd "$PLAYWRIGHT" && pwd) SAM3=$(cd "$target" && pwd)/debug/sam3 CHROMIUM=$CHROMIUM \
     node --test --test-concurrency=1 tests/page/*.test.mjs

@@ -44,7 +44,7 @@ fn bad_requests_are_refused_with_a_code_and_advice() {
         ),
         (
             json!({"objects": [{"mask": {"size": [224, 224], "counts": [1, 1]}}]}),
-            "invalid_mask",
+            "invalid_prompt",
         ),
         (
             json!({"objects": [{"points": [[1, 1]], "logits": "AAA="}]}),
