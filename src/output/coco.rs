@@ -15,7 +15,7 @@ use super::answer::Answer;
 use super::dataset::ascii;
 use crate::Size;
 use crate::error::{Error, Result};
-use crate::mask::Rle;
+use crate::mask::{Mask, Rle};
 
 /// A dataset of any number of images.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,9 +57,9 @@ pub struct ImageEntry {
     pub source: Option<String>,
 }
 
-/// An object of a [`Dataset`].
+/// An object of a [`Dataset`], its pixels as run lengths or as another `S` that COCO knows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Annotation {
+pub struct Annotation<S = Rle> {
     /// From 1, unique in the dataset.
     pub id: usize,
     /// Id of its image.
@@ -67,7 +67,7 @@ pub struct Annotation {
     /// Id of its label.
     pub category_id: usize,
     /// Its pixels.
-    pub segmentation: Rle,
+    pub segmentation: S,
     /// Left, top, width and height of the box around its pixels.
     pub bbox: [usize; 4],
     /// Number of pixels.
@@ -87,6 +87,16 @@ pub struct Category {
     pub name: String,
     /// Always empty.
     pub supercategory: String,
+}
+
+impl Category {
+    pub(super) fn new(id: usize, name: &str) -> Self {
+        Self {
+            id,
+            name: name.to_string(),
+            supercategory: String::new(),
+        }
+    }
 }
 
 impl Dataset {
@@ -119,42 +129,45 @@ impl Dataset {
     /// Adds an image of this size with its objects, and the labels of its prompts,
     /// found or not. Objects without a pixel are left out.
     pub fn add(&mut self, file_name: &str, size: Size, answers: &[Answer]) {
-        let image_id = self.images.len() + 1;
+        let image_id = self.add_image(file_name, size);
+        for answer in answers {
+            self.category(answer.prompt.label());
+            for found in &answer.instances {
+                self.add_object(image_id, &found.label, &found.mask, found.score);
+            }
+        }
+    }
+
+    /// Adds an image without objects; returns its id.
+    pub fn add_image(&mut self, file_name: &str, size: Size) -> usize {
+        let id = self.images.len() + 1;
         self.images.push(ImageEntry {
-            id: image_id,
+            id,
             file_name: file_name.to_string(),
             width: size.width,
             height: size.height,
             source: None,
         });
-        for answer in answers {
-            let label = answer.prompt.label();
-            let category_of_prompt = self.category(label);
-            for found in &answer.instances {
-                let Some(extent) = found.mask.extent() else {
-                    continue;
-                };
-                let annotation = Annotation {
-                    id: self.annotations.len() + 1,
-                    image_id,
-                    category_id: match found.label == label {
-                        true => category_of_prompt,
-                        false => self.category(&found.label),
-                    },
-                    segmentation: Rle::encode(&found.mask),
-                    bbox: [
-                        extent.columns.start,
-                        extent.rows.start,
-                        extent.columns.len(),
-                        extent.rows.len(),
-                    ],
-                    area: found.mask.area(),
-                    iscrowd: 0,
-                    score: found.score,
-                };
-                self.annotations.push(annotation);
-            }
+        id
+    }
+
+    /// Adds an object to an image, and its label if it is new; one without a pixel is left out.
+    pub fn add_object(&mut self, image_id: usize, label: &str, mask: &Mask, score: f32) {
+        if mask.is_empty() {
+            return;
         }
+        let category_id = self.category(label);
+        let segmentation = Rle::encode(mask);
+        self.annotations.push(Annotation {
+            id: self.annotations.len() + 1,
+            image_id,
+            category_id,
+            bbox: bbox(&segmentation),
+            area: segmentation.area(),
+            segmentation,
+            iscrowd: 0,
+            score,
+        });
     }
 
     /// The id of a label, which is added if it is new.
@@ -164,11 +177,7 @@ impl Dataset {
             return known.id;
         }
         let id = self.categories.len() + 1;
-        self.categories.push(Category {
-            id,
-            name: name.to_string(),
-            supercategory: String::new(),
-        });
+        self.categories.push(Category::new(id, name));
         id
     }
 
@@ -187,12 +196,17 @@ impl Dataset {
     }
 }
 
+/// Left, top, width and height of the box around the pixels; zeros without any.
+pub(super) fn bbox(mask: &Rle) -> [usize; 4] {
+    let bbox = mask.bbox();
+    bbox.map_or([0; 4], |bbox| bbox.to_xywh().map(|v| v as usize))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::Kind;
     use super::super::format::tests::{answer, found, image, results};
     use super::*;
-    use crate::mask::Mask;
     use crate::output::answer::Description;
 
     #[test]

@@ -1,7 +1,7 @@
 //! Results as a table.
 
 use std::borrow::Cow;
-use std::fmt::Write;
+use std::fmt::Display;
 
 use super::ImageResults;
 use crate::error::{Error, Result};
@@ -24,17 +24,29 @@ pub fn table(results: &ImageResults) -> Result<String> {
                 found.label
             )));
         }
-        let (file, label) = (field(results.path), field(&found.label));
-        let rle = Rle::encode(&found.mask);
-        let (score, area, counts) = (found.score, found.mask.area(), rle.to_compressed());
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            table,
-            "{file},{label},{score:.4},{x0:.2},{y0:.2},{x1:.2},{y1:.2},{area},{}",
-            field(&counts)
+        let (score, bbox) = (
+            found.score,
+            [x0, y0, x1, y1].map(|edge| format!("{edge:.2}")),
         );
+        let (label, mask) = (&found.label, Rle::encode(&found.mask));
+        table += &line(results.path, label, format_args!("{score:.4}"), bbox, &mask);
     }
     Ok(table)
+}
+
+/// A line below [`HEADER`].
+pub(super) fn line(
+    file: &str,
+    label: &str,
+    score: impl Display,
+    bbox: [impl Display; 4],
+    mask: &Rle,
+) -> String {
+    let (file, label, area) = (field(file), field(label), mask.area());
+    let [x0, y0, x1, y1] = bbox;
+    let counts = mask.to_compressed();
+    let rle = field(&counts);
+    format!("{file},{label},{score},{x0},{y0},{x1},{y1},{area},{rle}\n")
 }
 
 /// A field as RFC 4180 wants it.

@@ -9,6 +9,7 @@
 
 pub mod amg;
 pub mod answer;
+pub(crate) mod brush;
 mod canvas;
 pub mod coco;
 pub mod csv;

@@ -1,16 +1,20 @@
 //! COCO instances, masks as run lengths or polygons.
 //!
 //! `iscrowd` is 0 in both, ids count from 1, and boxes are those of the masks as written: what readers
-//! need to give back every pixel.
+//! need to give back every pixel. Written entry by entry: a [`Dataset`] of all pictures may not fit
+//! into memory.
+//!
+//! [`Dataset`]: crate::output::coco::Dataset
 
 use serde_json::{Value, json};
 
 use super::ascii::{self, score};
 use super::files::NewFile;
-use super::{Layout, Object, Picture, Pictures};
+use super::{Layout, Object, Pictures};
 use crate::error::Result;
 use crate::mask::Rle;
 use crate::mask::polygon::{Convention, Polygons};
+use crate::output::coco::{Annotation, Category, ImageEntry, bbox};
 
 pub(super) fn write_document(
     layout: &Layout,
@@ -26,35 +30,42 @@ pub(super) fn write_document(
     file.write(
         r#"{"info":{"description":"made by sam3 label","version":"1"},"licenses":[],"images":["#,
     )?;
-    let mut count = 0;
+    let mut id = 0;
     pictures.for_each(&mut |picture| {
-        count += 1;
-        file.write(if count > 1 { "," } else { "" })?;
-        let Picture {
-            name,
-            width,
-            height,
-            ..
-        } = picture;
-        let image = json!({"id": count, "file_name": name, "width": width, "height": height});
-        file.write(ascii::json(&image))
+        id += 1;
+        file.write(if id > 1 { "," } else { "" })?;
+        file.write(ascii::json(&ImageEntry {
+            id,
+            file_name: picture.name.clone(),
+            width: picture.width,
+            height: picture.height,
+            source: None,
+        }))
     })?;
     file.write(r#"],"annotations":["#)?;
-    let (mut image, mut id) = (0, 0);
+    let (mut image_id, mut id) = (0, 0);
     pictures.for_each(&mut |picture| {
-        image += 1;
+        image_id += 1;
         for object in &picture.objects {
             id += 1;
             file.write(if id > 1 { "," } else { "" })?;
-            file.write(ascii::json(&annotation(
-                layout, object, image, id, polygons,
-            )?))?;
+            file.write(if polygons {
+                let (lists, filled) = polygons_of(layout, &object.mask)?;
+                ascii::json(&annotation(object, [id, image_id], lists, &filled))
+            } else {
+                ascii::json(&annotation(
+                    object,
+                    [id, image_id],
+                    &object.mask,
+                    &object.mask,
+                ))
+            })?;
         }
         Ok(())
     })?;
     let categories = layout.classes.iter().enumerate();
-    let categories: Vec<Value> = categories
-        .map(|(i, name)| json!({"id": i + 1, "name": name, "supercategory": ""}))
+    let categories: Vec<Category> = categories
+        .map(|(i, name)| Category::new(i + 1, name))
         .collect();
     file.write(r#"],"categories":"#)?;
     file.write(ascii::json(&categories))?;
@@ -62,33 +73,33 @@ pub(super) fn write_document(
     file.finish()
 }
 
-fn annotation(
-    layout: &Layout,
+/// `written` are the pixels that readers make of the segmentation.
+fn annotation<S>(
     object: &Object,
-    image: usize,
-    id: usize,
-    polygons: bool,
-) -> Result<Value> {
-    let (written, segmentation) = if polygons {
-        let mask = object.mask.decode()?;
-        let outline = Polygons::outline(&mask, Convention::PixelEdges, &layout.simplify);
-        let flat = |path: Vec<[f64; 2]>| path.into_iter().flatten().map(number).collect();
-        let lists: Vec<Vec<Value>> = outline.cut().into_iter().map(flat).collect();
-        let filled = outline.fill(mask.width(), mask.height())?;
-        (Rle::encode(&filled), json!(lists))
-    } else {
-        (object.mask.clone(), json!(object.mask))
-    };
-    Ok(json!({
-        "id": id,
-        "image_id": image,
-        "category_id": object.class + 1,
-        "bbox": bbox(&written),
-        "area": written.area(),
-        "iscrowd": 0,
-        "segmentation": segmentation,
-        "score": score(object.score),
-    }))
+    [id, image_id]: [usize; 2],
+    segmentation: S,
+    written: &Rle,
+) -> Annotation<S> {
+    Annotation {
+        id,
+        image_id,
+        category_id: object.class + 1,
+        segmentation,
+        bbox: bbox(written),
+        area: written.area(),
+        iscrowd: 0,
+        score: score(object.score) as f32,
+    }
+}
+
+/// The outlines of a mask's parts as COCO has them, and the pixels that they enclose.
+fn polygons_of(layout: &Layout, mask: &Rle) -> Result<(Vec<Vec<Value>>, Rle)> {
+    let mask = mask.decode()?;
+    let outline = Polygons::outline(&mask, Convention::PixelEdges, &layout.simplify);
+    let flat = |path: Vec<[f64; 2]>| path.into_iter().flatten().map(number).collect();
+    let lists = outline.cut().into_iter().map(flat).collect();
+    let filled = outline.fill(mask.width(), mask.height())?;
+    Ok((lists, Rle::encode(&filled)))
 }
 
 /// Whole numbers without a point, which saves a quarter of the file.
@@ -98,10 +109,4 @@ fn number(value: f64) -> Value {
     } else {
         json!(value)
     }
-}
-
-/// Left, top, width and height in whole pixels.
-pub(super) fn bbox(mask: &Rle) -> [i64; 4] {
-    mask.bbox()
-        .map_or([0; 4], |b| b.to_xywh().map(|v| v as i64))
 }

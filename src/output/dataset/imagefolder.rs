@@ -5,10 +5,10 @@ use std::path::Path;
 use serde_json::json;
 
 use super::ascii::{self, score};
-use super::coco::bbox;
 use super::files::{self, NewFile};
 use super::{Layout, Object, Picture, Pictures};
 use crate::error::Result;
+use crate::output::coco::bbox;
 
 pub(super) fn write_picture(layout: &Layout, picture: &Picture, source: &Path) -> Result<()> {
     files::link(layout, &format!("imagefolder/{}", picture.name), source)

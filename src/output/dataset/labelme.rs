@@ -15,6 +15,12 @@ use crate::output::masks::mask_png;
 
 pub(super) fn write_picture(layout: &Layout, picture: &Picture, source: &Path) -> Result<()> {
     let relative = format!("labelme/{}.json", layout.stem(&picture.name));
+    let image_path = path_from(&layout.root.join(&relative), source)?;
+    files::write(layout, &relative, document(layout, picture, &image_path)?)
+}
+
+/// The file of a picture, which lies at `image_path` as seen from the file.
+pub(crate) fn document(layout: &Layout, picture: &Picture, image_path: &str) -> Result<Vec<u8>> {
     let mut shapes = Vec::new();
     for (group, object) in picture.objects.iter().enumerate() {
         shapes.extend(object_shapes(layout, object, group)?);
@@ -23,12 +29,12 @@ pub(super) fn write_picture(layout: &Layout, picture: &Picture, source: &Path) -
         "version": "5.11.4",
         "flags": {},
         "shapes": shapes,
-        "imagePath": path_from(&layout.root.join(&relative), source)?,
+        "imagePath": image_path,
         "imageData": null,
         "imageHeight": picture.height,
         "imageWidth": picture.width,
     });
-    files::write(layout, &relative, ascii::json(&document))
+    Ok(ascii::json(&document))
 }
 
 /// One polygon for each part, held together by their group; or one mask.

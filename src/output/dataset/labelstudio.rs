@@ -7,7 +7,7 @@ use super::cvat::escaped;
 use super::files::{self, NewFile};
 use super::{Layout, Picture, Pictures};
 use crate::error::Result;
-use crate::mask::Mask;
+use crate::output::brush;
 
 pub(super) fn write_document(layout: &Layout, pictures: &dyn Pictures) -> Result<()> {
     let labels = layout.classes.iter();
@@ -45,7 +45,7 @@ fn task(layout: &Layout, picture: &Picture, number: usize) -> Result<Value> {
             "score": score(object.score),
             "value": {
                 "format": "rle",
-                "rle": brush(&object.mask.decode()?),
+                "rle": brush::encode(&object.mask.decode()?),
                 "brushlabels": [layout.class(object.class)],
             },
         }));
@@ -59,74 +59,4 @@ fn task(layout: &Layout, picture: &Picture, number: usize) -> Result<Value> {
             "result": regions,
         }],
     }))
-}
-
-/// Label Studio's brush encoding: four bytes for each pixel, all 255 or 0, as runs.
-///
-/// Follows `encode_rle`,
-/// <https://github.com/HumanSignal/label-studio-sdk/blob/2.0.0/src/label_studio_sdk/converter/brush.py>.
-fn brush(mask: &Mask) -> Vec<u8> {
-    let mut bits = Bits::default();
-    let total = 4 * mask.width() * mask.height();
-    bits.push(total as u64, 32);
-    bits.push(8 - 1, 5);
-    for size in [3, 4, 8, 16] {
-        bits.push(size - 1, 4);
-    }
-    let mut run = |mut length: usize, value: u64| {
-        while length > 0 {
-            let count = length.min(1 << 16);
-            bits.push(0b111, 3); // a run, its length in the fourth size
-            bits.push(count as u64 - 1, 16);
-            bits.push(value, 8);
-            length -= count;
-        }
-    };
-    let mut position = 0;
-    let mut pending = 0..0;
-    for y in 0..mask.height() {
-        for columns in mask.runs(y) {
-            let start = 4 * (y * mask.width() + columns.start);
-            let end = 4 * (y * mask.width() + columns.end);
-            // Runs that meet at the end of a row are one.
-            if start == pending.end {
-                pending.end = end;
-                continue;
-            }
-            run(pending.start - position, 0);
-            run(pending.len(), 255);
-            position = pending.end;
-            pending = start..end;
-        }
-    }
-    run(pending.start - position, 0);
-    run(pending.len(), 255);
-    run(total - pending.end, 0);
-    bits.into_bytes()
-}
-
-/// Bits, most significant first.
-#[derive(Default)]
-struct Bits {
-    bytes: Vec<u8>,
-    /// Bits in the last byte; 0 when it is full.
-    used: u32,
-}
-
-impl Bits {
-    fn push(&mut self, value: u64, count: u32) {
-        for bit in (0..count).rev() {
-            if self.used == 0 {
-                self.bytes.push(0);
-            }
-            if let Some(last) = self.bytes.last_mut() {
-                *last |= ((value >> bit & 1) as u8) << (7 - self.used);
-            }
-            self.used = (self.used + 1) % 8;
-        }
-    }
-
-    fn into_bytes(self) -> Vec<u8> {
-        self.bytes
-    }
 }

@@ -13,12 +13,12 @@ mod cvat;
 mod files;
 mod imagefolder;
 pub mod journal;
-mod labelme;
+pub(crate) mod labelme;
 mod labelstudio;
 mod masks;
 mod options;
 mod voc;
-mod yolo;
+pub(crate) mod yolo;
 
 use std::path::Path;
 

@@ -208,7 +208,7 @@ impl Layout {
     }
 
     /// The name of a picture without its extension.
-    pub(super) fn stem(&self, name: &str) -> String {
+    pub(crate) fn stem(&self, name: &str) -> String {
         match name.rsplit_once('.') {
             Some((stem, extension)) if !extension.contains('/') => match self.keep_extension {
                 true => format!("{stem}-{extension}"),
@@ -228,7 +228,7 @@ impl Layout {
         }
     }
 
-    pub(super) fn class(&self, class: usize) -> &str {
+    pub(crate) fn class(&self, class: usize) -> &str {
         self.classes.get(class).map_or("", String::as_str)
     }
 }

@@ -40,6 +40,12 @@ pub(super) fn write_picture(
             files::write(layout, &format!("yolo/images/{split}/{stem}.png"), png)?;
         }
     }
+    let labels = format!("yolo/labels/{split}/{stem}.txt");
+    files::write(layout, &labels, rows(layout, picture)?)
+}
+
+/// The class of each object and its polygon, in fractions of the picture.
+pub(crate) fn rows(layout: &Layout, picture: &Picture) -> Result<String> {
     let mut rows = String::new();
     let (width, height) = (picture.width as f64, picture.height as f64);
     for object in &picture.objects {
@@ -53,7 +59,7 @@ pub(super) fn write_picture(
         }
         rows.push('\n');
     }
-    files::write(layout, &format!("yolo/labels/{split}/{stem}.txt"), rows)
+    Ok(rows)
 }
 
 /// Readers want three points; repeated ones give back single pixels and pairs.
@@ -70,12 +76,18 @@ pub(super) fn write_document(layout: &Layout, pictures: &dyn Pictures) -> Result
         has_validation |= layout.split(&picture.name) == "val";
         Ok(())
     })?;
-    // No `path`: it would be looked for in the current folder. Ultralytics insists on both lists.
+    files::write(layout, "yolo/data.yaml", list(layout, has_validation))
+}
+
+/// `data.yaml`. Ultralytics insists on both lists, so that pictures for training are also for
+/// validation where there are no others.
+pub(crate) fn list(layout: &Layout, has_validation: bool) -> String {
+    // No `path`: it would be looked for in the current folder.
     let validation = if has_validation { "val" } else { "train" };
     let mut text = format!("train: images/train\nval: images/{validation}\nnames:\n");
     for (i, name) in layout.classes.iter().enumerate() {
         // A JSON string is one of YAML.
         let _ = writeln!(text, "  {i}: {}", serde_json::json!(name));
     }
-    files::write(layout, "yolo/data.yaml", text)
+    text
 }

@@ -2,34 +2,29 @@
 //!
 //! Made in memory: the server writes nothing to the disk.
 
-use std::fmt::Write as _;
 use std::io::{Cursor, Write as _};
-use std::sync::Arc;
 
 use axum::extract::{Path, Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::{Value, json};
 use zip::CompressionMethod;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
 use super::segment::cutout_png;
 use super::types::limit;
-use crate::mask::polygon::{Convention, Polygons, Simplify};
+use crate::output::coco;
+use crate::output::dataset::{Layout, Object, Picture, labelme, yolo};
 use crate::output::masks::{mask_file_name, mask_png};
 use crate::server::Service;
 use crate::server::body;
 use crate::server::error::ApiError;
-use crate::server::images::Picture;
-use crate::{BoxXyxy, Mask, Rle};
+use crate::{Image, Rle, Size};
 
 /// Objects in one zip.
 const MAX_OBJECTS: usize = 2000;
 /// Letters of a name.
 const MAX_NAME: usize = 100;
-/// Added to the index of a pixel, so that readers that round and those that cut find the same one.
-const OFFSET: f64 = 0.49;
 /// What objects without a label are called.
 const UNNAMED: &str = "object";
 
@@ -62,14 +57,6 @@ struct ObjectIn {
     mask: Rle,
 }
 
-struct Object {
-    label: String,
-    /// Index of the label among the distinct ones.
-    class: usize,
-    score: f32,
-    mask: Mask,
-}
-
 /// The zip.
 pub async fn export(
     State(service): State<Service>,
@@ -82,98 +69,86 @@ pub async fn export(
     let received = service.bodies.read(&parts.headers, body, limit).await?;
     let request: ExportRequest = body::json(&parts.headers, &received.bytes)?;
     drop(received);
-    let packed = tokio::task::spawn_blocking(move || pack(&picture, request)).await;
+    let model = service.engine.model().name().to_string();
+    let pack = move || pack(&picture.image, &model, request);
+    let packed = tokio::task::spawn_blocking(pack).await;
     let bytes = packed.map_err(|_| ApiError::internal())??;
     Ok(([(header::CONTENT_TYPE, "application/zip")], bytes).into_response())
 }
 
-fn pack(picture: &Arc<Picture>, request: ExportRequest) -> Result<Vec<u8>, ApiError> {
-    limit("objects", request.objects.len(), MAX_OBJECTS)?;
-    let (objects, classes) = read(picture, request.objects)?;
-    let file = file_name(&request.name);
-    let stem = file
-        .rsplit_once('.')
-        .map_or(file.as_str(), |(stem, _)| stem);
+fn pack(image: &Image, model: &str, request: ExportRequest) -> Result<Vec<u8>, ApiError> {
+    let (layout, picture) = read(image.size(), &request)?;
+    let stem = layout.stem(&picture.name);
     let has = |format| request.formats.contains(&format);
     let mut zip = Zip::new();
-    if has(Format::Coco) {
-        zip.add(
-            "coco.json",
-            coco(picture, &file, &objects, &classes)
-                .to_string()
-                .as_bytes(),
-        )?;
-    }
     if has(Format::Yolo) {
-        let names: String =
-            classes
-                .iter()
-                .enumerate()
-                .fold(String::new(), |mut text, (i, name)| {
-                    // Writing to memory does not fail; a JSON string is one of YAML.
-                    let _ = writeln!(text, "  {i}: {}", json!(name));
-                    text
-                });
-        let list = format!("train: images/train\nval: images/train\nnames:\n{names}");
-        zip.add("yolo/data.yaml", list.as_bytes())?;
-        zip.add(
-            &format!("yolo/labels/train/{stem}.txt"),
-            yolo(&objects).as_bytes(),
-        )?;
+        zip.add("yolo/data.yaml", yolo::list(&layout, false))?;
+        let rows = yolo::rows(&layout, &picture)?;
+        zip.add(&format!("yolo/labels/train/{stem}.txt"), rows)?;
     }
     if has(Format::LabelMe) {
-        let document = labelme(picture, &file, &objects).to_string();
-        zip.add(&format!("labelme/{stem}.json"), document.as_bytes())?;
+        let document = labelme::document(&layout, &picture, &picture.name)?;
+        zip.add(&format!("labelme/{stem}.json"), document)?;
     }
-    for (index, object) in objects.iter().enumerate() {
-        let name = mask_file_name(index, &object.label, object.score);
+    let mut coco = coco::Dataset::new(model);
+    let image_id = coco.add_image(&picture.name, image.size());
+    for (index, object) in picture.objects.iter().enumerate() {
+        let (label, mask) = (layout.class(object.class), object.mask.decode()?);
+        let name = mask_file_name(index, label, object.score);
+        if has(Format::Coco) {
+            coco.add_object(image_id, label, &mask, object.score);
+        }
         if has(Format::Masks) {
-            zip.add(&format!("masks/{name}"), &mask_png(&object.mask)?)?;
+            zip.add(&format!("masks/{name}"), mask_png(&mask)?)?;
         }
         if has(Format::Cutouts) {
-            zip.add(
-                &format!("cutouts/{name}"),
-                &cutout_png(&picture.image, &object.mask)?,
-            )?;
+            zip.add(&format!("cutouts/{name}"), cutout_png(image, &mask)?)?;
         }
+    }
+    if has(Format::Coco) {
+        zip.add("coco.json", coco.to_bytes()?)?;
     }
     zip.finish()
 }
 
-fn read(picture: &Picture, objects: Vec<ObjectIn>) -> Result<(Vec<Object>, Vec<String>), ApiError> {
-    let size = picture.size();
+/// The objects as a picture of a dataset, with one class for each label.
+fn read(size: Size, request: &ExportRequest) -> Result<(Layout, Picture), ApiError> {
+    limit("objects", request.objects.len(), MAX_OBJECTS)?;
     let mut classes: Vec<String> = vec![];
-    let mut read = vec![];
-    for object in objects {
-        if object.mask.size != [size.height, size.width] {
+    let mut objects = vec![];
+    for ObjectIn { label, score, mask } in &request.objects {
+        if mask.size != [size.height, size.width] {
             return Err(ApiError::invalid(
                 format!(
                     "a mask of [height, width] {:?} for a picture of {size}",
-                    object.mask.size
+                    mask.size
                 ),
                 "give masks of the picture's size",
             ));
         }
-        limit("bytes in a label", object.label.len(), MAX_NAME * 4)?;
-        let label = match object.label.trim() {
-            "" => UNNAMED.to_string(),
-            label => label.to_string(),
+        limit("bytes in a label", label.len(), MAX_NAME * 4)?;
+        let label = match label.trim() {
+            "" => UNNAMED,
+            label => label,
         };
-        let class = classes
-            .iter()
-            .position(|known| *known == label)
-            .unwrap_or_else(|| {
-                classes.push(label.clone());
-                classes.len() - 1
-            });
-        read.push(Object {
-            label,
+        let known = classes.iter().position(|known| known == label);
+        let class = known.unwrap_or_else(|| {
+            classes.push(label.to_string());
+            classes.len() - 1
+        });
+        objects.push(Object {
             class,
-            score: object.score,
-            mask: object.mask.decode()?,
+            score: *score,
+            mask: mask.clone(),
         });
     }
-    Ok((read, classes))
+    let picture = Picture {
+        name: file_name(&request.name),
+        width: size.width,
+        height: size.height,
+        objects,
+    };
+    Ok((Layout::new("", vec![], classes), picture))
 }
 
 /// A file name that is no path and has no signs that a system may not take.
@@ -187,79 +162,6 @@ fn file_name(name: &str) -> String {
     }
 }
 
-fn coco(picture: &Picture, file: &str, objects: &[Object], classes: &[String]) -> Value {
-    let size = picture.size();
-    let annotation = |(index, object): (usize, &Object)| {
-        let bbox = object.mask.bbox().map_or([0.; 4], BoxXyxy::to_xywh);
-        json!({
-            "id": index + 1, "image_id": 1, "category_id": object.class + 1,
-            "bbox": bbox.map(|v| v as i64), "area": object.mask.area(), "iscrowd": 0,
-            "segmentation": Rle::encode(&object.mask), "score": object.score,
-        })
-    };
-    let category = |(index, name): (usize, &String)| json!({"id": index + 1, "name": name, "supercategory": ""});
-    json!({
-        "info": {"description": "made by sam3", "version": "1"},
-        "licenses": [],
-        "images": [{"id": 1, "file_name": file, "width": size.width, "height": size.height}],
-        "annotations": objects.iter().enumerate().map(annotation).collect::<Vec<_>>(),
-        "categories": classes.iter().enumerate().map(category).collect::<Vec<_>>(),
-    })
-}
-
-/// One row for each object: its class and one polygon in fractions of the picture, holes cut open
-/// and parts joined.
-fn yolo(objects: &[Object]) -> String {
-    let mut rows = String::new();
-    for Object { class, mask, .. } in objects {
-        let (width, height) = (mask.width() as f64, mask.height() as f64);
-        let outline = Polygons::outline(mask, Convention::PixelCenters, &Simplify::default());
-        // Writing to memory does not fail.
-        let _ = write!(rows, "{class}");
-        for [x, y] in at_least_three(outline.joined()) {
-            let _ = write!(
-                rows,
-                " {:.6} {:.6}",
-                (x + OFFSET) / width,
-                (y + OFFSET) / height
-            );
-        }
-        rows.push('\n');
-    }
-    rows
-}
-
-/// Readers want three points; repeated ones give back single pixels and pairs.
-fn at_least_three(mut path: Vec<[f64; 2]>) -> Vec<[f64; 2]> {
-    while let (1 | 2, Some(&last)) = (path.len(), path.last()) {
-        path.push(last);
-    }
-    path
-}
-
-/// One polygon for each part, held together by their group.
-fn labelme(picture: &Picture, file: &str, objects: &[Object]) -> Value {
-    let size = picture.size();
-    let mut shapes = vec![];
-    for (index, Object { label, mask, .. }) in objects.iter().enumerate() {
-        let outline = Polygons::outline(mask, Convention::PixelCenters, &Simplify::default());
-        let group = (outline.parts.len() > 1).then_some(index);
-        for path in outline.cut() {
-            let points = at_least_three(path)
-                .into_iter()
-                .map(|xy| xy.map(|v| v + OFFSET));
-            shapes.push(json!({
-                "label": label, "points": points.collect::<Vec<_>>(), "group_id": group,
-                "description": "", "shape_type": "polygon", "flags": {}, "mask": null,
-            }));
-        }
-    }
-    json!({
-        "version": "5.11.4", "flags": {}, "shapes": shapes, "imagePath": file, "imageData": null,
-        "imageHeight": size.height, "imageWidth": size.width,
-    })
-}
-
 /// Files in memory. PNG files are packed already, so that nothing is compressed again.
 struct Zip(ZipWriter<Cursor<Vec<u8>>>);
 
@@ -268,14 +170,14 @@ impl Zip {
         Self(ZipWriter::new(Cursor::new(vec![])))
     }
 
-    fn add(&mut self, name: &str, bytes: &[u8]) -> Result<(), ApiError> {
+    fn add(&mut self, name: &str, bytes: impl AsRef<[u8]>) -> Result<(), ApiError> {
         let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
         let started = self
             .0
             .start_file(name, stored)
             .map_err(std::io::Error::other);
         started
-            .and_then(|()| self.0.write_all(bytes))
+            .and_then(|()| self.0.write_all(bytes.as_ref()))
             .map_err(unwritten)
     }
 
@@ -312,16 +214,5 @@ mod tests {
             assert_eq!(file_name(name), want);
         }
         assert_eq!(file_name(&"x".repeat(500)).len(), MAX_NAME);
-    }
-
-    #[test]
-    fn a_single_pixel_is_still_a_row_of_three_points() {
-        let object = Object {
-            label: "dot".into(),
-            class: 2,
-            score: 1.,
-            mask: Mask::from_fn(10, 10, |x, y| x == 3 && y == 4),
-        };
-        assert_eq!(yolo(&[object]).split_whitespace().count(), 1 + 6);
     }
 }

@@ -21,9 +21,10 @@ use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{BASE64, brush, inside};
+use super::{BASE64, inside};
 use crate::mask::polygon::{Convention, Polygons, Simplify};
 use crate::output::answer::Found;
+use crate::output::brush;
 use crate::predict::concept;
 use crate::predict::interactive::Multimask;
 use crate::server::Service;

@@ -1,7 +1,6 @@
 //! Clients of other servers, answered in their own terms.
 
 pub(super) mod anylabeling;
-mod brush;
 pub(super) mod label_studio;
 pub(super) mod roboflow;
 
