@@ -88,6 +88,7 @@ pub use error::{Error, Result};
 pub use image::Image;
 pub use mask::{BoxXyxy, Mask, Rle};
 pub use models::sam::Sam;
+pub use models::sam2::Sam2;
 pub use models::sam3::Sam3;
 pub use models::{InteractiveModel, LoadOptions, Model, Point, VisualPrompt};
 pub use nn::Precision;

@@ -1,6 +1,7 @@
 //! Floor 1: image encoders.
 
 pub mod efficientvit;
+pub mod hiera;
 pub mod repvit;
 pub mod student;
 pub mod tiny_vit;

@@ -2,13 +2,14 @@
 //!
 //! Follows `Sam3Processor`,
 //! <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/sam3_image_processor.py>,
-//! and of SAM 1 `ResizeLongestSide`,
+//! of SAM 2 `SAM2Transforms`, and of SAM 1 `ResizeLongestSide`,
 //! <https://github.com/facebookresearch/segment-anything/blob/dca509f/segment_anything/utils/transforms.py#L16>.
 
 use rayon::prelude::*;
 
-use super::{Image, resize};
-use crate::error::Result;
+use super::{Image, resample, resize};
+use crate::error::{Error, Result};
+use crate::size::Size;
 
 /// SAM 3's transform: the whole image is stretched to a square, whatever its aspect ratio.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +37,41 @@ impl Square {
     /// The inverse of [`Square::normalize_point`].
     pub fn denormalize_point(&self, [x, y]: [f32; 2], image: &Image) -> [f32; 2] {
         [x * image.width() as f32, y * image.height() as f32]
+    }
+}
+
+/// Mean and deviation of ImageNet's channels, of samples in 0..1.
+const IMAGENET: [(f32, f32); 3] = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
+
+/// SAM 2's transform: the whole image is stretched to a square in floating point.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FloatSquare {
+    /// Side of the model's input in pixels.
+    pub size: usize,
+}
+
+impl FloatSquare {
+    /// Resizes to `size` x `size` without rounding, subtracts the mean and divides by the deviation
+    /// of each channel: (3, size, size), R, G and B planes.
+    ///
+    /// Follows `SAM2Transforms`,
+    /// <https://github.com/facebookresearch/sam2/blob/2b90b9f/sam2/utils/transforms.py#L14>.
+    ///
+    /// # Errors
+    /// [`crate::Error::InvalidImage`] when `size` is zero.
+    pub fn apply(&self, image: &Image) -> Result<Vec<f32>> {
+        let to = Size::square(self.size);
+        if self.size == 0 {
+            return Err(Error::InvalidImage("cannot resize to no pixels".into()));
+        }
+        let mut planes = Vec::with_capacity(3 * self.size * self.size);
+        for (channel, (mean, std)) in IMAGENET.into_iter().enumerate() {
+            let samples = image.pixels().iter().skip(channel).step_by(3);
+            let samples: Vec<f32> = samples.map(|v| f32::from(*v) / 255.).collect();
+            let resized = resample::resize_antialias(&samples, image.size(), to)?;
+            planes.extend(resized.into_iter().map(|v| (v - mean) / std));
+        }
+        Ok(planes)
     }
 }
 
@@ -144,6 +180,23 @@ mod tests {
             1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0, -1.0, -1.0, 1.0, -1.0, 1.0,
         ];
         assert_eq!(input, want);
+    }
+
+    #[test]
+    fn resizing_in_floating_point_rounds_nothing() {
+        let image = Image::from_rgb8(2, 1, vec![0, 10, 20, 51, 12, 20]).unwrap();
+        let input = FloatSquare { size: 4 }.apply(&image).unwrap();
+        let value = |level: f32, (mean, std): (f32, f32)| (level / 255. - mean) / std;
+        let rows = [[0., 12.75, 38.25, 51.], [10., 10.5, 11.5, 12.], [20.; 4]];
+        for (channel, (row, scale)) in rows.iter().zip(IMAGENET).enumerate() {
+            for (i, got) in input[channel * 16..][..16].iter().enumerate() {
+                assert!(
+                    (got - value(row[i % 4], scale)).abs() < 1e-5,
+                    "{channel} {i}: {got}"
+                );
+            }
+        }
+        assert!(FloatSquare { size: 0 }.apply(&image).is_err());
     }
 
     #[test]

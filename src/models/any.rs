@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 use candle::Device;
 
 use super::sam::Sam;
+use super::sam2::Sam2;
 use super::sam3::{self, Sam3};
 use super::tracker::TrackingModel;
 use super::variant::{Family, Variant};
@@ -21,6 +22,8 @@ use crate::{Error, Result, Run, Size};
 pub enum Model {
     /// SAM 1 or MobileSAM: points, boxes, masks, everything.
     Sam(Box<Sam>),
+    /// SAM 2.1: what SAM 1 answers, and videos.
+    Sam2(Box<Sam2>),
     /// SAM 3, EfficientSAM3 or SAM3-LiteText: text and exemplars, and with
     /// [`LoadOptions::interactive`] all that SAM 1 answers.
     Sam3(Box<Sam3>),
@@ -35,6 +38,7 @@ pub enum Model {
 pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Model> {
     Ok(match Family::of(checkpoint)? {
         Family::Sam3 => Model::Sam3(Box::new(Sam3::load(checkpoint, options)?)),
+        Family::Sam2 => Model::Sam2(Box::new(Sam2::load(checkpoint, options)?)),
         Family::Sam => Model::Sam(Box::new(Sam::load(checkpoint, options)?)),
     })
 }
@@ -49,6 +53,7 @@ impl Model {
     pub fn with_random_weights(variant: &Variant, options: &LoadOptions) -> Result<Self> {
         Ok(match variant.family() {
             Family::Sam3 => Self::Sam3(Box::new(Sam3::with_random_weights(variant, options)?)),
+            Family::Sam2 => Self::Sam2(Box::new(Sam2::with_random_weights(variant, options)?)),
             Family::Sam => Self::Sam(Box::new(Sam::with_random_weights(variant, options)?)),
         })
     }
@@ -57,6 +62,7 @@ impl Model {
     pub fn name(&self) -> &str {
         match self {
             Self::Sam(model) => model.name(),
+            Self::Sam2(model) => model.name(),
             Self::Sam3(model) => model.name(),
         }
     }
@@ -65,6 +71,7 @@ impl Model {
     pub fn device(&self) -> &Device {
         match self {
             Self::Sam(model) => model.device(),
+            Self::Sam2(model) => model.device(),
             Self::Sam3(model) => model.device(),
         }
     }
@@ -76,6 +83,7 @@ impl Model {
     pub fn as_interactive(&self) -> Result<&dyn InteractiveModel> {
         match self {
             Self::Sam(model) => Ok(&**model),
+            Self::Sam2(model) => Ok(&**model),
             Self::Sam3(model) => {
                 model.interactive_head()?;
                 Ok(&**model)
@@ -86,7 +94,7 @@ impl Model {
     /// The model as one that follows objects through a video.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a SAM 1, and for a SAM 3 loaded without its tracker.
+    /// [`Error::Unsupported`] for a SAM 1, and for a SAM 2.1 or SAM 3 loaded without its tracker.
     pub fn as_tracking(&self) -> Result<&dyn TrackingModel> {
         match self {
             Self::Sam(_) => Err(Error::Unsupported {
@@ -94,10 +102,14 @@ impl Model {
                     "tracking with the memory of {}, which has none",
                     self.name()
                 ),
-                instead: "use sam3.pt, or a LiteText or Stage-1 EfficientSAM3 file, or follow \
-                          without a memory"
+                instead: "use a SAM 2.1, sam3.pt, or a LiteText or Stage-1 EfficientSAM3 file, or \
+                          follow without a memory"
                     .into(),
             }),
+            Self::Sam2(model) => {
+                model.tracker()?;
+                Ok(&**model)
+            }
             Self::Sam3(model) => {
                 model.tracker()?;
                 Ok(&**model)
@@ -108,12 +120,12 @@ impl Model {
     /// The model as one that answers texts and exemplars.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for SAM 1 and MobileSAM.
+    /// [`Error::Unsupported`] for SAM 1, MobileSAM and SAM 2.1.
     pub fn as_concept(&self) -> Result<&Sam3> {
         match self {
             Self::Sam3(model) => Ok(model),
-            Self::Sam(model) => Err(Error::Unsupported {
-                what: format!("a text or exemplar prompt on {}", model.name()),
+            Self::Sam(_) | Self::Sam2(_) => Err(Error::Unsupported {
+                what: format!("a text or exemplar prompt on {}", self.name()),
                 instead: "use a checkpoint of SAM 3, EfficientSAM3 or SAM3-LiteText".into(),
             }),
         }
@@ -125,7 +137,8 @@ impl Model {
     /// [`Error::Cancelled`] if `run` was asked to stop.
     pub fn encode(&self, image: &Image, run: &mut Run) -> Result<Embedding> {
         Ok(Embedding(match self {
-            Self::Sam(model) => Kind::Sam(model.encode_interactive(image, run)?),
+            Self::Sam(model) => Kind::Interactive(model.encode_interactive(image, run)?),
+            Self::Sam2(model) => Kind::Interactive(model.encode_interactive(image, run)?),
             Self::Sam3(model) => Kind::Sam3 {
                 concept: model.encode_image(image, run)?,
                 interactive: Arc::default(),
@@ -141,7 +154,7 @@ impl Model {
     /// of another model.
     pub fn interactive_embedding(&self, image: &Embedding) -> Result<InteractiveEmbedding> {
         match (self, &image.0) {
-            (Self::Sam(_), Kind::Sam(embedding)) => Ok(embedding.clone()),
+            (Self::Sam(_) | Self::Sam2(_), Kind::Interactive(embedding)) => Ok(embedding.clone()),
             (
                 Self::Sam3(model),
                 Kind::Sam3 {
@@ -169,7 +182,8 @@ pub struct Embedding(Kind);
 
 #[derive(Debug, Clone)]
 enum Kind {
-    Sam(InteractiveEmbedding),
+    /// Of a model that takes nothing but points, boxes and masks.
+    Interactive(InteractiveEmbedding),
     Sam3 {
         concept: sam3::ImageEmbedding,
         interactive: Arc<OnceLock<InteractiveEmbedding>>,
@@ -180,7 +194,7 @@ impl Embedding {
     /// Size of the original image.
     pub fn size(&self) -> Size {
         match &self.0 {
-            Kind::Sam(embedding) => embedding.size,
+            Kind::Interactive(embedding) => embedding.size,
             Kind::Sam3 { concept, .. } => concept.size,
         }
     }
@@ -188,12 +202,12 @@ impl Embedding {
     /// The part that texts and exemplars need.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for an image encoded by SAM 1 or MobileSAM.
+    /// [`Error::Unsupported`] for an image encoded by SAM 1, MobileSAM or SAM 2.1.
     pub fn as_concept(&self) -> Result<&sam3::ImageEmbedding> {
         match &self.0 {
             Kind::Sam3 { concept, .. } => Ok(concept),
-            Kind::Sam(_) => Err(Error::Unsupported {
-                what: "a text or exemplar prompt on an image encoded by SAM 1".into(),
+            Kind::Interactive(_) => Err(Error::Unsupported {
+                what: "a text or exemplar prompt on an image encoded for points and boxes".into(),
                 instead: "encode it with SAM 3, EfficientSAM3 or SAM3-LiteText".into(),
             }),
         }
@@ -202,7 +216,7 @@ impl Embedding {
     /// Memory that the embedding keeps, in bytes.
     pub fn bytes(&self) -> usize {
         match &self.0 {
-            Kind::Sam(embedding) => embedding.bytes(),
+            Kind::Interactive(embedding) => embedding.bytes(),
             Kind::Sam3 {
                 concept,
                 interactive,

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::variant::{Family, PromptKind};
-use super::{sam, sam3};
+use super::{sam, sam2, sam3};
 use crate::weights::{Checkpoint, Stored, Survey, matches};
 use crate::{Error, Result};
 
@@ -99,7 +99,19 @@ const COMPONENTS: &[(&str, &str)] = &[
     ("tracker", "tracker"),
     ("image_encoder", "image encoder"),
     ("prompt_encoder", "prompt encoder"),
+    ("sam_prompt_encoder", "prompt encoder"),
     ("mask_decoder", "mask decoder"),
+    ("sam_mask_decoder", "mask decoder"),
+    ("no_mem_embed", "mask decoder"),
+    ("memory_attention", "tracker"),
+    ("memory_encoder", "tracker"),
+    ("maskmem_tpos_enc", "tracker"),
+    ("mask_downsample", "tracker"),
+    ("no_mem_pos_enc", "tracker"),
+    ("no_obj_embed_spatial", "tracker"),
+    ("no_obj_ptr", "tracker"),
+    ("obj_ptr_proj", "tracker"),
+    ("obj_ptr_tpos_proj", "tracker"),
 ];
 
 const TRUNK: &str = "detector.backbone.vision_backbone.trunk";
@@ -164,6 +176,7 @@ impl DeadParts {
     pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
         Ok(Self(match Family::of(checkpoint)? {
             Family::Sam3 => sam3::left_out(checkpoint)?,
+            Family::Sam2 => sam2::left_out(checkpoint)?,
             Family::Sam => sam::left_out(checkpoint)?,
         }))
     }
@@ -179,6 +192,7 @@ fn survey(checkpoint: &Checkpoint) -> Result<(Family, Reading)> {
     let family = Family::of(checkpoint)?;
     let reading = match family {
         Family::Sam3 => sam3::survey(checkpoint)?,
+        Family::Sam2 => sam2::survey(checkpoint)?,
         Family::Sam => sam::survey(checkpoint)?,
     };
     Ok((family, reading))
@@ -416,12 +430,27 @@ mod tests {
 
     #[test]
     fn a_file_of_another_model_is_listed_and_refused() {
-        let name = "image_encoder.trunk.blocks.0.norm1.weight";
+        let name = "vision_tower.blocks.0.norm1.weight";
         let got = inspect_list(vec![(name.into(), vec![5], DType::F32)]);
-        assert!(got.problem.unwrap().contains("SAM 2"));
+        assert!(got.problem.unwrap().contains("not a checkpoint of SAM 1"));
         assert_eq!(got.model, None);
         assert_eq!(got.components[0].status, Status::Unknown);
         assert_eq!(got.components[0].elements, 5);
+    }
+
+    #[test]
+    fn every_tensor_of_sam2_is_a_part_of_the_model_or_for_video() {
+        let got = inspect_list(key_list("sam2.1_hiera_tiny_hf"));
+        assert_eq!(got.problem, None);
+        assert_eq!(got.model.as_deref(), Some("SAM 2.1 Hiera-T"));
+        assert_eq!(got.prompts, PromptKind::answered(false, true));
+        let of = |status: Status| {
+            let components = got.components.iter().filter(|c| c.status == status);
+            components.map(|c| c.elements).sum::<usize>()
+        };
+        // what Hugging Face's image model has, which keeps one matrix twice
+        assert_eq!(of(Status::Complete), 31_440_721 + 256);
+        assert_eq!(of(Status::Unused(ONLY_VIDEO)), 7_521_521);
     }
 
     #[test]

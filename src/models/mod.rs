@@ -1,13 +1,15 @@
 //! Floor 2: whole models.
 //!
-//! [`load`] reads a checkpoint of any supported family; [`sam::Sam`] and [`sam3::Sam3`] are the
-//! families themselves, and [`head`] is what answers points and boxes in both.
+//! [`load`] reads a checkpoint of any supported family; [`sam::Sam`], [`sam2::Sam2`] and
+//! [`sam3::Sam3`] are the families themselves, and [`head`] is what answers points and boxes in all of
+//! them.
 
 pub mod any;
 pub mod head;
 pub mod inspect;
 pub mod interactive;
 pub mod sam;
+pub mod sam2;
 pub mod sam3;
 pub mod tracker;
 pub mod variant;
@@ -32,9 +34,11 @@ pub struct LoadOptions {
     /// resampled to 32 tokens by default, as it was trained; 77 uses it as is.
     pub context_length: Option<usize>,
     /// Load the interactive head of a SAM 3 for points, boxes and masks. It costs the memory of its
-    /// part of the file, and of the trunk's features with each encoded image. SAM 1 has nothing else.
+    /// part of the file, and of the trunk's features with each encoded image. SAM 1 and SAM 2.1 have
+    /// nothing else.
     pub interactive: bool,
-    /// Load the tracker of a SAM 3, which follows objects through videos, with its interactive head.
+    /// Load the tracker of a SAM 2.1 or SAM 3, which follows objects through videos, with the
+    /// interactive head.
     pub tracking: bool,
 }
 

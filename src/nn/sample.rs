@@ -106,6 +106,40 @@ pub fn upsample_nearest_add(xs: &Tensor, level: &Tensor) -> Result<Tensor> {
     Tensor::from_vec(out, (1, c, to_h, to_w), &Device::Cpu)
 }
 
+/// The largest of every two by two pixels, channels last: (b, h, w, c) -> (b, h / 2, w / 2, c)
+///
+/// # Errors
+/// For an odd side.
+pub fn max_pool_2x2(xs: &Tensor) -> Result<Tensor> {
+    let (b, h, w, c) = xs.dims4()?;
+    if !h.is_multiple_of(2) || !w.is_multiple_of(2) {
+        candle::bail!("a {w} x {h} map does not divide into two by two pixels");
+    }
+    let (to_h, to_w) = (h / 2, w / 2);
+    let xs = xs.contiguous()?;
+    if xs.elem_count() == 0 || !on_cpu_in_f32(&xs) {
+        let larger = |xs: Tensor| xs.narrow(1, 0, 1)?.maximum(&xs.narrow(1, 1, 1)?);
+        let rows = larger(xs.reshape((b * to_h, 2, w * c))?)?;
+        let pixels = larger(rows.reshape((b * to_h * to_w, 2, c))?)?;
+        return pixels.reshape((b, to_h, to_w, c));
+    }
+    let (storage, layout) = xs.storage_and_layout();
+    let xs = cpu_slice(&storage, layout)?;
+    let mut out = vec![0f32; b * to_h * to_w * c];
+    out.par_chunks_mut(to_w * c)
+        .zip(xs.par_chunks(2 * w * c))
+        .for_each(|(out, lines)| {
+            let (upper, lower) = lines.split_at(w * c);
+            let pairs = upper.chunks_exact(2 * c).zip(lower.chunks_exact(2 * c));
+            for (out, (upper, lower)) in out.chunks_exact_mut(c).zip(pairs) {
+                for (i, o) in out.iter_mut().enumerate() {
+                    *o = upper[i].max(upper[c + i]).max(lower[i].max(lower[c + i]));
+                }
+            }
+        });
+    Tensor::from_vec(out, (b, to_h, to_w, c), &Device::Cpu)
+}
+
 /// Pools each box to `size` x `size`: `features` (c, h, w) -> (boxes, c, size, size).
 ///
 /// Boxes are x0, y0, x1, y1 in cells of the map. Equals torchvision's `roi_align` with
@@ -222,6 +256,21 @@ mod tests {
             cases += 1;
         }
         assert!(cases >= 6, "{cases}");
+        Ok(())
+    }
+
+    #[test]
+    fn the_largest_of_four_pixels_is_that_of_each_channel() -> Result<()> {
+        let xs = Tensor::randn(0f32, 1., (2, 6, 4, 3), &Device::Cpu)?;
+        let want = xs.permute((0, 3, 1, 2))?.max_pool2d(2)?;
+        let want = want.permute((0, 2, 3, 1))?;
+        assert_close(&max_pool_2x2(&xs)?, &want, 0.);
+        let part = xs.narrow(3, 1, 2)?; // not contiguous
+        assert_close(&max_pool_2x2(&part)?, &want.narrow(3, 1, 2)?, 0.);
+        // the way of a GPU
+        let wide = max_pool_2x2(&xs.to_dtype(DType::F64)?)?;
+        assert_close(&wide, &want, 0.);
+        assert!(max_pool_2x2(&xs.narrow(1, 0, 5)?).is_err());
         Ok(())
     }
 

@@ -67,7 +67,7 @@ pub fn preview(
     })
 }
 
-/// Where the picture is in the map. SAM 1 pads the short side of its input, SAM 3 stretches it.
+/// Where the picture is in the map. SAM 1 pads the short side of its input, the others stretch it.
 fn crop(model: &Model, image: Size, map: Size, input: usize) -> [usize; 4] {
     match model {
         Model::Sam(_) => {
@@ -75,7 +75,7 @@ fn crop(model: &Model, image: Size, map: Size, input: usize) -> [usize; 4] {
             let scaled = |side: usize, map: usize| (side * map).div_ceil(input).clamp(1, map);
             [0, 0, scaled(width, map.width), scaled(height, map.height)]
         }
-        Model::Sam3(_) => [0, 0, map.width, map.height],
+        Model::Sam2(_) | Model::Sam3(_) => [0, 0, map.width, map.height],
     }
 }
 

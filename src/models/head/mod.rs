@@ -1,6 +1,6 @@
 //! Prompt encoder and mask decoder: what answers points, boxes and masks in every SAM.
 //!
-//! SAM 1, MobileSAM and SAM 3 share one implementation; what differs between them is data in
+//! SAM 1, MobileSAM, SAM 2.1 and SAM 3 share one implementation; what differs between them is data in
 //! [`Config`].
 
 pub(crate) mod drawn_mask;
@@ -16,7 +16,7 @@ use candle_nn::VarBuilder;
 pub use mask_decoder::{Decoded, ImageTokens, MaskDecoder, NUM_MASKS};
 pub use prompt_encoder::{Label, PromptEncoder};
 
-use super::VisualPrompt;
+use super::{InteractiveEmbedding, VisualPrompt};
 use crate::{Error, Result};
 
 /// Sizes and capabilities of a head.
@@ -68,7 +68,7 @@ impl Config {
         }
     }
 
-    /// The head of every released SAM 3 with `grid`² image tokens.
+    /// The head of every released SAM 2.1 and SAM 3 with `grid`² image tokens.
     pub fn sam3(grid: usize, image_size: usize) -> Self {
         Self {
             grid,
@@ -156,6 +156,21 @@ impl SamHead {
             &sparse,
         )?;
         Ok(decoded)
+    }
+
+    /// [`SamHead::attend`] for a model whose input is the whole image stretched to a square.
+    ///
+    /// # Errors
+    /// As of [`SamHead::attend`].
+    pub fn attend_stretched(
+        &self,
+        image: &InteractiveEmbedding,
+        prompts: &[&VisualPrompt],
+    ) -> Result<Decoded> {
+        let side = self.cfg.image_size as f32;
+        let (width, height) = (image.size.width as f32, image.size.height as f32);
+        let to_input = |[x, y]: [f32; 2]| [x / width * side, y / height * side];
+        self.attend(&image.features, prompts, to_input)
     }
 
     /// Low-resolution logits (b, masks, 4g, 4g), f32, of `masks` of the [`NUM_MASKS`].

@@ -244,10 +244,7 @@ impl InteractiveModel for Sam3 {
         prompts: &[&VisualPrompt],
     ) -> crate::Result<Decoded> {
         let head = &self.interactive_head()?.head;
-        let side = head.config().image_size as f32;
-        let (width, height) = (image.size.width as f32, image.size.height as f32);
-        let to_input = |[x, y]: [f32; 2]| [x / width * side, y / height * side];
-        head.attend(&image.features, prompts, to_input)
+        head.attend_stretched(image, prompts)
     }
 
     fn draw(

@@ -1,7 +1,8 @@
 //! Following objects through a video: what a frame remembers, and how the next one looks at it.
 //!
 //! Follows `Sam3TrackerBase`,
-//! <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/sam3_tracker_base.py#L20>.
+//! <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/sam3_tracker_base.py#L20>, which
+//! is the tracker of SAM 2.1 with other limits.
 //!
 //! Tensors have the official names; all of them lie below `tracker` in a file of SAM 3.
 
@@ -51,6 +52,19 @@ pub struct Config {
     pub min_quality: Option<f32>,
     /// Points of a prompt that are looked at: as many of the first as of the last.
     pub max_prompt_points: Option<usize>,
+    /// The rules by which a session prompts and groups objects.
+    pub generation: Generation,
+}
+
+/// Whose rules a session follows where those of SAM 2.1 and SAM 3 differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Generation {
+    /// Each object is tracked alone. A prompt on a frame that was tracked attends to the memories of
+    /// other frames. A mask becomes logits of ±10 at the network's resolution.
+    Sam2,
+    /// Objects are tracked together, and of their masks on a prompted frame each pixel belongs to
+    /// one. Prompts look at their own frame only. A mask stays what it is at the size of the video.
+    Sam3,
 }
 
 impl Config {
@@ -69,6 +83,18 @@ impl Config {
             max_cond_frames: Some(4),
             min_quality: Some(0.01),
             max_prompt_points: Some(16),
+            generation: Generation::Sam3,
+        }
+    }
+
+    /// The tracker of every released SAM 2.1 with `grid`² image tokens.
+    pub fn sam2(grid: usize, image_size: usize) -> Self {
+        Self {
+            max_cond_frames: None,
+            min_quality: None,
+            max_prompt_points: None,
+            generation: Generation::Sam2,
+            ..Self::sam3(grid, image_size)
         }
     }
 
@@ -93,13 +119,24 @@ impl Config {
     }
 }
 
+/// What a frame attends to.
+#[derive(Debug, Clone, Copy)]
+pub struct Memories<'a> {
+    /// What is remembered of other frames.
+    pub bank: &'a MemoryBank,
+    /// What of it was selected.
+    pub selection: &'a Selection,
+    /// Frames of the video.
+    pub num_frames: usize,
+}
+
 /// Follows objects from frame to frame. The objects that are tracked together are a batch.
 pub trait Tracker: Send + Sync {
     /// Sizes and limits.
     fn config(&self) -> &Config;
 
-    /// Answers one prompt on a frame without looking at other frames: points and corners of boxes,
-    /// with the logits (1, 4g, 4g) of an earlier answer.
+    /// Answers one prompt on a frame: points and corners of boxes, with the logits (1, 4g, 4g) of an
+    /// earlier answer, and looking at what is remembered of other frames or at nothing else.
     ///
     /// # Errors
     /// If a tensor operation fails.
@@ -108,6 +145,7 @@ pub trait Tracker: Send + Sync {
         frame: &FrameFeatures,
         points: &[LabeledPoint],
         earlier: Option<&Tensor>,
+        memory: Option<Memories>,
     ) -> Result<Answers>;
 
     /// Pointer (1, d) to an object whose mask is given as shares of pixels in 0..1
@@ -117,18 +155,11 @@ pub trait Tracker: Send + Sync {
     /// If a tensor operation fails.
     fn point_to_mask(&self, frame: &FrameFeatures, mask: &Tensor) -> Result<Tensor>;
 
-    /// Follows the objects of `bank` to a frame of a video of `num_frames` that attends to what was
-    /// selected for it.
+    /// Follows the objects of a bank to a frame that attends to what was selected for it.
     ///
     /// # Errors
     /// If nothing was selected, or what was is not in the bank.
-    fn track(
-        &self,
-        frame: &FrameFeatures,
-        bank: &MemoryBank,
-        selection: &Selection,
-        num_frames: usize,
-    ) -> Result<Answers>;
+    fn track(&self, frame: &FrameFeatures, memory: Memories) -> Result<Answers>;
 
     /// The memory (b, g * g, m) of a frame whose objects have mask logits (b, side, side).
     ///

@@ -7,11 +7,10 @@ use candle::{DType, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::memory_attention::{MemoryAttention, MemoryTokens};
-use super::memory_bank::{ABSENT_LOGIT, Answers, MemoryBank};
+use super::memory_bank::{ABSENT_LOGIT, Answers};
 use super::memory_encoder::{MaskProbability, MemoryEncoder};
 use super::object_pointer::ObjectPointers;
-use super::selection::Selection;
-use super::{Config, Tracker};
+use super::{Config, Memories, Tracker};
 use crate::Size;
 use crate::models::head::{Decoded, ImageTokens, Label, NUM_MASKS, SamHead};
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
@@ -103,12 +102,12 @@ impl TrackerNetwork {
         &self.head
     }
 
-    fn memory_tokens(
-        &self,
-        bank: &MemoryBank,
-        selection: &Selection,
-        num_frames: usize,
-    ) -> Result<MemoryTokens> {
+    fn memory_tokens(&self, memory: Memories) -> Result<MemoryTokens> {
+        let Memories {
+            bank,
+            selection,
+            num_frames,
+        } = memory;
         let missing = |t: usize| candle::Error::msg(format!("frame {t} is not remembered"));
         let entry = |t: usize| bank.get(t).ok_or_else(|| missing(t));
         let (mut tokens, mut positions) = (vec![], vec![]);
@@ -134,6 +133,20 @@ impl TrackerNetwork {
             positions: Tensor::cat(&positions, 1)?,
             pointer_tokens,
         })
+    }
+
+    /// The features of a frame (1 or b, g * g, d) that know of `memory`.
+    fn remind(&self, frame: &FrameFeatures, memory: Memories) -> Result<Tensor> {
+        let memory = self.memory_tokens(memory)?;
+        let attended = match frame.attended.get() {
+            Some(attended) => attended.clone(),
+            None => {
+                let tokens = &frame.image.tokens;
+                let attended = self.attention.attend_frame(tokens, &self.frame_positions)?;
+                frame.attended.get_or_init(|| attended).clone()
+            }
+        };
+        self.attention.forward(&attended, &memory)
     }
 
     /// `tokens` (1 or b, g * g, d) with as many points for each of `b` objects
@@ -217,9 +230,13 @@ impl Tracker for TrackerNetwork {
         frame: &FrameFeatures,
         points: &[LabeledPoint],
         earlier: Option<&Tensor>,
+        memory: Option<Memories>,
     ) -> Result<Answers> {
         let padded = [points, &[PADDING]].concat();
-        let tokens = frame.image.tokens.broadcast_add(&self.no_memory)?;
+        let tokens = match memory {
+            Some(memory) => self.remind(frame, memory)?,
+            None => frame.image.tokens.broadcast_add(&self.no_memory)?,
+        };
         let decoded = self.decode(&tokens, &[&padded], earlier)?;
         self.answers(frame, &decoded, points.len() <= 1)
     }
@@ -236,23 +253,8 @@ impl Tracker for TrackerNetwork {
         self.pointers.forward(&token, &(is_there * is_drawn)?)
     }
 
-    fn track(
-        &self,
-        frame: &FrameFeatures,
-        bank: &MemoryBank,
-        selection: &Selection,
-        num_frames: usize,
-    ) -> Result<Answers> {
-        let memory = self.memory_tokens(bank, selection, num_frames)?;
-        let attended = match frame.attended.get() {
-            Some(attended) => attended.clone(),
-            None => {
-                let tokens = &frame.image.tokens;
-                let attended = self.attention.attend_frame(tokens, &self.frame_positions)?;
-                frame.attended.get_or_init(|| attended).clone()
-            }
-        };
-        let tokens = self.attention.forward(&attended, &memory)?;
+    fn track(&self, frame: &FrameFeatures, memory: Memories) -> Result<Answers> {
+        let tokens = self.remind(frame, memory)?;
         let points = vec![&[PADDING; 2][..]; tokens.dim(0)?];
         let decoded = self.decode(&tokens, &points, None)?;
         self.answers(frame, &decoded, true)

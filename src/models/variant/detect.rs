@@ -10,6 +10,9 @@ const TRUNK: &str = "detector.backbone.vision_backbone.trunk";
 const MOBILE_CLIP_TABLE: &str =
     "detector.backbone.language_backbone.encoder.positional_embedding.pos_embed.pos_embed";
 
+/// What SAM 2.1 has and SAM 2.0 has not.
+const OF_SAM21: &[&str] = &["no_obj_embed_spatial", "obj_ptr_tpos_proj"];
+
 /// What SAM 3 has and SAM 3.1 has not.
 const OF_SAM3: &[&str] = &[
     "detector.backbone.vision_backbone.sam2_convs",
@@ -45,21 +48,21 @@ impl Variant {
     /// The variant in `checkpoint`, which may lack tensors that do not identify it.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for SAM 2 and encoders of another size; [`Error::Checkpoint`] if it is
+    /// [`Error::Unsupported`] for SAM 2.0 and encoders of another size; [`Error::Checkpoint`] if it is
     /// no model of this kind at all, or a mixture of SAM 3 and SAM 3.1.
     pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
         let has = |part: &str| checkpoint.contains_part(part);
         let in_vision = |part: &str| has(&format!("{VISION}.{part}"));
-        if has("image_encoder.trunk") {
+        let is_sam1 = has("image_encoder") && has("mask_decoder");
+        let is_sam2 = has("image_encoder.trunk") && has("sam_mask_decoder");
+        let is_sam3 = has("detector.transformer") && has(TRUNK);
+        if is_sam2 && has("memory_attention") && !OF_SAM21.iter().any(|part| has(part)) {
             return Err(Error::Unsupported {
-                what: "SAM 2".into(),
-                instead: "use sam3.pt, or an EfficientSAM3 or SAM3-LiteText file made from it"
-                    .into(),
+                what: "SAM 2.0, whose tracker sees no distances in time and no occlusions".into(),
+                instead: "use the file of SAM 2.1 that replaced it, as sam2.1_hiera_tiny.pt".into(),
             });
         }
-        let is_sam1 = has("image_encoder") && has("mask_decoder");
-        let is_sam3 = has("detector.transformer") && has(TRUNK);
-        if !is_sam1 && !is_sam3 {
+        if !is_sam1 && !is_sam2 && !is_sam3 {
             return Err(unknown(checkpoint));
         }
         let image_encoder = find(
@@ -68,7 +71,7 @@ impl Variant {
             |row: &ImageEncoder| row.signature,
             "an image encoder",
         )?;
-        if image_encoder.family() == Family::Sam {
+        if image_encoder.family() != Family::Sam3 {
             return Ok(Self {
                 image_encoder,
                 text_encoder: None,
@@ -167,8 +170,8 @@ fn unknown(checkpoint: &Checkpoint) -> Error {
     };
     names.truncate(3);
     let problem = format!(
-        "not a checkpoint of SAM 1, MobileSAM, SAM 3, EfficientSAM3 or SAM3-LiteText: none of its \
-         {total} tensors, such as {}, is of a part that all of those have{behind}",
+        "not a checkpoint of SAM 1, MobileSAM, SAM 2.1, SAM 3, EfficientSAM3 or SAM3-LiteText: none of \
+         its {total} tensors, such as {}, is of a part that all of those have{behind}",
         names.join(", ")
     );
     Error::checkpoint(checkpoint.path(), problem)

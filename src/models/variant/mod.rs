@@ -14,9 +14,9 @@ pub use releases::{Release, find, releases};
 
 use serde::{Deserialize, Serialize};
 
-use super::{sam, sam3};
+use super::{sam, sam2, sam3};
 use crate::backbones::student::{self, BackboneConfig};
-use crate::backbones::{self, efficientvit, repvit, tiny_vit, vit};
+use crate::backbones::{self, efficientvit, hiera, repvit, tiny_vit, vit};
 use crate::text::{self, clip, mobileclip};
 use crate::{Error, Result};
 
@@ -26,7 +26,7 @@ use crate::{Error, Result};
 pub struct Variant {
     /// The image encoder.
     pub image_encoder: &'static ImageEncoder,
-    /// The text encoder; `None` in SAM 1 and MobileSAM.
+    /// The text encoder; `None` in SAM 1, MobileSAM and SAM 2.1.
     pub text_encoder: Option<&'static TextEncoder>,
     /// Rows of a MobileCLIP's positional table; `None` for other text encoders. Trained on as many
     /// tokens if 16 or 32; a table of 77 was interpolated to 32 tokens.
@@ -51,6 +51,8 @@ pub struct Variant {
 pub enum Family {
     /// SAM 3, SAM 3.1, EfficientSAM3 and SAM3-LiteText: one detector with different encoders.
     Sam3,
+    /// SAM 2.1.
+    Sam2,
     /// SAM 1 and MobileSAM.
     Sam,
 }
@@ -111,6 +113,7 @@ pub struct ImageEncoder {
 enum Sizes {
     Sam3(fn() -> vit::Config),
     Student(fn() -> BackboneConfig),
+    Sam2(fn() -> hiera::Config),
     /// With the name of the model.
     Sam(&'static str, fn() -> sam::BackboneConfig),
 }
@@ -154,13 +157,15 @@ const TINY_VIT: &str = "detector.backbone.vision_backbone.trunk.model.backbone.m
 const EFFICIENT_VIT: &str = "detector.backbone.vision_backbone.trunk.model.backbone.model.\
     input_stem.op_list.0.conv.weight";
 const VIT: &str = "detector.backbone.vision_backbone.trunk.pos_embed";
+const HIERA_16: &str = "image_encoder.trunk.blocks.15.norm1.weight"; // of 16 blocks or more
+const HIERA_12: &str = "image_encoder.trunk.blocks.11.norm1.weight";
 const MOBILE_SAM: &str = "image_encoder.layers.3.blocks.0.attn.attention_biases";
 const SAM: &str = "image_encoder.pos_embed";
 
 /// In the order in which they are looked for: students before the trunk that they replaced, which
 /// some files still carry.
 #[rustfmt::skip]
-static IMAGE_ENCODERS: [ImageEncoder; 14] = [
+static IMAGE_ENCODERS: [ImageEncoder; 18] = [
     student("RepViT-M0.9", (REPVIT, &[24, 3, 3, 3]), || BackboneConfig::RepVit(repvit::Config::m0_9())),
     student("RepViT-M1.1", (REPVIT, &[32, 3, 3, 3]), || BackboneConfig::RepVit(repvit::Config::m1_1())),
     student("RepViT-M2.3", (REPVIT, &[40, 3, 3, 3]), || BackboneConfig::RepVit(repvit::Config::m2_3())),
@@ -171,6 +176,10 @@ static IMAGE_ENCODERS: [ImageEncoder; 14] = [
     student("EfficientViT-B1", (EFFICIENT_VIT, &[16, 3, 3, 3]), || BackboneConfig::EfficientVit(efficientvit::Config::b1())),
     student("EfficientViT-B2", (EFFICIENT_VIT, &[24, 3, 3, 3]), || BackboneConfig::EfficientVit(efficientvit::Config::b2())),
     ImageEncoder { name: "SAM 3 ViT", signature: (VIT, &[1, 577, 1024]), sizes: Sizes::Sam3(vit::Config::sam3) },
+    hiera("Hiera-S", (HIERA_16, &[768]), hiera::Config::small),
+    hiera("Hiera-B+", (HIERA_16, &[448]), hiera::Config::base_plus),
+    hiera("Hiera-L", (HIERA_16, &[576]), hiera::Config::large),
+    hiera("Hiera-T", (HIERA_12, &[768]), hiera::Config::tiny),
     sam1("TinyViT-5M", "MobileSAM", (MOBILE_SAM, &[10, 49]), || sam::BackboneConfig::TinyVit(tiny_vit::Config::mobile_sam())),
     sam1("SAM ViT-B", "SAM ViT-B", (SAM, &[1, 64, 64, 768]), || sam::BackboneConfig::Vit(vit::sam1::Config::base())),
     sam1("SAM ViT-L", "SAM ViT-L", (SAM, &[1, 64, 64, 1024]), || sam::BackboneConfig::Vit(vit::sam1::Config::large())),
@@ -203,6 +212,18 @@ const fn student(
     }
 }
 
+const fn hiera(
+    name: &'static str,
+    signature: Signature,
+    config: fn() -> hiera::Config,
+) -> ImageEncoder {
+    ImageEncoder {
+        name,
+        signature,
+        sizes: Sizes::Sam2(config),
+    }
+}
+
 const fn sam1(
     name: &'static str,
     model: &'static str,
@@ -220,6 +241,7 @@ impl ImageEncoder {
     fn family(&self) -> Family {
         match self.sizes {
             Sizes::Sam(..) => Family::Sam,
+            Sizes::Sam2(_) => Family::Sam2,
             Sizes::Sam3(_) | Sizes::Student(_) => Family::Sam3,
         }
     }
@@ -242,6 +264,7 @@ impl Variant {
         let ImageEncoder { name, sizes, .. } = self.image_encoder;
         match (sizes, self.text_encoder) {
             (Sizes::Sam(model, _), _) => model.to_string(),
+            (Sizes::Sam2(_), _) => format!("SAM 2.1 {name}"),
             (Sizes::Student(_), Some(text)) => {
                 format!("EfficientSAM{version} ({name} + {})", text.name)
             }
@@ -255,29 +278,44 @@ impl Variant {
     /// What a SAM 1 is built of.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if this is a SAM 3.
+    /// [`Error::Unsupported`] if this is another family.
     pub(super) fn sam(&self) -> Result<sam::BackboneConfig> {
         match self.image_encoder.sizes {
             Sizes::Sam(_, config) => Ok(config()),
-            Sizes::Sam3(_) | Sizes::Student(_) => Err(Error::Unsupported {
-                what: "loading a SAM 3 checkpoint as SAM 1".into(),
-                instead: "load it as SAM 3, with its click head".into(),
-            }),
+            _ => Err(self.not_a("SAM 1")),
+        }
+    }
+
+    /// The sizes of a SAM 2.1.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if this is another family.
+    pub(super) fn sam2(&self) -> Result<sam2::Config> {
+        match self.image_encoder.sizes {
+            Sizes::Sam2(config) => Ok(sam2::Config::new(config())),
+            _ => Err(self.not_a("SAM 2.1")),
+        }
+    }
+
+    fn not_a(&self, asked: &str) -> Error {
+        Error::Unsupported {
+            what: format!("loading a checkpoint of {} as {asked}", self.name()),
+            instead: "load it as what it is, with `models::load`".into(),
         }
     }
 
     /// The sizes of a SAM 3 with texts of `context_length` tokens, if not the usual ones.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] if this is a SAM 1; [`Error::InvalidPrompt`] for a context length
+    /// [`Error::Unsupported`] if this is another family; [`Error::InvalidPrompt`] for a context length
     /// that the text encoder does not have.
     pub(super) fn sam3(&self, context_length: Option<usize>) -> Result<sam3::Config> {
         let image_encoder = match self.image_encoder.sizes {
             Sizes::Sam3(config) => backbones::Config::Vit(config()),
             Sizes::Student(config) => backbones::Config::Student(student::Config::new(config())),
-            Sizes::Sam(..) => {
+            Sizes::Sam(..) | Sizes::Sam2(_) => {
                 return Err(Error::Unsupported {
-                    what: "a text or exemplar prompt on SAM 1 or MobileSAM".into(),
+                    what: "a text or exemplar prompt on SAM 1, MobileSAM or SAM 2.1".into(),
                     instead: "use a checkpoint of SAM 3, EfficientSAM3 or SAM3-LiteText".into(),
                 });
             }

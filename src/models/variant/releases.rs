@@ -17,7 +17,7 @@ pub struct Release {
     pub aliases: Vec<String>,
     /// Name of the image encoder.
     pub image_encoder: &'static str,
-    /// Name of the text encoder; `None` in SAM 1 and MobileSAM.
+    /// Name of the text encoder; `None` in SAM 1, MobileSAM and SAM 2.1.
     pub text_encoder: Option<&'static str>,
     /// The prompts that it answers.
     pub prompts: Vec<PromptKind>,
@@ -241,6 +241,10 @@ mod tests {
                 (None, None) if image.starts_with("SAM") => {
                     detected(&lower(image).replace('-', "_"))
                 }
+                (None, None) if image.starts_with("Hiera") => {
+                    let stem = release.file.strip_suffix(".pt").unwrap();
+                    detected(stem)
+                }
                 (None, None) => detected("mobile_sam"),
                 (None, Some(_)) if image.starts_with("SAM") => detected(&format!("sam3{version}")),
                 // Students with SAM 3's text encoder have no list of their own.
@@ -279,6 +283,7 @@ mod tests {
             "efficientsam3-rv-m",
             "mobile-sam",
             "sam-vit-b",
+            "sam2.1-hiera-base-plus",
         ] {
             assert!(find(name).is_some(), "{name}");
         }
@@ -328,7 +333,7 @@ mod tests {
             ("folder/one.pt", "/one.pt", "not a plain path"),
             ("SAM ViT-B", "SAM ViT-G", "one: unknown image encoder SAM"),
             ("0123456789", "012345678", "two: the revision is not 40"),
-            ("\"sam\"", "\"sam2\"", "sam2"),
+            ("\"sam\"", "\"sam9\"", "sam9"),
             (
                 "name = \"one\"",
                 "name = \"one\"\ntext_positions = 3",

@@ -174,7 +174,7 @@ fn the_dead_trunk_of_stage_1_files_is_passed_over() {
 
 #[test]
 fn other_families_are_refused_with_what_would_work() {
-    for list in ["sam_vit_b", "mobile_sam"] {
+    for list in ["sam_vit_b", "mobile_sam", "sam2.1_hiera_tiny"] {
         let error = Sam3::load(&checkpoint(list), &LoadOptions::default())
             .unwrap_err()
             .to_string();
@@ -229,9 +229,17 @@ fn the_parts_of_every_release_are_recognized() {
         ("sam_vit_l", "SAM ViT-L"),
         ("sam_vit_h", "SAM ViT-H"),
         ("mobile_sam", "MobileSAM"),
+        ("sam2.1_hiera_tiny", "SAM 2.1 Hiera-T"),
+        ("sam2.1_hiera_small_hf", "SAM 2.1 Hiera-S"),
+        ("sam2.1_hiera_base_plus", "SAM 2.1 Hiera-B+"),
+        ("sam2.1_hiera_large_hf", "SAM 2.1 Hiera-L"),
     ] {
         let got = variant(list);
-        assert_eq!((got.name().as_str(), got.family()), (name, Family::Sam));
+        let family = match name.starts_with("SAM 2") {
+            true => Family::Sam2,
+            false => Family::Sam,
+        };
+        assert_eq!((got.name().as_str(), got.family()), (name, family));
         assert_eq!(got.prompts(), [PromptKind::Clicks, PromptKind::Everything]);
     }
 }
@@ -239,7 +247,14 @@ fn the_parts_of_every_release_are_recognized() {
 #[test]
 fn other_models_are_refused_by_name() {
     for (names, want) in [
-        (&["image_encoder.trunk.blocks.0.norm1.weight"][..], "SAM 2"),
+        (
+            &[
+                "image_encoder.trunk.x",
+                "sam_mask_decoder.x",
+                "memory_attention.x",
+            ][..],
+            "SAM 2.0",
+        ),
         (
             &["model.layers.0.self_attn.q_proj.weight"],
             "not a checkpoint of SAM 1",

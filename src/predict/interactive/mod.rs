@@ -19,6 +19,8 @@
 
 mod decode;
 #[cfg(test)]
+mod sam2_tests;
+#[cfg(test)]
 mod tests;
 
 use rayon::prelude::*;

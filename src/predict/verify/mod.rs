@@ -14,16 +14,17 @@ pub use reference::Reference;
 use super::{concept, interactive};
 use crate::mask::{BoxXyxy, Mask};
 use crate::models::sam::Sam;
+use crate::models::sam2::Sam2;
 use crate::models::sam3::{ExemplarBox, ImageEmbedding, ImageFeatures, PromptTokens, Sam3};
 use crate::models::{InteractiveEmbedding, InteractiveModel, Model};
 use crate::{Error, Result, Run};
 use figures::{INCOMPARABLE, compare, compare_masks, values};
 use reference::{ClickEntry, ConceptPrompt};
 
-/// Compares a model with a reference, see [`verify_sam3`] and [`verify_sam`].
+/// Compares a model with a reference, see [`verify_sam3`], [`verify_sam2`] and [`verify_sam`].
 ///
 /// # Errors
-/// As those two.
+/// As those three.
 pub fn verify(
     model: &Model,
     reference: &Reference,
@@ -32,6 +33,7 @@ pub fn verify(
 ) -> Result<()> {
     match model {
         Model::Sam(model) => verify_sam(model, reference, tolerances, report),
+        Model::Sam2(model) => verify_sam2(model, reference, tolerances, report),
         Model::Sam3(model) => verify_sam3(model, reference, tolerances, report),
     }
 }
@@ -112,6 +114,32 @@ pub fn verify_sam(
     tolerances: &Tolerances,
     report: &mut dyn FnMut(Check),
 ) -> Result<()> {
+    let pixels = model.preprocess(reference.image())?;
+    verify_interactive(model, &pixels, reference, tolerances, report)
+}
+
+/// Like [`verify_sam`], for SAM 2.1.
+///
+/// # Errors
+/// As [`verify_sam`].
+pub fn verify_sam2(
+    model: &Sam2,
+    reference: &Reference,
+    tolerances: &Tolerances,
+    report: &mut dyn FnMut(Check),
+) -> Result<()> {
+    let pixels = model.preprocess(reference.image())?;
+    verify_interactive(model, &pixels, reference, tolerances, report)
+}
+
+/// A model that takes nothing but points, boxes and masks; `pixels` are those that it sees.
+fn verify_interactive(
+    model: &dyn InteractiveModel,
+    pixels: &Tensor,
+    reference: &Reference,
+    tolerances: &Tolerances,
+    report: &mut dyn FnMut(Check),
+) -> Result<()> {
     if !reference.concepts().is_empty() {
         return Err(Error::Unsupported {
             what: format!("a reference with texts or exemplars for {}", model.name()),
@@ -128,10 +156,10 @@ pub fn verify_sam(
         reference,
         tolerances,
         report,
-        device: model.device().clone(),
-        dtype: model.dtype(),
+        device: pixels.device().clone(),
+        dtype: pixels.dtype(),
     };
-    run.pixels(&model.preprocess(reference.image())?)?;
+    run.pixels(pixels)?;
     let embedding = model.encode_interactive(reference.image(), &mut Run::default())?;
     run.stage("image_embedding", &embedding.features.tokens)?;
     let mut fed = embedding.clone();

@@ -1,7 +1,9 @@
 //! Objects that are tracked together: their prompts, answers and memories.
 //!
 //! Follows `Sam3TrackerPredictor`,
-//! <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/sam3_tracking_predictor.py#L14>.
+//! <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/sam3_tracking_predictor.py#L14>,
+//! and for SAM 2.1 `SAM2VideoPredictor` with `add_all_frames_to_correct_as_cond`,
+//! <https://github.com/facebookresearch/sam2/blob/2b90b9f/sam2/sam2_video_predictor.py#L19>.
 //!
 //! # Easy to get wrong
 //! - A prompted frame is answered at once and remembered only when tracking goes on: then masks of
@@ -11,17 +13,19 @@
 //!   of a box included.
 //! - An object that was neither prompted nor tracked on a prompted frame is remembered as not
 //!   visible there, with a score as if it was.
+//! - SAM 2.1 looks at the memories of other frames when it is corrected on a frame that was tracked,
+//!   in the direction in which that was.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use candle::Tensor;
 
-use super::resample::resize_antialias;
+use crate::image::resample::resize_antialias;
 use crate::mask::Mask;
 use crate::mask::upsample::threshold_upsampled;
 use crate::models::tracker::{
-    ABSENT_LOGIT, Answers, Entry, FrameFeatures, LabeledPoint, MaskProbability, MemoryBank,
-    Position, Rules, Tracker, non_overlapping,
+    ABSENT_LOGIT, Answers, Entry, FrameFeatures, Generation, LabeledPoint, MaskProbability,
+    Memories, MemoryBank, Position, Rules, Tracker, non_overlapping,
 };
 use crate::nn::sample::resize_bilinear;
 use crate::{Error, Result, Size};
@@ -30,12 +34,15 @@ use crate::{Error, Result, Size};
 const MAX_PROMPT_LOGIT: f64 = 32.;
 /// Object score of a mask that is given, negative for an empty one.
 const GIVEN_SCORE: f32 = 10.;
+/// Magnitude of the logits that SAM 2.1 makes of a mask that is given.
+const GIVEN_LOGIT: f32 = 10.;
 
 /// The answer to a prompt that is not remembered yet.
 #[derive(Debug, Clone)]
 struct Pending {
-    answers: Answers,   // its logits are not looked at if there is a mask
-    mask: Option<Mask>, // as given, at the size of the video
+    answers: Answers, // its logits are not looked at if there is a mask
+    /// As given to a SAM 3, at the size of the video.
+    mask: Option<Mask>,
 }
 
 /// One object of a group.
@@ -67,6 +74,8 @@ pub(crate) struct Group {
     frames: BTreeMap<usize, FrameFeatures>,
     /// Whether tracking has begun: from then on the objects stay the same.
     started: bool,
+    /// The frames that tracking has passed, and whether it went backward.
+    pub(super) tracked: BTreeMap<usize, bool>,
 }
 
 /// What is known of an object on a frame.
@@ -81,12 +90,18 @@ pub(crate) enum Known {
 }
 
 impl Group {
-    pub(super) fn from_parts(objects: Vec<Object>, bank: MemoryBank, started: bool) -> Self {
+    pub(super) fn from_parts(
+        objects: Vec<Object>,
+        bank: MemoryBank,
+        started: bool,
+        tracked: BTreeMap<usize, bool>,
+    ) -> Self {
         Self {
             objects,
             bank,
             frames: BTreeMap::new(),
             started,
+            tracked,
         }
     }
 
@@ -121,7 +136,7 @@ impl Group {
     }
 
     /// Answers points and corners of a box, in pixels of the model's input; `keep` adds them to
-    /// those that the object has on this frame.
+    /// those that the object has on this frame, of a video of `num_frames`.
     pub(crate) fn add_points(
         &mut self,
         tracker: &dyn Tracker,
@@ -129,6 +144,7 @@ impl Group {
         id: u32,
         points: &[LabeledPoint],
         keep: bool,
+        num_frames: usize,
     ) -> Result<()> {
         let index = self.index_or_new(id);
         let object = &mut self.objects[index];
@@ -155,7 +171,24 @@ impl Group {
         };
         let clamp = |xs: Tensor| xs.clamp(-MAX_PROMPT_LOGIT, MAX_PROMPT_LOGIT);
         let earlier = earlier.map(clamp).transpose()?;
-        let answers = tracker.prompt(frame, &all, earlier.as_ref())?;
+        let config = tracker.config();
+        let selection = match (config.generation, self.tracked.get(&t)) {
+            (Generation::Sam2, Some(reverse)) if self.bank.cond_frames().next().is_some() => {
+                let at = Position {
+                    frame: t,
+                    num_frames,
+                    reverse: *reverse,
+                };
+                Some(self.bank.select(&config.rules(), at))
+            }
+            _ => None,
+        };
+        let memory = selection.as_ref().map(|selection| Memories {
+            bank: &self.bank,
+            selection,
+            num_frames,
+        });
+        let answers = tracker.prompt(frame, &all, earlier.as_ref(), memory)?;
         object.points.insert(t, all);
         object.masks.remove(&t);
         let pending = Pending {
@@ -179,18 +212,37 @@ impl Group {
         let index = self.index_or_new(id);
         let shares: Vec<f32> = mask.to_bytes(1).into_iter().map(f32::from).collect();
         let side = 4 * tracker.config().low_res_side();
-        let soft = resize_antialias(&shares, mask.size(), Size::square(side))?;
+        let generation = tracker.config().generation;
+        let mut soft = resize_antialias(&shares, mask.size(), Size::square(side))?;
+        if generation == Generation::Sam2 {
+            soft.iter_mut()
+                .for_each(|share| *share = f32::from(*share >= 0.5));
+        }
         let is_drawn = soft.iter().any(|share| *share > 0.);
         let device = frame.image.tokens.device();
-        let soft = Tensor::from_vec(soft, (1, side, side), device)?;
-        let shares = resize_antialias(&shares, mask.size(), frame.size)?;
-        let mask = Mask::from_fn(frame.size.width, frame.size.height, |x, y| {
-            shares[y * frame.size.width + x] > 0.5
-        });
+        let prompt = Tensor::new(soft.as_slice(), device)?.reshape((1, side, side))?;
+        let pointers = tracker.point_to_mask(frame, &prompt)?;
+        let (low_res_logits, mask) = match generation {
+            Generation::Sam2 => {
+                let low = Size::square(tracker.config().low_res_side());
+                let logit = |share: &f32| (2. * share - 1.) * GIVEN_LOGIT;
+                let logits: Vec<f32> = soft.iter().map(logit).collect();
+                let logits = resize_antialias(&logits, Size::square(side), low)?;
+                let shape = (1, low.height, low.width);
+                (Tensor::from_vec(logits, shape, device)?, None)
+            }
+            Generation::Sam3 => {
+                let shares = resize_antialias(&shares, mask.size(), frame.size)?;
+                let mask = Mask::from_fn(frame.size.width, frame.size.height, |x, y| {
+                    shares[y * frame.size.width + x] > 0.5
+                });
+                (prompt, Some(mask)) // logits are made when the mask is remembered
+            }
+        };
 
         let answers = Answers {
-            pointers: tracker.point_to_mask(frame, &soft)?,
-            low_res_logits: soft, // replaced when the mask is remembered
+            pointers,
+            low_res_logits,
             object_scores: vec![if is_drawn { GIVEN_SCORE } else { -GIVEN_SCORE }],
             iou_scores: vec![1.],
         };
@@ -199,17 +251,15 @@ impl Group {
                 && let Some(Pending {
                     mask: Some(given), ..
                 }) = other.pending.get_mut(&t)
+                && let Some(mask) = &mask
             {
-                given.subtract(&mask);
+                given.subtract(mask);
             }
         }
         let object = &mut self.objects[index];
         object.points.remove(&t);
         object.masks.insert(t);
-        let pending = Pending {
-            answers,
-            mask: Some(mask),
-        };
+        let pending = Pending { answers, mask };
         object.pending.insert(t, pending);
         self.frames.insert(t, frame.clone());
         Ok(())
@@ -324,6 +374,7 @@ impl Group {
         frame: &FrameFeatures,
         (at, rules): (Position, &Rules),
     ) -> Result<()> {
+        self.tracked.insert(at.frame, at.reverse);
         if !self.track_without_memory(tracker, frame, (at, rules))? {
             return Ok(());
         }
@@ -352,7 +403,12 @@ impl Group {
             return Ok(false);
         }
         let selection = self.bank.select(rules, at);
-        let answers = tracker.track(frame, &self.bank, &selection, at.num_frames)?;
+        let memory = Memories {
+            bank: &self.bank,
+            selection: &selection,
+            num_frames: at.num_frames,
+        };
+        let answers = tracker.track(frame, memory)?;
         self.bank
             .insert_ordinary(at.frame, Entry::tracked(answers, None));
         Ok(true)
@@ -384,6 +440,8 @@ impl Group {
     pub(crate) fn forget_before(&mut self, rules: &Rules, t: usize) {
         self.bank.forget_before(rules, t);
         let bank = &self.bank;
+        self.tracked
+            .retain(|frame, _| *frame >= t || bank.get(*frame).is_some());
         for object in &mut self.objects {
             let pending = &object.pending;
             let is_kept = |t: &usize| pending.contains_key(t) || bank.cond(*t).is_some();
@@ -407,9 +465,11 @@ impl Group {
         }
         let is_prompted = |o: &Object| o.points.contains_key(&t) || o.masks.contains(&t);
         if !self.objects.iter().any(is_prompted) && self.bank.downgrade(t) {
+            self.tracked.remove(&t);
             // Nothing to track from: every prompt that is left was not looked at yet.
             if self.bank.cond_frames().next().is_none() {
                 self.bank = MemoryBank::default();
+                self.tracked.clear();
                 self.started = false;
             }
         }

@@ -27,7 +27,8 @@
 pub mod concept;
 mod frames;
 mod group;
-mod resample;
+#[cfg(test)]
+mod sam2_tests;
 pub mod session;
 pub mod simple;
 mod state;

@@ -6,7 +6,9 @@ use crate::image::Image;
 use crate::mask::Mask;
 use crate::models::VisualPrompt;
 use crate::models::head::Label;
-use crate::models::tracker::{FrameFeatures, LabeledPoint, Position, Tracker, TrackingModel};
+use crate::models::tracker::{
+    FrameFeatures, Generation, LabeledPoint, Position, Tracker, TrackingModel,
+};
 use crate::{Error, Result, Run, Size};
 
 use super::frames::Frames;
@@ -37,7 +39,8 @@ pub enum Keep {
     All,
 }
 
-/// Which objects share a batch and the choice of the frames they attend to.
+/// Which objects share a batch and the choice of the frames they attend to. SAM 2.1 tracks each object
+/// alone whatever this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Grouping {
     /// Those that were first prompted on the same frame.
@@ -106,7 +109,7 @@ pub struct Session<'m> {
     model: &'m dyn TrackingModel,
     tracker: &'m dyn Tracker,
     options: Options,
-    groups: Vec<Group>,
+    pub(super) groups: Vec<Group>,
     first_frames: Vec<usize>, // of each group
     size: Option<Size>,
     next: usize,
@@ -212,9 +215,9 @@ impl<'m> Session<'m> {
     ) -> Result<FrameMasks> {
         let features = self.prompted_features(frame)?;
         let points = labeled_points(prompt, features.size, self.tracker.config().image_size)?;
-        let tracker = self.tracker;
+        let (tracker, num_frames) = (self.tracker, self.num_frames());
         let group = self.group_for(frame, id)?;
-        group.add_points(tracker, (frame, &features), id, &points, keep)?;
+        group.add_points(tracker, (frame, &features), id, &points, keep, num_frames)?;
         self.masks(frame, features.size)
     }
 
@@ -257,12 +260,17 @@ impl<'m> Session<'m> {
         }
     }
 
+    fn num_frames(&self) -> usize {
+        self.options.num_frames.unwrap_or(usize::MAX)
+    }
+
     /// The group that the object is in or joins.
     fn group_for(&mut self, frame: usize, id: u32) -> Result<&mut Group> {
         let has = |group: &Group| group.ids().any(|other| other == id);
         let together = self.options.grouping == Grouping::Together;
+        let alone = self.tracker.config().generation == Generation::Sam2;
         let joins = |i: usize, group: &Group, first: &[usize]| {
-            group.is_open() && (together || first[i] == frame)
+            group.is_open() && !alone && (together || first[i] == frame)
         };
         let known = self.groups.iter().position(has);
         let first = &self.first_frames;
@@ -281,10 +289,9 @@ impl<'m> Session<'m> {
     /// Tracks all objects to the current frame.
     fn track(&mut self, frame: usize, reverse: bool, run: &mut Run) -> Result<FrameMasks> {
         let features = self.features(frame)?;
-        let num_frames = self.options.num_frames.unwrap_or(usize::MAX);
         let at = Position {
             frame,
-            num_frames,
+            num_frames: self.num_frames(),
             reverse,
         };
         let rules = self.tracker.config().rules();
@@ -300,8 +307,13 @@ impl<'m> Session<'m> {
         }
         let masks = self.masks(frame, features.size)?;
         if self.options.keep == Keep::Needed {
+            // A correction of SAM 2.1 on this frame looks at what this frame could look at.
+            let last = match self.tracker.config().generation {
+                Generation::Sam2 => frame.saturating_sub(1),
+                Generation::Sam3 => frame,
+            };
             for group in &mut self.groups {
-                group.forget_before(&rules, frame);
+                group.forget_before(&rules, last);
             }
         }
         Ok(masks)

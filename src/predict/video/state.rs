@@ -14,7 +14,7 @@ use crate::models::tracker::{Entry, MemoryBank};
 use crate::{Error, Result};
 
 /// Key of the JSON in the metadata; the number changes with its form.
-const KEY: &str = "candle_sam3.video.1";
+const KEY: &str = "candle_sam3.video.2";
 
 /// A group without its tensors.
 #[derive(Debug, Serialize, Deserialize)]
@@ -22,6 +22,7 @@ pub(super) struct GroupRecord {
     started: bool,
     objects: Vec<ObjectRecord>,
     entries: Vec<EntryRecord>,
+    tracked: BTreeMap<usize, bool>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -96,6 +97,7 @@ pub(super) fn record_group(group: &Group, number: usize, tensors: &mut Tensors) 
         started: !group.is_open(),
         objects: group.objects.iter().map(object).collect(),
         entries,
+        tracked: group.tracked.clone(),
     }
 }
 
@@ -149,7 +151,12 @@ pub(super) fn restore_group(
             false => bank.insert_ordinary(entry.frame, restored),
         }
     }
-    Ok(Group::from_parts(objects, bank, record.started))
+    Ok(Group::from_parts(
+        objects,
+        bank,
+        record.started,
+        record.tracked,
+    ))
 }
 
 fn name(group: usize, frame: usize, part: &str) -> String {

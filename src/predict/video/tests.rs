@@ -142,7 +142,14 @@ impl Replay {
         let points: Vec<LabeledPoint> = points.iter().map(to_input).collect();
         let frame = self.frames[t].clone();
         self.group
-            .add_points(&self.toy.tracker, (t, &frame), id, &points, keep)
+            .add_points(
+                &self.toy.tracker,
+                (t, &frame),
+                id,
+                &points,
+                keep,
+                self.frames.len(),
+            )
             .unwrap();
     }
 

@@ -1,6 +1,7 @@
 //! Tables of names: data only.
 
 mod sam;
+mod sam2;
 mod sam3;
 mod sam3_hf;
 
@@ -10,20 +11,21 @@ pub(super) use sam::SAM;
 pub(super) use sam3::{SAM3, SAM31};
 
 /// Every layout, the most specific signatures first.
-const ALL: [&Layout; 6] = [
+const ALL: [&Layout; 8] = [
     &sam3_hf::SAM3_LITETEXT_HF,
     &sam3_hf::SAM3_HF,
+    &sam2::SAM2_HF,
+    &sam2::SAM2,
     &sam::SAM_HF,
     &SAM,
     &SAM31,
     &SAM3,
 ];
 
-const fn section(
-    asked: &'static str,
-    stored: &'static str,
-    rows: &'static [(&'static str, &'static str)],
-) -> Section {
+/// (asked, stored) of a [`Section`].
+type Rows = &'static [(&'static str, &'static str)];
+
+const fn section(asked: &'static str, stored: &'static str, rows: Rows) -> Section {
     Section {
         asked,
         stored,

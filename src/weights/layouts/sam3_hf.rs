@@ -2,7 +2,7 @@
 //!
 //! The file has no `geometry_encoder.points_*`: it cannot take point prompts in the detector.
 
-use super::{Layout, Section, section};
+use super::{Layout, Rows, Section, section};
 use crate::weights::layout::Fix;
 
 /// `facebook/sam3`.
@@ -196,70 +196,93 @@ const MODEL: &[Section] = &[
         ("cross_attn_norm", "prompt_cross_attn_norm"),
     ]),
     // Tracker: embeddings
-    section("tracker", "tracker_model", &[
-        ("maskmem_tpos_enc", "memory_temporal_positional_encoding"),
-        ("no_mem_embed", "no_memory_embedding"),
-        ("no_mem_pos_enc", "no_memory_positional_encoding"),
-        ("no_obj_ptr", "no_object_pointer"),
-        ("no_obj_embed_spatial", "occlusion_spatial_embedding_parameter"),
-        ("mask_downsample", "mask_downsample"),
-        ("obj_ptr_proj.layers.0", "object_pointer_proj.proj_in"),
-        ("obj_ptr_proj.layers.1", "object_pointer_proj.layers.0"),
-        ("obj_ptr_proj.layers.2", "object_pointer_proj.proj_out"),
-        ("obj_ptr_tpos_proj", "temporal_positional_encoding_projection_layer"),
-    ]),
+    section("tracker", "tracker_model", TRACKER),
     // Tracker: memory
-    section("tracker.transformer.encoder", "tracker_model.memory_attention", &[
-        ("norm", "layer_norm"),
-        ("layers.*.norm*", "layers.*.layer_norm*"),
-        ("layers.*.*.out_proj", "layers.*.*.o_proj"),
-        ("layers", "layers"),
-    ]),
-    section("tracker.maskmem_backbone", "tracker_model.memory_encoder", &[
-        ("mask_downsampler.encoder.0", "mask_downsampler.layers.0.conv"),
-        ("mask_downsampler.encoder.1", "mask_downsampler.layers.0.layer_norm"),
-        ("mask_downsampler.encoder.3", "mask_downsampler.layers.1.conv"),
-        ("mask_downsampler.encoder.4", "mask_downsampler.layers.1.layer_norm"),
-        ("mask_downsampler.encoder.6", "mask_downsampler.layers.2.conv"),
-        ("mask_downsampler.encoder.7", "mask_downsampler.layers.2.layer_norm"),
-        ("mask_downsampler.encoder.9", "mask_downsampler.layers.3.conv"),
-        ("mask_downsampler.encoder.10", "mask_downsampler.layers.3.layer_norm"),
-        ("mask_downsampler.encoder.12", "mask_downsampler.final_conv"),
-        ("pix_feat_proj", "feature_projection"),
-        ("out_proj", "projection"),
-        ("fuser.layers.*.gamma", "memory_fuser.layers.*.scale"),
-        ("fuser.layers.*.dwconv", "memory_fuser.layers.*.depthwise_conv"),
-        ("fuser.layers.*.norm", "memory_fuser.layers.*.layer_norm"),
-        ("fuser.layers.*.pwconv*", "memory_fuser.layers.*.pointwise_conv*"),
-    ]),
+    section("tracker.transformer.encoder", "tracker_model.memory_attention", MEMORY_ATTENTION),
+    section("tracker.maskmem_backbone", "tracker_model.memory_encoder", MEMORY_ENCODER),
     // Tracker: prompt encoder
-    section("tracker.sam_prompt_encoder", "tracker_model.prompt_encoder", &[
-        ("pe_layer.positional_encoding_gaussian_matrix", "shared_embedding.positional_embedding"),
-        ("point_embeddings.{0,1,2,3}", "point_embed"),
-        ("mask_downscaling.0", "mask_embed.conv1"),
-        ("mask_downscaling.1", "mask_embed.layer_norm1"),
-        ("mask_downscaling.3", "mask_embed.conv2"),
-        ("mask_downscaling.4", "mask_embed.layer_norm2"),
-        ("mask_downscaling.6", "mask_embed.conv3"),
-        ("", ""),
+    section("tracker.sam_prompt_encoder", "tracker_model.prompt_encoder", PROMPT_ENCODER),
+    // Tracker: mask decoder
+    section("tracker.sam_mask_decoder.transformer.layers", "tracker_model.mask_decoder.transformer.layers", &[
+        ("*.mlp.lin1", "*.mlp.proj_in"),
+        ("*.mlp.lin2", "*.mlp.proj_out"),
     ]),
-    // Tracker: mask decoder; `*_head` are `iou_prediction_head` and `pred_obj_score_head`
-    section("tracker.sam_mask_decoder", "tracker_model.mask_decoder", &[
-        ("transformer.norm_final_attn", "transformer.layer_norm_final_attn"),
-        ("transformer.final_attn_token_to_image.out_proj", "transformer.final_attn_token_to_image.o_proj"),
-        ("transformer.layers.*.norm*", "transformer.layers.*.layer_norm*"),
-        ("transformer.layers.*.mlp.lin1", "transformer.layers.*.mlp.proj_in"),
-        ("transformer.layers.*.mlp.lin2", "transformer.layers.*.mlp.proj_out"),
-        ("transformer.layers.*.*.out_proj", "transformer.layers.*.*.o_proj"),
-        ("output_upscaling.0", "upscale_conv1"),
-        ("output_upscaling.1", "upscale_layer_norm"),
-        ("output_upscaling.3", "upscale_conv2"),
-        ("output_hypernetworks_mlps.*.layers.0", "output_hypernetworks_mlps.*.proj_in"),
-        ("output_hypernetworks_mlps.*.layers.1", "output_hypernetworks_mlps.*.layers.0"),
-        ("output_hypernetworks_mlps.*.layers.2", "output_hypernetworks_mlps.*.proj_out"),
-        ("*_head.layers.0", "*_head.proj_in"),
-        ("*_head.layers.1", "*_head.layers.0"),
-        ("*_head.layers.2", "*_head.proj_out"),
-        ("", ""),
-    ]),
+    section("tracker.sam_mask_decoder", "tracker_model.mask_decoder", MASK_DECODER),
+];
+
+/// Embeddings and pointers of the tracker.
+#[rustfmt::skip]
+pub(super) const TRACKER: Rows = &[
+    ("maskmem_tpos_enc", "memory_temporal_positional_encoding"),
+    ("no_mem_embed", "no_memory_embedding"),
+    ("no_mem_pos_enc", "no_memory_positional_encoding"),
+    ("no_obj_ptr", "no_object_pointer"),
+    ("no_obj_embed_spatial", "occlusion_spatial_embedding_parameter"),
+    ("mask_downsample", "mask_downsample"),
+    ("obj_ptr_proj.layers.0", "object_pointer_proj.proj_in"),
+    ("obj_ptr_proj.layers.1", "object_pointer_proj.layers.0"),
+    ("obj_ptr_proj.layers.2", "object_pointer_proj.proj_out"),
+    ("obj_ptr_tpos_proj", "temporal_positional_encoding_projection_layer"),
+];
+
+/// Memory attention.
+#[rustfmt::skip]
+pub(super) const MEMORY_ATTENTION: Rows = &[
+    ("norm", "layer_norm"),
+    ("layers.*.norm*", "layers.*.layer_norm*"),
+    ("layers.*.*.out_proj", "layers.*.*.o_proj"),
+    ("layers", "layers"),
+];
+
+/// Memory encoder.
+#[rustfmt::skip]
+pub(super) const MEMORY_ENCODER: Rows = &[
+    ("mask_downsampler.encoder.0", "mask_downsampler.layers.0.conv"),
+    ("mask_downsampler.encoder.1", "mask_downsampler.layers.0.layer_norm"),
+    ("mask_downsampler.encoder.3", "mask_downsampler.layers.1.conv"),
+    ("mask_downsampler.encoder.4", "mask_downsampler.layers.1.layer_norm"),
+    ("mask_downsampler.encoder.6", "mask_downsampler.layers.2.conv"),
+    ("mask_downsampler.encoder.7", "mask_downsampler.layers.2.layer_norm"),
+    ("mask_downsampler.encoder.9", "mask_downsampler.layers.3.conv"),
+    ("mask_downsampler.encoder.10", "mask_downsampler.layers.3.layer_norm"),
+    ("mask_downsampler.encoder.12", "mask_downsampler.final_conv"),
+    ("pix_feat_proj", "feature_projection"),
+    ("out_proj", "projection"),
+    ("fuser.layers.*.gamma", "memory_fuser.layers.*.scale"),
+    ("fuser.layers.*.dwconv", "memory_fuser.layers.*.depthwise_conv"),
+    ("fuser.layers.*.norm", "memory_fuser.layers.*.layer_norm"),
+    ("fuser.layers.*.pwconv*", "memory_fuser.layers.*.pointwise_conv*"),
+];
+
+/// Prompt encoder.
+#[rustfmt::skip]
+pub(super) const PROMPT_ENCODER: Rows = &[
+    ("pe_layer.positional_encoding_gaussian_matrix", "shared_embedding.positional_embedding"),
+    ("point_embeddings.{0,1,2,3}", "point_embed"),
+    ("mask_downscaling.0", "mask_embed.conv1"),
+    ("mask_downscaling.1", "mask_embed.layer_norm1"),
+    ("mask_downscaling.3", "mask_embed.conv2"),
+    ("mask_downscaling.4", "mask_embed.layer_norm2"),
+    ("mask_downscaling.6", "mask_embed.conv3"),
+    ("", ""),
+];
+
+/// Mask decoder without its transformer's MLPs; `*_head` are `iou_prediction_head` and
+/// `pred_obj_score_head`.
+#[rustfmt::skip]
+pub(super) const MASK_DECODER: Rows = &[
+    ("transformer.norm_final_attn", "transformer.layer_norm_final_attn"),
+    ("transformer.final_attn_token_to_image.out_proj", "transformer.final_attn_token_to_image.o_proj"),
+    ("transformer.layers.*.norm*", "transformer.layers.*.layer_norm*"),
+    ("transformer.layers.*.*.out_proj", "transformer.layers.*.*.o_proj"),
+    ("output_upscaling.0", "upscale_conv1"),
+    ("output_upscaling.1", "upscale_layer_norm"),
+    ("output_upscaling.3", "upscale_conv2"),
+    ("output_hypernetworks_mlps.*.layers.0", "output_hypernetworks_mlps.*.proj_in"),
+    ("output_hypernetworks_mlps.*.layers.1", "output_hypernetworks_mlps.*.layers.0"),
+    ("output_hypernetworks_mlps.*.layers.2", "output_hypernetworks_mlps.*.proj_out"),
+    ("*_head.layers.0", "*_head.proj_in"),
+    ("*_head.layers.1", "*_head.layers.0"),
+    ("*_head.layers.2", "*_head.proj_out"),
+    ("", ""),
 ];

@@ -1,4 +1,4 @@
-//! SAM 1 and MobileSAM, and what every model does with points.
+//! SAM 1, MobileSAM and SAM 2.1, and what every model does with points.
 
 use anyhow::{Result, bail};
 use candle_sam3::models::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
@@ -12,8 +12,8 @@ use super::{BenchArgs, Measured, Outcome, Work, spans};
 pub fn check(args: &BenchArgs) -> Result<()> {
     if args.prompts.get() > 1 || args.batch.get() > 1 {
         bail!(
-            "SAM 1 and MobileSAM take no texts, and one image at a time; leave out --prompts and \
-             --batch"
+            "SAM 1, MobileSAM and SAM 2.1 take no texts, and one image at a time; leave out --prompts \
+             and --batch"
         );
     }
     Ok(())

@@ -14,8 +14,8 @@ use super::{ConceptMasks, Options};
 use crate::mask::{Mask, Rle, upsample::threshold_upsampled};
 use crate::models::head::ImageTokens;
 use crate::models::tracker::{
-    ABSENT_LOGIT, Answers, Config, FrameFeatures, LabeledPoint, MaskProbability, MemoryBank,
-    Position, Selection, Tracker,
+    ABSENT_LOGIT, Answers, Config, FrameFeatures, LabeledPoint, MaskProbability, Memories,
+    Position, Tracker,
 };
 use crate::{Result, Size};
 
@@ -158,6 +158,7 @@ impl Tracker for World {
         _: &FrameFeatures,
         _: &[LabeledPoint],
         _: Option<&Tensor>,
+        _: Option<Memories>,
     ) -> candle::Result<Answers> {
         candle::bail!("nobody clicks in this world")
     }
@@ -177,14 +178,8 @@ impl Tracker for World {
         Tensor::new(&[[actor.unwrap().0 as f32]], &Device::Cpu)
     }
 
-    fn track(
-        &self,
-        frame: &FrameFeatures,
-        bank: &MemoryBank,
-        _: &Selection,
-        _: usize,
-    ) -> candle::Result<Answers> {
-        let t = frame_number(frame);
+    fn track(&self, frame: &FrameFeatures, memory: Memories) -> candle::Result<Answers> {
+        let (t, bank) = (frame_number(frame), memory.bank);
         // the actor by which the object was found
         let first = bank.cond_frames().next().unwrap();
         let pointers = bank.get(first).unwrap().pointers.clone();
