@@ -108,6 +108,9 @@ impl GroundTruth {
         let path = path.as_ref();
         let file: TruthFile = read_json(path)?;
         let images = sorted_by_id(file.images, |image| image.id, path)?;
+        for image in &images {
+            check_size(image.id, [image.height, image.width], path)?;
+        }
         let categories = sorted_by_id(file.categories, |category| category.id, path)?;
         let image_index = index(images.iter().map(|image| image.id));
         let category_index = index(categories.iter().map(|category| category.id));
@@ -269,7 +272,7 @@ impl Segmentation {
         match self {
             Self::Rle(rle) => Ok(rle),
             Self::Polygons(polygons) => {
-                let mut union = empty(size);
+                let mut union = Rle::outside(size).map_err(|error| error.to_string())?;
                 for polygon in polygons {
                     if polygon.len() < 6 || polygon.len() % 2 == 1 {
                         let count = polygon.len();
@@ -288,11 +291,6 @@ impl Segmentation {
 
 fn filled(path: &[[f64; 2]], [height, width]: [usize; 2]) -> Result<Rle, String> {
     rasterize_edges(path, width, height).map_err(|error| error.to_string())
-}
-
-fn empty(size: [usize; 2]) -> Rle {
-    let counts = vec![(size[0] * size[1]) as u32];
-    Rle { size, counts }
 }
 
 /// What is known of an object, the rest computed from it.
@@ -329,6 +327,13 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 /// `path` is named in errors.
 pub(super) fn parse_json<T: DeserializeOwned>(json: &[u8], path: &Path) -> Result<T> {
     serde_json::from_slice(json).map_err(|error| Error::dataset(path, error.to_string()))
+}
+
+/// Refuses an image whose masks could have no run lengths.
+pub(super) fn check_size(id: i64, size: [usize; 2], path: &Path) -> Result<()> {
+    Rle::outside(size)
+        .map(drop)
+        .map_err(|error| Error::dataset(path, format!("image {id}: {error}")))
 }
 
 /// Where each id stands in its list.

@@ -8,6 +8,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::{BITS, BoxXyxy, Mask};
 use crate::error::{Error, Result};
 
+/// The most pixels of a mask: a run may be as long.
+const MAX_AREA: u64 = u32::MAX as u64;
+
+/// The most pixels along a side of a mask.
+const MAX_SIDE: usize = 1 << 20;
+
 /// A mask as run lengths.
 ///
 /// Pixels are counted down the columns from the left. The first run is outside the mask and may be
@@ -60,10 +66,20 @@ impl Rle {
         }
     }
 
+    /// A mask of `size` (height, width) without a pixel.
+    ///
+    /// # Errors
+    /// [`Error::InvalidMask`] for an absurd size.
+    pub(crate) fn outside(size: [usize; 2]) -> Result<Self> {
+        let counts = vec![size[0].saturating_mul(size[1]).min(u32::MAX as usize) as u32];
+        let rle = Self { size, counts };
+        rle.check().map(|()| rle)
+    }
+
     /// The mask that was encoded.
     ///
     /// # Errors
-    /// [`Error::InvalidMask`] when the counts do not add up to the size.
+    /// [`Error::InvalidMask`] when the counts do not add up to the size, or that is absurd.
     pub fn decode(&self) -> Result<Mask> {
         let [height, width] = self.size;
         self.check()?;
@@ -129,7 +145,8 @@ impl Rle {
     /// Reads COCO's compressed counts for a mask of `size` (height, width).
     ///
     /// # Errors
-    /// [`Error::InvalidMask`] when the text is not such a list, or does not add up to the size.
+    /// [`Error::InvalidMask`] when the text is not such a list, or does not add up to the size, or
+    /// that is absurd.
     pub fn from_compressed(size: [usize; 2], text: &str) -> Result<Self> {
         let broken = |why: &str| Error::InvalidMask(format!("run-length mask: {why}"));
         let mut counts: Vec<u32> = Vec::new();
@@ -170,6 +187,12 @@ impl Rle {
 
     fn check(&self) -> Result<()> {
         let [height, width] = self.size;
+        if height.max(width) > MAX_SIDE || height as u64 * width as u64 > MAX_AREA {
+            return Err(Error::InvalidMask(format!(
+                "run-length mask of {height} x {width} pixels; at most {MAX_AREA} in all, and \
+                 {MAX_SIDE} along a side, can be"
+            )));
+        }
         let total: u64 = self.counts.iter().map(|&count| u64::from(count)).sum();
         if height as u64 * width as u64 == total {
             return Ok(());
@@ -326,6 +349,20 @@ mod tests {
         assert_eq!(serde_json::from_str::<Rle>(&text).unwrap(), rle);
         let plain = r#"{"size":[2,3],"counts":[1,3,2]}"#;
         assert_eq!(serde_json::from_str::<Rle>(plain).unwrap(), rle);
+    }
+
+    #[test]
+    fn sizes_of_no_picture_are_refused() {
+        for [height, width] in [
+            [1 << 32, 1 << 32], // no pixels, in 64 bits
+            [usize::MAX, 0],
+            [1 << 20, 1 << 20],
+        ] {
+            let text = format!(r#"{{"size":[{height},{width}],"counts":[]}}"#);
+            let error = serde_json::from_str::<Rle>(&text).unwrap_err().to_string();
+            assert!(error.contains("along a side"), "{error}");
+        }
+        assert!(Rle::from_compressed([0, 1 << 20], "").is_ok());
     }
 
     #[test]

@@ -57,6 +57,13 @@ pub(super) fn link(layout: &Layout, relative: &str, source: &Path) -> Result<()>
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).map_err(|cause| io_error(folder, cause))?;
     }
+    if place(&path).is_some_and(|to| place(source) == Some(to)) {
+        let why = "is the picture itself; write to another folder";
+        return Err(io_error(
+            &path,
+            std::io::Error::new(ErrorKind::AlreadyExists, why),
+        ));
+    }
     // Left by a run that ended before it could note the picture as done.
     if let Err(cause) = fs::remove_file(&path)
         && cause.kind() != ErrorKind::NotFound
@@ -76,6 +83,15 @@ pub(super) fn link(layout: &Layout, relative: &str, source: &Path) -> Result<()>
         }
     }
     .map_err(|cause| io_error(&path, cause))
+}
+
+/// Where a file lies, without following it if it is a link.
+fn place(path: &Path) -> Option<PathBuf> {
+    let folder = match path.parent()? {
+        folder if folder == Path::new("") => Path::new("."),
+        folder => folder,
+    };
+    Some(fs::canonicalize(folder).ok()?.join(path.file_name()?))
 }
 
 fn copy(layout: &Layout, source: &Path, path: &Path) -> std::io::Result<()> {

@@ -20,6 +20,9 @@ use crate::error::{Error, Result};
 /// The folder of journals below the output folder.
 pub const FOLDER: &str = ".sam3";
 
+/// The most parts that a run can be split into.
+pub const MAX_SHARDS: usize = 1_000_000;
+
 /// Which of several equal parts of the input a run works on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shard {
@@ -99,7 +102,8 @@ impl Journal {
     ///
     /// # Errors
     /// [`Error::Dataset`] when another process works on this part, when the folder holds a run with
-    /// another header, or when `resume` is false and the part was begun before; [`Error::Io`].
+    /// another header, when `resume` is false and the part was begun before, or when something that
+    /// no run has made lies where results go; [`Error::Io`].
     pub fn begin(root: &Path, shard: Shard, header: &Header, resume: bool) -> Result<Self> {
         let folder = root.join(FOLDER);
         fs::create_dir_all(&folder).map_err(|cause| Error::io(&folder, cause))?;
@@ -113,14 +117,20 @@ impl Journal {
             }
             Err(TryLockError::Error(cause)) => return Err(Error::io(&lock_path, cause)),
         }
+        // In this order: another part may begin its journal and write files meanwhile.
+        let is_free = check_free(root, &header.layout);
         let journals = list(&folder)?;
+        if journals.is_empty() {
+            is_free?;
+        }
         for journal in &journals {
             if let Some(found) = journal.header()? {
                 agree(root, &found, header)?;
             }
         }
         let runs = journals.iter().filter(|journal| journal.shard == shard);
-        let run = runs.map(|journal| journal.run + 1).max().unwrap_or(0);
+        let run = runs.map(|journal| journal.run.saturating_add(1));
+        let run = run.max().unwrap_or(0);
         if run > 0 && !resume {
             let problem = format!(
                 "holds results for part {shard} already; --resume continues them, or use another \
@@ -153,6 +163,21 @@ impl Journal {
         // In one call: what the system has taken survives the end of this process.
         let written = self.file.write_all(&bytes);
         written.map_err(|cause| Error::io(&self.path, cause))
+    }
+}
+
+/// Refuses to write over what is not from a run: labels made by hand, pictures.
+fn check_free(root: &Path, layout: &Layout) -> Result<()> {
+    let mut places = layout.formats.iter().flat_map(|format| format.places());
+    match places.find(|place| fs::symlink_metadata(root.join(place)).is_ok()) {
+        Some(place) => Err(Error::dataset(
+            root,
+            format!(
+                "holds {place}, which is not from a run of this program; move it, or use another \
+                 folder"
+            ),
+        )),
+        None => Ok(()),
     }
 }
 
@@ -204,9 +229,18 @@ impl Stored {
             return Ok(None);
         }
         let header = serde_json::from_slice(&line);
-        header
-            .map(Some)
-            .map_err(|error| Error::dataset(&self.path, format!("line 1: {error}")))
+        let header: Header =
+            header.map_err(|error| Error::dataset(&self.path, format!("line 1: {error}")))?;
+        match (1..=MAX_SHARDS).contains(&header.shards) {
+            true => Ok(Some(header)),
+            false => Err(Error::dataset(
+                &self.path,
+                format!(
+                    "line 1: {} parts; at most {MAX_SHARDS} can be",
+                    header.shards
+                ),
+            )),
+        }
     }
 }
 

@@ -20,13 +20,13 @@ mod options;
 mod voc;
 pub(crate) mod yolo;
 
-use std::path::Path;
+use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
 pub use options::{Format, LabelMeShapes, Layout, Link};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::mask::Rle;
 
@@ -73,13 +73,15 @@ impl Pictures for Vec<Picture> {
 /// Writes the files that belong to one picture; `source` is the picture's own file.
 ///
 /// # Errors
-/// [`crate::Error::Io`] and [`crate::Error::NotFound`] when a file cannot be written or linked.
+/// [`Error::InvalidArgument`] for a name that leads out of the output folder; [`Error::Io`] and
+/// [`Error::NotFound`] when a file cannot be written or linked.
 pub fn write_picture(
     layout: &Layout,
     picture: &Picture,
     source: &Path,
     image: &Image,
 ) -> Result<()> {
+    check_name(&picture.name)?;
     for format in &layout.formats {
         match format {
             Format::Yolo => yolo::write_picture(layout, picture, source, image)?,
@@ -98,10 +100,21 @@ pub fn write_picture(
     Ok(())
 }
 
+/// Files are named after pictures, so that a name must stay below the output folder.
+fn check_name(name: &str) -> Result<()> {
+    let mut parts = Path::new(name).components().peekable();
+    match parts.peek().is_some() && parts.all(|part| matches!(part, Component::Normal(_))) {
+        true => Ok(()),
+        false => Err(Error::InvalidArgument(format!(
+            "the picture's name {name:?} is no path below a folder"
+        ))),
+    }
+}
+
 /// Writes the documents about all pictures.
 ///
 /// # Errors
-/// [`crate::Error::Io`] and [`crate::Error::NotFound`] when a file cannot be written; what reading the pictures
+/// [`Error::Io`] and [`Error::NotFound`] when a file cannot be written; what reading the pictures
 /// returns.
 pub fn write_documents(layout: &Layout, pictures: &dyn Pictures) -> Result<()> {
     for format in &layout.formats {

@@ -73,6 +73,23 @@ impl Format {
         }
     }
 
+    /// The files and folders that it writes, below the output folder.
+    pub(super) fn places(self) -> &'static [&'static str] {
+        match self {
+            Self::Coco => &["coco.json"],
+            Self::CocoPolygon => &["coco-polygon.json"],
+            Self::Yolo => &["yolo"],
+            Self::LabelMe => &["labelme"],
+            Self::LabelStudio => &["labelstudio.json", "labelstudio.xml"],
+            Self::Cvat => &["cvat.xml"],
+            Self::Voc => &["voc"],
+            Self::ImageFolder => &["imagefolder"],
+            Self::Masks => &["masks"],
+            Self::Cutout => &["cutout"],
+            Self::Csv => &["labels.csv"],
+        }
+    }
+
     /// Whether its files are named after pictures without their extension, so that `a.png` and
     /// `a.jpg` would share them.
     pub fn shares_stems(self) -> bool {

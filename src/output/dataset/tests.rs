@@ -462,3 +462,73 @@ fn more_classes_than_a_map_has_values_are_refused() {
             .is_ok()
     );
 }
+
+#[test]
+fn what_no_run_has_made_is_not_written_over() {
+    for format in Format::ALL {
+        for place in format.places() {
+            let scene = Scene::new(vec![]);
+            let header = header(&scene.layout(&[Format::Coco, format]), 1);
+            let own = scene.out().join(place);
+            fs::create_dir_all(scene.out()).unwrap();
+            fs::write(&own, "made by hand").unwrap();
+            for resume in [false, true] {
+                let begun = Journal::begin(&scene.out(), Shard::WHOLE, &header, resume);
+                let error = begun.unwrap_err().to_string();
+                assert!(error.contains(&format!("holds {place}")), "{error}");
+            }
+            assert_eq!(fs::read(&own).unwrap(), b"made by hand");
+        }
+    }
+}
+
+#[test]
+fn a_picture_in_the_place_of_its_link_stays() {
+    let scene = Scene::new(vec![]);
+    let inside = scene.out().join("imagefolder/a.png");
+    fs::create_dir_all(inside.parent().unwrap()).unwrap();
+    fs::write(&inside, "the only copy").unwrap();
+    for link in [Link::Hard, Link::Copy, Link::Symbolic] {
+        let layout = Layout {
+            link,
+            ..scene.layout(&[Format::ImageFolder])
+        };
+        let roundabout = scene.out().join("imagefolder/../imagefolder/a.png");
+        let error = write_picture(&layout, &picture("a.png"), &roundabout, &image());
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("is the picture itself"), "{error}");
+        assert_eq!(fs::read(&inside).unwrap(), b"the only copy");
+    }
+}
+
+#[test]
+fn a_name_that_leads_out_of_the_folder_is_refused() {
+    let scene = Scene::new(vec![picture("a.png")]);
+    let layout = scene.layout(&Format::ALL);
+    let source = scene.source(&scene.pictures[0]);
+    for name in ["../a.png", "a/../../b.png", "/a.png", "", "."] {
+        let written = write_picture(&layout, &picture(name), &source, &image());
+        assert!(matches!(written, Err(Error::InvalidArgument(_))), "{name}");
+    }
+    assert!(!scene.out().exists());
+}
+
+#[test]
+fn a_journal_of_absurd_numbers_is_refused() {
+    let scene = Scene::new(vec![]);
+    let folder = scene.out().join(journal::FOLDER);
+    fs::create_dir_all(&folder).unwrap();
+    let path = folder.join(format!("part-0-of-1.{}.jsonl", usize::MAX));
+    for shards in [0, journal::MAX_SHARDS + 1, usize::MAX] {
+        let header = Header {
+            shards,
+            ..header(&scene.layout(&[Format::Coco]), 1)
+        };
+        fs::write(&path, serde_json::to_string(&header).unwrap() + "\n").unwrap();
+        let error = Records::read(&scene.out()).unwrap_err().to_string();
+        assert!(error.contains("parts; at most"), "{error}");
+    }
+    let header = header(&scene.layout(&[Format::Coco]), 1);
+    fs::write(&path, serde_json::to_string(&header).unwrap() + "\n").unwrap();
+    assert!(Journal::begin(&scene.out(), Shard::WHOLE, &header, true).is_err());
+}

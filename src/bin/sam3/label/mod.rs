@@ -12,7 +12,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use candle_sam3::mask::polygon::Simplify;
 use candle_sam3::models::variant::PromptKind;
-use candle_sam3::output::dataset::journal::{Header, Journal, Line, Records, Shard};
+use candle_sam3::output::dataset::journal::{Header, Journal, Line, MAX_SHARDS, Records, Shard};
 use candle_sam3::output::dataset::{Format, LabelMeShapes, Layout, Link, write_documents};
 use candle_sam3::predict::dataset::{self, Class, Labeler, Options, Source};
 use candle_sam3::{Model, Run, models};
@@ -169,7 +169,7 @@ fn shard(text: &str) -> Result<Shard, String> {
             count: count.parse().ok()?,
         })
     });
-    let shard = parsed.filter(|shard| shard.index < shard.count && shard.count <= 1_000_000);
+    let shard = parsed.filter(|shard| shard.index < shard.count && shard.count <= MAX_SHARDS);
     shard.ok_or_else(|| "must be I/N, with I from 0 to N - 1".to_string())
 }
 

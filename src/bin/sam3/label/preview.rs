@@ -48,10 +48,11 @@ pub fn write(output: &Path, records: &Records, sources: &[Source], count: usize)
 
 fn draw(records: &Records, picture: &Picture, image: &Image) -> Result<Image> {
     let classes = &records.header.layout.classes;
+    let label = |class: usize| classes.get(class).cloned().unwrap_or_default();
     let objects = picture.objects.iter().map(|object| {
         let mask = object.mask.decode()?;
         Ok(Found {
-            label: classes[object.class].clone(),
+            label: label(object.class),
             bbox: mask.bbox().unwrap_or(BoxXyxy::from([0.0; 4])),
             mask,
             score: object.score,

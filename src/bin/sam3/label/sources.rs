@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::BufRead;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use candle_sam3::predict::dataset::Source;
@@ -19,7 +19,8 @@ const EXTENSIONS: [&str; 13] = [
 /// a list on standard input with a file on each line. Hidden files and folders are left out, and
 /// everything below `output`.
 pub fn list(inputs: &[String], output: &Path) -> Result<Vec<Source>> {
-    let output = std::path::absolute(output)?;
+    // What is not there yet holds no pictures.
+    let output = std::fs::canonicalize(output).or_else(|_| std::path::absolute(output))?;
     let mut files = Vec::new();
     let mut roots = Vec::new();
     for input in inputs {
@@ -36,7 +37,10 @@ pub fn list(inputs: &[String], output: &Path) -> Result<Vec<Source>> {
             let found = glob::glob(input).with_context(|| format!("the pattern {input:?}"))?;
             let before = files.len();
             for path in found {
-                add(&path?, &output, &mut files, &mut roots)?;
+                let path = path?;
+                if !resolved(&path)?.starts_with(&output) {
+                    add(&path, &output, &mut files, &mut roots)?;
+                }
             }
             if files.len() == before {
                 bail!("no picture fits {input:?}");
@@ -48,8 +52,7 @@ pub fn list(inputs: &[String], output: &Path) -> Result<Vec<Source>> {
     };
     let mut sources = BTreeMap::new();
     for path in files {
-        let name = path.strip_prefix(&root).unwrap_or(&path);
-        let Some(name) = name.to_str().map(|name| name.replace('\\', "/")) else {
+        let Some(name) = name_below(&root, &path) else {
             bail!("{}: the name is not Unicode; rename it", path.display());
         };
         // The same file, named twice, is one.
@@ -61,6 +64,27 @@ pub fn list(inputs: &[String], output: &Path) -> Result<Vec<Source>> {
     Ok(sources.into_values().collect())
 }
 
+/// The way from a folder to a file, with forward slashes. Made of the parts of the path: elsewhere than
+/// on Windows a backslash is a letter like any other, and a file may be called `a\..\..\b.png`.
+fn name_below(root: &Path, path: &Path) -> Option<String> {
+    let below = path.strip_prefix(root).ok()?;
+    let parts = below.components().map(|part| part.as_os_str().to_str());
+    Some(parts.collect::<Option<Vec<_>>>()?.join("/"))
+}
+
+/// An absolute path without `..`, by which names would lead out of the output folder.
+fn resolved(input: &Path) -> std::io::Result<PathBuf> {
+    let path = std::path::absolute(input)?;
+    if !path.components().any(|part| part == Component::ParentDir) {
+        return Ok(path);
+    }
+    match (path.parent(), path.file_name()) {
+        // The last name stays, whatever it is a link to.
+        (Some(folder), Some(name)) => Ok(std::fs::canonicalize(folder)?.join(name)),
+        _ => std::fs::canonicalize(&path),
+    }
+}
+
 /// Takes in a file or a folder, and the folder that names begin below.
 fn add(
     input: &Path,
@@ -68,8 +92,15 @@ fn add(
     files: &mut Vec<PathBuf>,
     roots: &mut Vec<PathBuf>,
 ) -> Result<()> {
-    let path = std::path::absolute(input)?;
+    let path = resolved(input).with_context(|| input.display().to_string())?;
     if path.is_dir() {
+        if is_output(&path, output) {
+            bail!(
+                "{} is the output folder as well; results would be taken for pictures, so name \
+                 another one, or one below it",
+                input.display()
+            );
+        }
         walk(&path, output, files, 0)?;
         roots.push(path);
     } else if path.exists() {
@@ -79,6 +110,10 @@ fn add(
         bail!("{} does not exist", input.display());
     }
     Ok(())
+}
+
+fn is_output(folder: &Path, output: &Path) -> bool {
+    folder == output || std::fs::canonicalize(folder).is_ok_and(|folder| folder == output)
 }
 
 /// Links may lead round in circles.
@@ -97,11 +132,13 @@ fn walk(folder: &Path, output: &Path, files: &mut Vec<PathBuf>, depth: usize) ->
         let hidden = path
             .file_name()
             .is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if hidden || path == output {
+        if hidden {
             continue;
         }
         if path.is_dir() {
-            walk(&path, output, files, depth + 1)?;
+            if !is_output(&path, output) {
+                walk(&path, output, files, depth + 1)?;
+            }
         } else if is_picture(&path) {
             files.push(path);
         }
@@ -196,9 +233,38 @@ mod tests {
         assert_eq!(names(&folder, &["in/a/d.txt"]), ["d.txt"]);
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn no_name_leads_out_of_a_folder() {
+        let folder = folder(&["in/a.png", "in/b\\..\\..\\c.png", "other/d.png"]);
+        assert_eq!(names(&folder, &["in"]), ["a.png", "b\\..\\..\\c.png"]);
+        assert_eq!(
+            names(&folder, &["in/a.png", "in/../other/d.png"]),
+            ["in/a.png", "other/d.png"]
+        );
+        assert_eq!(names(&folder, &["in/../other"]), ["d.png"]);
+    }
+
+    #[test]
+    fn the_output_folder_is_no_input() {
+        let folder = folder(&FILES);
+        let path = |name: &str| folder.path().join(name);
+        for input in ["in/out", "other/../in/out"] {
+            let input = path(input).to_str().unwrap().to_string();
+            let error = list(&[input], &path("in/out")).unwrap_err().to_string();
+            assert!(error.contains("the output folder as well"), "{error}");
+        }
+        // An output folder by another name is still left out.
+        let input = path("in").to_str().unwrap().to_string();
+        let found = list(&[input], &path("other/../in/out")).unwrap();
+        assert!(found.iter().all(|source| !source.name.starts_with("out")));
+    }
+
     #[test]
     fn patterns_are_followed() {
         let folder = folder(&FILES);
+        let everywhere = names(&folder, &["in/**/*.png"]);
+        assert!(!everywhere.contains(&"out/yolo/g.png".to_string()));
         assert_eq!(names(&folder, &["in/*.png"]), [".f.png", "aa.png", "b.png"]);
         assert_eq!(names(&folder, &["in/**/*.JPG"]), ["c.JPG"]);
     }
