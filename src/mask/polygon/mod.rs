@@ -4,6 +4,7 @@
 //! wrong kind loses a rim of half a pixel, 12 % of a disc of radius 10. Holes and separate parts are
 //! kept; formats that know neither get them by cuts of no width, see [`Polygons::cut`].
 
+mod join;
 mod raster;
 mod simplify;
 mod trace;
@@ -13,6 +14,7 @@ pub use raster::{rasterize_centers, rasterize_edges};
 use serde::{Deserialize, Serialize};
 
 use super::{Extent, Mask};
+use crate::Size;
 use crate::error::Result;
 use simplify::simplify;
 use trace::Contour;
@@ -67,6 +69,37 @@ pub struct Part {
     pub holes: Vec<Path>,
 }
 
+impl Part {
+    /// How many pixels lie in the part, borders included, in [`Convention::PixelCenters`].
+    fn pixels(&self) -> f64 {
+        // Pick's theorem: a polygon of area A with B grid points on its border has A + B / 2 + 1 grid
+        // points, and A - B / 2 + 1 of them inside.
+        let around = |path: &Path| {
+            let edges = (0..path.len()).map(|i| (path[i], path[(i + 1) % path.len()]));
+            edges.fold((0.0, 0.0), |(area, border), ([x0, y0], [x1, y1])| {
+                (
+                    area + (x0 * y1 - x1 * y0) / 2.0,
+                    border + common_divisor((x1 - x0).abs(), (y1 - y0).abs()),
+                )
+            })
+        };
+        let (area, border) = around(&self.outer);
+        let holes = self.holes.iter().map(|hole| {
+            let (area, border) = around(hole);
+            area.abs() - border / 2.0 + 1.0
+        });
+        area.abs() + border / 2.0 + 1.0 - holes.sum::<f64>()
+    }
+}
+
+/// Of two whole numbers.
+fn common_divisor(a: f64, b: f64) -> f64 {
+    match b == 0.0 {
+        true => a,
+        false => common_divisor(b, a % b),
+    }
+}
+
 /// The outlines of a mask.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Polygons {
@@ -79,6 +112,24 @@ pub struct Polygons {
 impl Polygons {
     /// The outlines of a mask, with as few points as `limits` allow.
     pub fn outline(mask: &Mask, convention: Convention, limits: &Simplify) -> Self {
+        Self::fitted(mask, convention, limits, Self::cut)
+    }
+
+    /// The outline of a mask as one path in [`Convention::PixelCenters`]: [`Polygons::cut`], and the
+    /// parts joined in the same way. Readers draw the lines between parts, so that they count in the
+    /// overlap that `limits` ask for. A part with fewer pixels than the line to it is left out.
+    pub fn joined_outline(mask: &Mask, limits: &Simplify) -> Path {
+        let joined = |polygons: &Self| vec![polygons.joined()];
+        Self::fitted(mask, Convention::PixelCenters, limits, joined).joined()
+    }
+
+    /// The outlines with the largest tolerance at which a reader of `paths` sees enough of the mask.
+    fn fitted(
+        mask: &Mask,
+        convention: Convention,
+        limits: &Simplify,
+        paths_of: impl Fn(&Self) -> Vec<Path>,
+    ) -> Self {
         let Some(extent) = mask.extent() else {
             let parts = Vec::new();
             return Self { convention, parts };
@@ -99,8 +150,7 @@ impl Polygons {
             let paths: Vec<Path> = fine.iter().map(|path| reduced(path, tolerance)).collect();
             let polygons = Self::assemble(convention, &contours, &paths);
             let good = points(&paths) < points(&exact)
-                && polygons
-                    .fill(mask.width(), mask.height())
+                && filled(&paths_of(&polygons), convention, mask.size())
                     .is_ok_and(|filled| f64::from(filled.iou(&mask)) >= limits.min_iou);
             good.then_some(polygons)
         });
@@ -114,14 +164,7 @@ impl Polygons {
     /// [`Error::InvalidMask`](crate::Error::InvalidMask) when a coordinate is not finite or over a
     /// million pixels away; never for polygons from [`Polygons::outline`].
     pub fn fill(&self, width: usize, height: usize) -> Result<Mask> {
-        let mut mask = Mask::new(width, height);
-        for path in self.cut() {
-            mask.unite(&match self.convention {
-                Convention::PixelEdges => rasterize_edges(&path, width, height)?.decode()?,
-                Convention::PixelCenters => rasterize_centers(&path, width, height)?,
-            });
-        }
-        Ok(mask)
+        filled(&self.cut(), self.convention, Size::new(width, height))
     }
 
     /// One path for each part, its holes cut open: outline and hole are joined there and back by a
@@ -135,12 +178,14 @@ impl Polygons {
         parts.map(cut).collect()
     }
 
-    /// One path for the whole mask: [`Polygons::cut`], and the parts joined in the same way. In
-    /// [`Convention::PixelCenters`] the lines between parts are drawn by readers.
-    pub fn joined(&self) -> Path {
-        let mut parts = self.cut().into_iter();
-        let first = parts.next().unwrap_or_default();
-        parts.fold(first, |path, part| spliced(path, &part))
+    /// One path through all parts that are worth the line to them.
+    fn joined(&self) -> Path {
+        let paths = self.cut().into_iter();
+        let parts = paths.zip(&self.parts).map(|(path, part)| join::Part {
+            path,
+            pixels: part.pixels(),
+        });
+        join::joined(parts.collect())
     }
 
     /// Paths, one for each contour, grouped by part.
@@ -175,6 +220,19 @@ impl Polygons {
         }
         self
     }
+}
+
+/// The mask that a reader sees.
+fn filled(paths: &[Path], convention: Convention, size: Size) -> Result<Mask> {
+    let Size { width, height } = size;
+    let mut mask = Mask::new(width, height);
+    for path in paths {
+        mask.unite(&match convention {
+            Convention::PixelEdges => rasterize_edges(path, width, height)?.decode()?,
+            Convention::PixelCenters => rasterize_centers(path, width, height)?,
+        });
+    }
+    Ok(mask)
 }
 
 /// The tolerances to try, largest first; each keeps about 1.5 times the points of the one before.

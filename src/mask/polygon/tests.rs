@@ -165,11 +165,91 @@ fn holes_and_parts_stay_apart_and_can_be_cut_and_joined() {
         assert_eq!(polygons.cut().len(), 2);
     }
     // The line that joins ring and island is drawn, and costs its few pixels.
-    let polygons = Polygons::outline(&mask, Convention::PixelCenters, &Simplify::EXACT);
-    let side = mask.width();
-    let joined = rasterize_centers(&polygons.joined(), side, side).unwrap();
-    let more = joined.area() - mask.area();
-    assert!((1..30).contains(&more) && joined.intersection(&mask) == mask.area());
+    let joined = read_joined(&mask, &Simplify::EXACT);
+    assert_eq!(joined.area() - mask.area(), 13);
+    assert_eq!(joined.intersection(&mask), mask.area());
+}
+
+/// What a reader of the one path of a mask sees.
+fn read_joined(mask: &Mask, limits: &Simplify) -> Mask {
+    let path = Polygons::joined_outline(mask, limits);
+    rasterize_centers(&path, mask.width(), mask.height()).unwrap()
+}
+
+/// Blocks of pixels: left, top, width, height.
+fn blocks(side: usize, blocks: &[[usize; 4]]) -> Mask {
+    Mask::from_fn(side, side, |x, y| {
+        let within =
+            |&[x0, y0, w, h]: &[usize; 4]| (x0..x0 + w).contains(&x) && (y0..y0 + h).contains(&y);
+        blocks.iter().any(within)
+    })
+}
+
+#[test]
+fn parts_are_joined_to_the_nearest_one_by_the_shortest_line() {
+    // In the order of the list, the line from the first part to the second would cross the picture; and
+    // the corners of the first and the third are far from each other.
+    let parts = [
+        [0, 0, 40, 40],
+        [160, 0, 40, 40],
+        [44, 10, 100, 5],
+        [150, 30, 6, 30],
+    ];
+    let mask = blocks(200, &parts);
+    let joined = read_joined(&mask, &Simplify::EXACT);
+    assert_eq!(joined.intersection(&mask), mask.area());
+    // Over the columns 40..44, 144..160 and 156..160.
+    assert_eq!(joined.area() - mask.area(), 4 + 16 + 4);
+}
+
+#[test]
+fn a_part_that_costs_more_than_it_has_is_left_out() {
+    // One pixel, 60 away; one pixel, 1 away; a block of 100, 50 away.
+    let mask = blocks(
+        200,
+        &[
+            [0, 0, 60, 60],
+            [120, 30, 1, 1],
+            [61, 5, 1, 1],
+            [0, 110, 10, 10],
+        ],
+    );
+    let joined = read_joined(&mask, &Simplify::EXACT);
+    assert!(!joined.get(120, 30) && joined.get(61, 5) && joined.get(5, 115));
+    assert_eq!(joined.area(), mask.area() - 1 + 1 + 50);
+}
+
+#[test]
+fn lines_between_parts_count_in_the_overlap() {
+    let mut mask = disc(40.0).placed(0, 0, 300, 120);
+    mask.unite(&disc(40.0).placed(92, 0, 300, 120));
+    mask.unite(&disc(40.0).placed(184, 10, 300, 120));
+    let limits = Simplify::default();
+    let iou = f64::from(read_joined(&mask, &limits).iou(&mask));
+    assert!(iou >= limits.min_iou, "{iou}");
+}
+
+#[test]
+fn noise_is_joined_in_no_time() {
+    let begun = std::time::Instant::now();
+    let mask = noise(600, 400, 30, 1);
+    let joined = read_joined(&mask, &Simplify::default());
+    assert!(joined.intersection(&mask) > 0);
+    assert!(begun.elapsed().as_secs() < 20, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn the_pixels_of_a_part_are_counted_by_its_outline() {
+    for mask in [
+        disc(10.0),
+        ring_with_island(),
+        blocks(9, &[[3, 3, 1, 1]]),
+        blocks(9, &[[1, 4, 7, 1]]),
+    ] {
+        let polygons = Polygons::outline(&mask, Convention::PixelCenters, &Simplify::EXACT);
+        let pixels: f64 = polygons.parts.iter().map(Part::pixels).sum();
+        assert_eq!(pixels, mask.area() as f64);
+    }
 }
 
 #[test]
@@ -187,7 +267,8 @@ fn a_small_part_beside_a_large_one_is_not_simplified_away() {
 fn an_empty_mask_has_no_outline() {
     for convention in BOTH {
         let polygons = Polygons::outline(&Mask::new(9, 9), convention, &Simplify::default());
-        assert!(polygons.parts.is_empty() && polygons.joined().is_empty());
+        assert!(polygons.parts.is_empty());
+        assert!(Polygons::joined_outline(&Mask::new(9, 9), &Simplify::EXACT).is_empty());
         assert!(polygons.fill(9, 9).unwrap().is_empty());
     }
 }

@@ -1,6 +1,7 @@
 //! Segmentation labels for Ultralytics YOLO.
 //!
-//! One row for each object, its holes cut open and its parts joined. Vertices lie a bit less than half
+//! One row for each object, its holes cut open and its parts joined by lines, which readers draw; a part
+//! with fewer pixels than its line is left out. Vertices lie a bit less than half
 //! a pixel to the right of and below the centers of pixels: readers that cut fractions off and those
 //! that round then find the same pixels.
 
@@ -10,7 +11,7 @@ use std::path::Path;
 use super::{Layout, Picture, Pictures, files};
 use crate::error::Result;
 use crate::image::Image;
-use crate::mask::polygon::{Convention, Polygons};
+use crate::mask::polygon::Polygons;
 
 /// Added to the index of a pixel.
 pub(super) const OFFSET: f64 = 0.49;
@@ -50,10 +51,10 @@ pub(crate) fn rows(layout: &Layout, picture: &Picture) -> Result<String> {
     let (width, height) = (picture.width as f64, picture.height as f64);
     for object in &picture.objects {
         let mask = object.mask.decode()?;
-        let outline = Polygons::outline(&mask, Convention::PixelCenters, &layout.simplify);
+        let outline = Polygons::joined_outline(&mask, &layout.simplify);
         // Writing to memory does not fail.
         let _ = write!(rows, "{}", object.class);
-        for [x, y] in at_least_three(outline.joined()) {
+        for [x, y] in at_least_three(outline) {
             let (x, y) = ((x + OFFSET) / width, (y + OFFSET) / height);
             let _ = write!(rows, " {x:.6} {y:.6}");
         }
