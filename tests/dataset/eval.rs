@@ -131,7 +131,7 @@ fn an_image_of_another_size_is_said() {
     let report = figures(command.arg("--images").arg(folder.input()));
     let failed = report["failed"][0].as_str().unwrap();
     assert!(
-        failed.contains("10x10 as displayed, 320x240 in the ground truth"),
+        failed.contains("10 x 10 as displayed, 320 x 240 in the ground truth"),
         "{failed}"
     );
 }

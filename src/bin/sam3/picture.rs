@@ -10,6 +10,12 @@ pub struct PictureArgs {
     /// Image to look at: JPEG, PNG, WebP, GIF, BMP, TIFF or PNM
     pub image: PathBuf,
 
+    #[command(flatten)]
+    pub decoding: DecodeArgs,
+}
+
+#[derive(Args)]
+pub struct DecodeArgs {
     /// Spread the levels of a 16-bit, floating-point or signed picture between the percentiles
     /// PERCENT and 100 - PERCENT [default: not; without a number: 1]
     #[arg(
@@ -21,10 +27,10 @@ pub struct PictureArgs {
         value_parser = parse_percent,
         help_heading = "Input"
     )]
-    pub stretch: Option<f64>,
+    stretch: Option<f64>,
 }
 
-impl PictureArgs {
+impl DecodeArgs {
     pub fn options(&self) -> DecodeOptions {
         DecodeOptions {
             stretch: self.stretch,
@@ -49,7 +55,7 @@ mod tests {
     #[test]
     fn a_stretch_has_a_number_of_its_own_or_none() {
         let stretch = |line: &str| match Cli::try_parse_from(line.split(' ')).map(|c| c.command) {
-            Ok(Command::Segment(args)) => Some(args.picture.stretch),
+            Ok(Command::Segment(args)) => Some(args.picture.decoding.stretch),
             _ => None,
         };
         assert_eq!(stretch("sam3 segment a.tif"), Some(None));

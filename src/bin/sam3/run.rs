@@ -55,7 +55,8 @@ pub fn run<T: Task>(
     let target = Target::new(output, image_path, T::KIND)?;
     let mut stages = Stages::new();
     stages.start("decode");
-    let DecodedImage { image, warnings } = Image::open_with(image_path, &picture.options())?;
+    let DecodedImage { image, warnings } =
+        Image::open_with(image_path, &picture.decoding.options())?;
     task.check(&image)?;
     target.check(logits, model)?;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Source, unwinding};
 use crate::error::Result;
-use crate::image::Image;
+use crate::image::{DecodeOptions, Image};
 
 /// Pictures that wait for the model.
 const AHEAD: usize = 4;
@@ -30,14 +30,14 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    pub(super) fn start(sources: Vec<Source>) -> Self {
+    pub(super) fn start(sources: Vec<Source>, options: DecodeOptions) -> Self {
         let (sender, decoded) = mpsc::sync_channel(AHEAD);
         let waiting = Arc::new(Waiting::default());
         let shared = waiting.clone();
         std::thread::spawn(move || {
             for source in sources {
                 let start = Instant::now();
-                let image = unwinding(|| open(&source.path));
+                let image = unwinding(|| open(&source.path, &options));
                 let took = start.elapsed();
                 shared.add(image.as_ref().map_or(0, bytes));
                 let decoded = Decoded {
@@ -67,8 +67,8 @@ impl Drop for Decoder {
     }
 }
 
-fn open(path: &Path) -> Result<Image> {
-    Image::open(path)
+fn open(path: &Path, options: &DecodeOptions) -> Result<Image> {
+    Ok(Image::open_with(path, options)?.image)
 }
 
 fn bytes(image: &Image) -> usize {

@@ -4,14 +4,16 @@
 //! a thread of its own, so that the model does not wait.
 //!
 //! ```no_run
+//! use candle_sam3::image::DecodeOptions;
 //! use candle_sam3::predict::dataset::{self, Class, Labeler, Options, Source};
 //! use candle_sam3::{Checkpoint, LoadOptions, Run, models};
 //!
 //! let model = models::load(&Checkpoint::open("sam3.pt")?, &LoadOptions::default())?;
 //! let classes = vec![Class::new("car"), Class::new("person")];
 //! let labeler = Labeler::of_classes(&model, &Options::new(classes), &mut Run::default())?;
+//! let decoding = DecodeOptions::default();
 //! let sources = vec![Source::new("a.jpg"), Source::new("b.jpg")];
-//! for labeled in dataset::label(&labeler, sources, &mut Run::default()) {
+//! for labeled in dataset::label(&labeler, sources, &decoding, &mut Run::default()) {
 //!     match labeled.objects {
 //!         Ok(objects) => println!("{}: {} objects", labeled.source.name, objects.len()),
 //!         Err(error) => eprintln!("{}: {error}", labeled.source.name),
@@ -30,7 +32,7 @@ use std::time::{Duration, Instant};
 
 pub use labeler::{Class, Labeler, Object, Options};
 
-use crate::image::Image;
+use crate::image::{DecodeOptions, Image};
 use crate::{Error, Result, Run};
 use decode::Decoder;
 
@@ -76,9 +78,10 @@ pub struct Labeled {
 pub fn label<'a, 'r>(
     labeler: &'a Labeler<'a>,
     sources: Vec<Source>,
+    decoding: &DecodeOptions,
     run: &'a mut Run<'r>,
 ) -> impl Iterator<Item = Labeled> + use<'a, 'r> {
-    let mut decoder = Some(Decoder::start(sources));
+    let mut decoder = Some(Decoder::start(sources, *decoding));
     std::iter::from_fn(move || {
         let start = Instant::now();
         let decoded = decoder.as_ref()?.next()?;

@@ -1,15 +1,13 @@
 //! Mean IoU with the ground truth as a user: its boxes, or clicks in the largest error.
 
-use std::path::Path;
-
 use anyhow::Result;
 use candle_sam3::eval::data::{Annotation, GroundTruth};
 use candle_sam3::eval::interactive::next_click;
 use candle_sam3::models::InteractiveEmbedding;
 use candle_sam3::predict::interactive::{Multimask, Options, Prediction, predict_one};
-use candle_sam3::{Image, InteractiveModel, Mask, Model, Run, VisualPrompt};
+use candle_sam3::{InteractiveModel, Mask, Model, Run, Size, VisualPrompt};
 
-use super::predict::{fits, other_size};
+use super::predict::Pictures;
 use super::report::{Miou, Report};
 use crate::progress;
 
@@ -46,7 +44,7 @@ impl Sum {
 pub fn measure(
     model: &Model,
     truth: &GroundTruth,
-    images: &Path,
+    pictures: &Pictures,
     [boxes, points]: [bool; 2],
     report: &mut Report,
 ) -> Result<()> {
@@ -67,19 +65,11 @@ pub fn measure(
         if annotations.is_empty() {
             continue;
         }
-        let image = match Image::open(images.join(&entry.file_name)) {
-            Ok(image) if fits(&image, entry.width, entry.height) => image,
-            Ok(image) => {
-                report.failed.push(other_size(
-                    &entry.file_name,
-                    &image,
-                    entry.width,
-                    entry.height,
-                ));
-                continue;
-            }
-            Err(error) => {
-                report.failed.push(format!("{}: {error}", entry.file_name));
+        let size = Size::new(entry.width, entry.height);
+        let image = match pictures.open(&entry.file_name, size) {
+            Ok(image) => image,
+            Err(why) => {
+                report.failed.push(why);
                 continue;
             }
         };

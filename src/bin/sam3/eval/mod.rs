@@ -4,7 +4,7 @@ mod clicks;
 mod predict;
 mod report;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use candle_sam3::eval::Kind;
@@ -16,7 +16,9 @@ use candle_sam3::output::write_file;
 use clap::{ArgGroup, ValueEnum};
 
 use crate::model::ModelArgs;
+use crate::picture::DecodeArgs;
 use crate::{model, progress};
+use predict::Pictures;
 use report::Report;
 
 #[derive(clap::Args)]
@@ -78,6 +80,9 @@ pub struct EvalArgs {
     /// Figures of an earlier run, to show what changed
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
+
+    #[command(flatten)]
+    decoding: DecodeArgs,
 
     #[command(flatten)]
     pub model: ModelArgs,
@@ -143,7 +148,7 @@ fn metrics(args: &EvalArgs) -> Result<Vec<Metric>> {
     Ok(args.metrics.clone())
 }
 
-fn of_coco(args: &EvalArgs, path: &std::path::Path, metrics: &[Metric]) -> Result<Report> {
+fn of_coco(args: &EvalArgs, path: &Path, metrics: &[Metric]) -> Result<Report> {
     let mut truth = GroundTruth::read(path)?;
     if let Some(limit) = args.limit {
         truth.images.truncate(limit);
@@ -168,7 +173,9 @@ fn of_coco(args: &EvalArgs, path: &std::path::Path, metrics: &[Metric]) -> Resul
     if !others.is_empty() {
         let results = match (&args.predictions, &args.images) {
             (Some(path), _) => Results::read(path, &truth)?,
-            (None, Some(images)) => predict::coco(args, &truth, images, &mut report)?,
+            (None, Some(images)) => {
+                predict::coco(args, &truth, &pictures(args, images), &mut report)?
+            }
             (None, None) => bail!("--predictions or --images is needed"),
         };
         if results.unknown_category > 0 {
@@ -208,9 +215,22 @@ fn of_coco(args: &EvalArgs, path: &std::path::Path, metrics: &[Metric]) -> Resul
         report.model = Some(model.name().to_string());
         let boxes = interactive.contains(&Metric::BoxMiou);
         let points = interactive.contains(&Metric::ClickMiou);
-        clicks::measure(&model, &truth, images, [boxes, points], &mut report)?;
+        clicks::measure(
+            &model,
+            &truth,
+            &pictures(args, images),
+            [boxes, points],
+            &mut report,
+        )?;
     }
     Ok(report)
+}
+
+fn pictures<'a>(args: &EvalArgs, folder: &'a Path) -> Pictures<'a> {
+    Pictures {
+        folder,
+        decoding: args.decoding.options(),
+    }
 }
 
 fn of_saco(args: &EvalArgs, metrics: &[Metric]) -> Result<Report> {
@@ -225,7 +245,7 @@ fn of_saco(args: &EvalArgs, metrics: &[Metric]) -> Result<Report> {
     };
     let pairs = match (&args.predictions, &args.images) {
         (Some(path), _) => set.with_results(path)?,
-        (None, Some(images)) => predict::saco(args, &set, images, &mut report)?,
+        (None, Some(images)) => predict::saco(args, &set, &pictures(args, images), &mut report)?,
         (None, None) => bail!("--predictions or --images is needed"),
     };
     for metric in metrics {

@@ -6,17 +6,33 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use candle_sam3::eval::concept::{Pair, SaCo};
 use candle_sam3::eval::data::{GroundTruth, Results};
+use candle_sam3::image::DecodeOptions;
 use candle_sam3::mask::Rle;
 use candle_sam3::models::variant::PromptKind;
 use candle_sam3::output::write_file;
 use candle_sam3::predict::concept::{self, Prompt};
 use candle_sam3::predict::dataset::{self, Class, Labeler, Options, Source};
-use candle_sam3::{Image, Mask, Run};
+use candle_sam3::{Image, Mask, Run, Size};
 use serde::Serialize;
 
 use super::EvalArgs;
 use super::report::Report;
 use crate::{model, progress};
+
+/// The images of a ground truth.
+pub struct Pictures<'a> {
+    pub folder: &'a Path,
+    pub decoding: DecodeOptions,
+}
+
+impl Pictures<'_> {
+    /// An image of the size that the ground truth has, or what is wrong with it.
+    pub fn open(&self, name: &str, size: Size) -> Result<Image, String> {
+        let opened = Image::open_with(self.folder.join(name), &self.decoding);
+        let image = opened.map_err(|error| format!("{name}: {error}"))?.image;
+        check_size(name, &image, size).map(|()| image)
+    }
+}
 
 /// A result in COCO's form. No box: it would decide the area.
 #[derive(Serialize)]
@@ -43,7 +59,7 @@ impl Entry {
 pub fn coco(
     args: &EvalArgs,
     truth: &GroundTruth,
-    images: &Path,
+    pictures: &Pictures,
     report: &mut Report,
 ) -> Result<Results> {
     let phrases = args
@@ -68,27 +84,25 @@ pub fn coco(
     let labeler = Labeler::of_classes(&model, &options, &mut run)?;
     let sources = truth.images.iter().map(|image| Source {
         name: image.file_name.clone(),
-        path: images.join(&image.file_name),
+        path: pictures.folder.join(&image.file_name),
     });
     let bar = progress::pictures(truth.images.len() as u64);
     let mut entries = Vec::new();
-    let labeled = dataset::label(&labeler, sources.collect(), &mut run);
+    let labeled = dataset::label(&labeler, sources.collect(), &pictures.decoding, &mut run);
     for (entry, labeled) in truth.images.iter().zip(labeled) {
         bar.inc(1);
         let objects = match (labeled.objects, &labeled.image) {
-            (Ok(objects), Some(image)) if fits(image, entry.width, entry.height) => objects,
-            (Ok(_), Some(image)) => {
-                report.failed.push(other_size(
-                    &entry.file_name,
-                    image,
-                    entry.width,
-                    entry.height,
-                ));
-                continue;
+            (Ok(objects), Some(image)) => {
+                let size = Size::new(entry.width, entry.height);
+                check_size(&entry.file_name, image, size).map(|()| objects)
             }
             (Ok(_), None) => continue,
-            (Err(error), _) => {
-                report.failed.push(format!("{}: {error}", entry.file_name));
+            (Err(error), _) => Err(format!("{}: {error}", entry.file_name)),
+        };
+        let objects = match objects {
+            Ok(objects) => objects,
+            Err(why) => {
+                report.failed.push(why);
                 continue;
             }
         };
@@ -112,7 +126,12 @@ pub fn coco(
 }
 
 /// Looks for the phrases of SA-Co, in each image for all of its own.
-pub fn saco(args: &EvalArgs, set: &SaCo, images: &Path, report: &mut Report) -> Result<Vec<Pair>> {
+pub fn saco(
+    args: &EvalArgs,
+    set: &SaCo,
+    pictures: &Pictures,
+    report: &mut Report,
+) -> Result<Vec<Pair>> {
     let model = model::load(&args.model, PromptKind::Text)?;
     report.model = Some(model.name().to_string());
     let concepts = model.as_concept()?;
@@ -131,16 +150,10 @@ pub fn saco(args: &EvalArgs, set: &SaCo, images: &Path, report: &mut Report) -> 
     for (file_name, phrases) in by_image {
         bar.inc(1);
         let first = &set.phrases[phrases[0]];
-        let image = match Image::open(images.join(file_name)) {
-            Ok(image) if fits(&image, first.width, first.height) => image,
-            Ok(image) => {
-                report
-                    .failed
-                    .push(other_size(file_name, &image, first.width, first.height));
-                continue;
-            }
-            Err(error) => {
-                report.failed.push(format!("{file_name}: {error}"));
+        let image = match pictures.open(file_name, Size::new(first.width, first.height)) {
+            Ok(image) => image,
+            Err(why) => {
+                report.failed.push(why);
                 continue;
             }
         };
@@ -166,16 +179,15 @@ pub fn saco(args: &EvalArgs, set: &SaCo, images: &Path, report: &mut Report) -> 
     Ok(set.with_parsed(&json)?)
 }
 
-pub fn fits(image: &Image, width: usize, height: usize) -> bool {
-    (image.width(), image.height()) == (width, height)
-}
-
-pub fn other_size(name: &str, image: &Image, width: usize, height: usize) -> String {
-    let (found, high) = (image.width(), image.height());
-    format!(
-        "{name}: {found}x{high} as displayed, {width}x{height} in the ground truth; was it turned \
-         by its EXIF tag?"
-    )
+/// Refuses an image of another size than the ground truth has.
+fn check_size(name: &str, image: &Image, size: Size) -> Result<(), String> {
+    match image.size() == size {
+        true => Ok(()),
+        false => Err(format!(
+            "{name}: {} as displayed, {size} in the ground truth; was it turned by its EXIF tag?",
+            image.size()
+        )),
+    }
 }
 
 /// Reads a TOML table of category names and phrases.

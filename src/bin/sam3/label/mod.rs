@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 
 use crate::everything::{self, GeneratorArgs};
 use crate::model::{self, ModelArgs};
+use crate::picture::DecodeArgs;
 use crate::progress;
 use write::Tally;
 
@@ -59,6 +60,9 @@ pub struct LabelArgs {
         value_name = "LIST"
     )]
     format: Vec<Format>,
+
+    #[command(flatten)]
+    decoding: DecodeArgs,
 
     #[command(flatten)]
     keep: KeepArgs,
@@ -234,7 +238,8 @@ pub fn run(args: LabelArgs, quiet: bool) -> Result<()> {
     }
     write_documents(&records.header.layout, &records)?;
     if let Some(count) = args.files.preview {
-        preview::write(&args.output, &records, &all, count.into())?;
+        let decoding = args.decoding.options();
+        preview::write(&args.output, &records, &all, &decoding, count.into())?;
     }
     Ok(())
 }
@@ -271,7 +276,7 @@ fn label(
     open: Vec<Source>,
     journal: &mut Journal,
 ) -> Result<Tally> {
-    let mut run = Run::default();
+    let (mut run, decoding) = (Run::default(), args.decoding.options());
     let labeler = match options {
         Some(options) => Labeler::of_classes(model, options, &mut run)?,
         None => Labeler::of_everything(model, &everything::options(&args.generator))?,
@@ -282,7 +287,7 @@ fn label(
         let (sender, receiver) = mpsc::sync_channel(2);
         let writer =
             scope.spawn(|| write::write_all(receiver, layout, journal, strict, min_area, &bar));
-        for labeled in dataset::label(&labeler, open, &mut run) {
+        for labeled in dataset::label(&labeler, open, &decoding, &mut run) {
             // The writer ends early only with an error.
             if sender.send(labeled).is_err() {
                 break;
@@ -377,6 +382,7 @@ fn settings(args: &LabelArgs, options: Option<&Options>) -> Map<String, Value> {
         ),
     };
     set("min_area", json!(args.keep.min_area));
+    set("stretch", json!(args.decoding.options().stretch));
     set("context_length", json!(args.model.context_length));
     set(
         "dtype",

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use candle_sam3::image::DecodeOptions;
 use candle_sam3::image::resize::resize_bilinear_antialias;
 use candle_sam3::output::answer::Found;
 use candle_sam3::output::dataset::Picture;
@@ -15,7 +16,13 @@ use candle_sam3::{BoxXyxy, Image};
 const TILE: [usize; 2] = [480, 360];
 
 /// Writes `preview.png` with pictures at equal distances in the list of those that are done.
-pub fn write(output: &Path, records: &Records, sources: &[Source], count: usize) -> Result<()> {
+pub fn write(
+    output: &Path,
+    records: &Records,
+    sources: &[Source],
+    decoding: &DecodeOptions,
+    count: usize,
+) -> Result<()> {
     let names: Vec<&str> = records.names().collect();
     let count = count.min(names.len());
     if count == 0 {
@@ -31,7 +38,11 @@ pub fn write(output: &Path, records: &Records, sources: &[Source], count: usize)
         let (Some(picture), Some(source)) = (records.picture(name)?, source) else {
             continue;
         };
-        let drawn = draw(records, &picture, &Image::open(&source.path)?)?;
+        let drawn = draw(
+            records,
+            &picture,
+            &Image::open_with(&source.path, decoding)?.image,
+        )?;
         let [x0, y0] = [place % columns * TILE[0], place / columns * TILE[1]];
         let small = fit(&drawn)?;
         let bytes = 3 * small.width();
