@@ -177,6 +177,26 @@ fn a_killed_run_continues_to_the_same_bytes() {
 }
 
 #[test]
+fn a_picture_that_changed_is_labeled_again() {
+    let folder = Folder::new(3);
+    folder.label("got").assert().success();
+    let changed = folder.input().join("b/scene 01.png");
+    scene(11).save(&changed).unwrap();
+    let seen = fs::File::options().append(true).open(&changed).unwrap();
+    let later = std::time::SystemTime::now() + Duration::from_secs(5);
+    seen.set_modified(later).unwrap();
+    folder
+        .label("got")
+        .arg("--resume")
+        .assert()
+        .success()
+        .stderr(contains("2 of 3 pictures are done"))
+        .stdout(contains("1 pictures in "));
+    folder.label("want").assert().success();
+    assert_same(&folder.out("got"), &folder.out("want"));
+}
+
+#[test]
 fn parts_that_are_merged_are_the_whole() {
     let folder = Folder::new(7);
     folder.label("want").assert().success();

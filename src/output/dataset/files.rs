@@ -51,6 +51,23 @@ pub(super) fn write(layout: &Layout, relative: &str, bytes: impl AsRef<[u8]>) ->
     file.finish()
 }
 
+/// Removes the files in a folder, but not the folders in it.
+pub(super) fn remove_files(layout: &Layout, relative: &str) -> Result<()> {
+    let folder = layout.root.join(relative);
+    let entries = match fs::read_dir(&folder) {
+        Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(|cause| io_error(&folder, cause))?,
+    };
+    for entry in entries {
+        let entry = entry.map_err(|cause| io_error(&folder, cause))?;
+        if entry.file_type().is_ok_and(|kind| !kind.is_dir()) {
+            let path = entry.path();
+            fs::remove_file(&path).map_err(|cause| io_error(&path, cause))?;
+        }
+    }
+    Ok(())
+}
+
 /// Puts a picture below the output folder.
 pub(super) fn link(layout: &Layout, relative: &str, source: &Path) -> Result<()> {
     let path = layout.root.join(relative);

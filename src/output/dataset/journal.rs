@@ -10,6 +10,7 @@ use std::fmt;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use serde::{Deserialize, Serialize};
 
@@ -73,7 +74,13 @@ pub struct Header {
 #[serde(untagged)]
 pub enum Line {
     /// A picture and what was found in it.
-    Done(Picture),
+    Done {
+        /// What belongs into a data set.
+        #[serde(flatten)]
+        picture: Picture,
+        /// The file that it was found in.
+        file: Stamp,
+    },
     /// A picture that was skipped.
     Failed {
         /// Its path below the input folder, with forward slashes.
@@ -86,6 +93,30 @@ pub enum Line {
         /// How many there are.
         pictures: usize,
     },
+}
+
+/// What tells a picture's file from a later one under the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Stamp {
+    /// Length of the file.
+    pub bytes: u64,
+    /// When it was last written, in milliseconds since 1970.
+    pub modified: u64,
+}
+
+impl Stamp {
+    /// Of a file as it is now; zeros for one that cannot be seen.
+    pub fn of(path: &Path) -> Self {
+        let Ok(about) = fs::metadata(path) else {
+            return Self::default();
+        };
+        let modified = about.modified().ok();
+        let since = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+        Self {
+            bytes: about.len(),
+            modified: since.map_or(0, |time| time.as_millis() as u64),
+        }
+    }
 }
 
 /// A journal that is being written; its part stays locked as long as it lives.
@@ -282,9 +313,10 @@ pub struct Records {
     finished: Vec<bool>,
 }
 
-/// Where a line is.
+/// Where a line is, and about which file.
 #[derive(Debug, Clone, Copy)]
 struct Place {
+    stamp: Stamp,
     file: usize,
     start: u64,
     length: usize,
@@ -350,6 +382,7 @@ impl Records {
                 let line: Line =
                     line.map_err(|error| Error::dataset(path, format!("line {count}: {error}")))?;
                 let place = Place {
+                    stamp: Stamp::default(),
                     file: number,
                     start,
                     length,
@@ -363,9 +396,15 @@ impl Records {
     /// The last line about a picture holds.
     fn note(&mut self, line: Line, place: Place, shard: Shard) {
         match line {
-            Line::Done(picture) => {
+            Line::Done { picture, file } => {
                 self.failed.remove(&picture.name);
-                self.done.insert(picture.name, place);
+                self.done.insert(
+                    picture.name,
+                    Place {
+                        stamp: file,
+                        ..place
+                    },
+                );
             }
             Line::Failed { name, error } => {
                 self.done.remove(&name);
@@ -379,9 +418,9 @@ impl Records {
         }
     }
 
-    /// Whether a picture is done.
-    pub fn is_done(&self, name: &str) -> bool {
-        self.done.contains_key(name)
+    /// Whether a picture is done, and its file is still the one that it was done from.
+    pub fn is_done(&self, name: &str, file: Stamp) -> bool {
+        self.done.get(name).is_some_and(|place| place.stamp == file)
     }
 
     /// How many pictures are done.

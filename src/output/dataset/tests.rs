@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::journal::{Header, Journal, Line, Records, Shard};
+use super::journal::{Header, Journal, Line, Records, Shard, Stamp};
 use super::*;
 use crate::mask::Mask;
 use crate::mask::polygon::{rasterize_centers, rasterize_edges};
@@ -331,7 +331,7 @@ fn documents_from_shards_in_any_order_are_those_of_one_run() {
         let shard = Shard { index, count: 3 };
         let mut journal = Journal::begin(&parts.out(), shard, &header, false).unwrap();
         for picture in pictures.iter().rev().filter(|p| shard.contains(&p.name)) {
-            journal.note(&Line::Done(picture.clone())).unwrap();
+            journal.note(&done(picture)).unwrap();
         }
         assert_eq!(
             Records::read(&parts.out()).unwrap().unfinished().len(),
@@ -354,13 +354,67 @@ fn documents_from_shards_in_any_order_are_those_of_one_run() {
     }
 }
 
+const FILE: Stamp = Stamp {
+    bytes: 7,
+    modified: 1_700_000_000_000,
+};
+
+fn done(picture: &Picture) -> Line {
+    Line::Done {
+        picture: picture.clone(),
+        file: FILE,
+    }
+}
+
+#[test]
+fn a_picture_that_changed_is_not_done() {
+    let scene = Scene::new(vec![picture("a.png")]);
+    let header = header(&scene.layout(&[Format::Coco]), 1);
+    let mut journal = Journal::begin(&scene.out(), Shard::WHOLE, &header, false).unwrap();
+    journal.note(&done(&scene.pictures[0])).unwrap();
+    let records = Records::read(&scene.out()).unwrap();
+    assert!(records.is_done("a.png", FILE));
+    for other in [
+        Stamp { bytes: 8, ..FILE },
+        Stamp {
+            modified: FILE.modified + 1,
+            ..FILE
+        },
+        Stamp::of(Path::new("missing")),
+    ] {
+        assert!(!records.is_done("a.png", other));
+    }
+    assert_eq!(
+        records.picture("a.png").unwrap().as_ref(),
+        Some(&scene.pictures[0])
+    );
+}
+
+#[test]
+fn the_images_of_objects_that_are_gone_are_removed() {
+    let mut before = picture("a.png");
+    before.objects.push(before.objects[0].clone());
+    let scene = Scene::new(vec![before.clone()]);
+    let layout = scene.layout(&[Format::Masks, Format::Cutout]);
+    let source = scene.source(&before);
+    let count = |folder: &str| fs::read_dir(scene.out().join(folder)).unwrap().count();
+    write_picture(&layout, &before, &source, &image()).unwrap();
+    let objects = before.objects.len();
+    assert_eq!((count("masks/a"), count("cutout/a")), (objects, objects));
+    // Those of a picture in a folder of that name stay.
+    write_picture(&layout, &picture("a/b.png"), &source, &image()).unwrap();
+    write_picture(&layout, &picture("a.png"), &source, &image()).unwrap();
+    assert_eq!((count("masks/a"), count("cutout/a")), (objects, objects));
+    assert_eq!(count("masks/a/b"), objects - 1);
+}
+
 #[test]
 fn a_line_that_was_cut_off_is_done_again() {
     let scene = Scene::new(vec![picture("a.png"), picture("b.png")]);
     let header = header(&scene.layout(&[Format::Coco]), 1);
     let mut journal = Journal::begin(&scene.out(), Shard::WHOLE, &header, false).unwrap();
     for picture in &scene.pictures {
-        journal.note(&Line::Done(picture.clone())).unwrap();
+        journal.note(&done(picture)).unwrap();
     }
     drop(journal);
     let path = scene.out().join(".sam3/part-0-of-1.0.jsonl");
@@ -369,14 +423,12 @@ fn a_line_that_was_cut_off_is_done_again() {
         fs::write(&path, &text[..text.len() - cut]).unwrap();
         let records = Records::read(&scene.out()).unwrap();
         assert!(
-            records.is_done("a.png") && !records.is_done("b.png"),
+            records.is_done("a.png", FILE) && !records.is_done("b.png", FILE),
             "{cut}"
         );
     }
     let mut journal = Journal::begin(&scene.out(), Shard::WHOLE, &header, true).unwrap();
-    journal
-        .note(&Line::Done(scene.pictures[1].clone()))
-        .unwrap();
+    journal.note(&done(&scene.pictures[1])).unwrap();
     let records = Records::read(&scene.out()).unwrap();
     assert_eq!(records.names().collect::<Vec<_>>(), ["a.png", "b.png"]);
     assert_eq!(
@@ -397,9 +449,7 @@ fn a_failure_is_kept_until_the_picture_is_done() {
     journal.note(&failed).unwrap();
     let failures = |scene: &Scene| Records::read(&scene.out()).unwrap().failures().count();
     assert_eq!(failures(&scene), 1);
-    journal
-        .note(&Line::Done(scene.pictures[0].clone()))
-        .unwrap();
+    journal.note(&done(&scene.pictures[0])).unwrap();
     assert_eq!(failures(&scene), 0);
 }
 

@@ -12,7 +12,9 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use candle_sam3::mask::polygon::Simplify;
 use candle_sam3::models::variant::PromptKind;
-use candle_sam3::output::dataset::journal::{Header, Journal, Line, MAX_SHARDS, Records, Shard};
+use candle_sam3::output::dataset::journal::{
+    Header, Journal, Line, MAX_SHARDS, Records, Shard, Stamp,
+};
 use candle_sam3::output::dataset::{Format, LabelMeShapes, Layout, Link, write_documents};
 use candle_sam3::predict::dataset::{self, Class, Labeler, Options, Source};
 use candle_sam3::{Model, Run, models};
@@ -208,8 +210,13 @@ pub fn run(args: LabelArgs, quiet: bool) -> Result<()> {
     let mut journal = Journal::begin(&args.output, shard, &header, args.run.resume)?;
     let records = Records::read(&args.output)?;
     let mine = all.iter().filter(|source| shard.contains(&source.name));
-    let open = mine.clone().filter(|source| !records.is_done(&source.name));
-    let open: Vec<Source> = open.cloned().collect();
+    // Seen before the picture is decoded: a file that is written to later counts as changed.
+    let open = mine
+        .clone()
+        .map(|source| (source.clone(), Stamp::of(&source.path)));
+    let open: Vec<(Source, Stamp)> = open
+        .filter(|(source, file)| !records.is_done(&source.name, *file))
+        .collect();
     let pictures = mine.count();
     if !quiet && open.len() < pictures {
         progress::say(&format!(
@@ -273,7 +280,7 @@ fn label(
     model: &Model,
     options: Option<&Options>,
     layout: &Layout,
-    open: Vec<Source>,
+    open: Vec<(Source, Stamp)>,
     journal: &mut Journal,
 ) -> Result<Tally> {
     let (mut run, decoding) = (Run::default(), args.decoding.options());
@@ -287,7 +294,9 @@ fn label(
         let (sender, receiver) = mpsc::sync_channel(2);
         let writer =
             scope.spawn(|| write::write_all(receiver, layout, journal, strict, min_area, &bar));
-        for labeled in dataset::label(&labeler, open, &decoding, &mut run) {
+        let (sources, files): (Vec<Source>, Vec<Stamp>) = open.into_iter().unzip();
+        let labeled = dataset::label(&labeler, sources, &decoding, &mut run);
+        for labeled in labeled.zip(files) {
             // The writer ends early only with an error.
             if sender.send(labeled).is_err() {
                 break;

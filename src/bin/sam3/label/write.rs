@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use candle_sam3::mask::Rle;
-use candle_sam3::output::dataset::journal::{Journal, Line, Records};
+use candle_sam3::output::dataset::journal::{Journal, Line, Records, Stamp};
 use candle_sam3::output::dataset::{Layout, Object, Picture, Pictures, write_picture};
 use candle_sam3::predict::dataset::Labeled;
 use indicatif::ProgressBar;
@@ -26,7 +26,7 @@ pub struct Tally {
 
 /// Writes pictures as they come, and notes each when its files are in place.
 pub fn write_all(
-    labeled: Receiver<Labeled>,
+    labeled: Receiver<(Labeled, Stamp)>,
     layout: &Layout,
     journal: &mut Journal,
     strict: bool,
@@ -34,7 +34,7 @@ pub fn write_all(
     bar: &ProgressBar,
 ) -> Result<Tally> {
     let mut tally = Tally::default();
-    for labeled in labeled {
+    for (labeled, file) in labeled {
         let start = Instant::now();
         tally.pictures += 1;
         tally.decoding += labeled.decoding;
@@ -42,7 +42,7 @@ pub fn write_all(
         tally.labeling += labeled.labeling;
         let name = labeled.source.name.clone();
         match done(labeled, layout, min_area) {
-            Ok(picture) => journal.note(&Line::Done(picture))?,
+            Ok(picture) => journal.note(&Line::Done { picture, file })?,
             Err(Failure::Picture(error)) => {
                 if strict {
                     bail!("{name}: {error}");
