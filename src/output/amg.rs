@@ -63,7 +63,7 @@ pub fn metadata_csv(found: &[&Found]) -> Result<String> {
 /// pycocotools read them. Not a COCO dataset: that is [`super::coco`].
 ///
 /// # Errors
-/// [`Error::Unsupported`] for an object that no grid point found, [`Error::InvalidImage`] for a
+/// [`Error::Unsupported`] for an object that no grid point found, [`Error::InvalidArgument`] for a
 /// score that is NaN or infinite.
 pub fn list(found: &[&Found]) -> Result<Vec<u8>> {
     let records = found.iter().map(|found| record(found));
@@ -73,11 +73,11 @@ pub fn list(found: &[&Found]) -> Result<Vec<u8>> {
         .find(|r| !(r.predicted_iou.is_finite() && r.stability_score.is_finite()))
     {
         let (iou, stability) = (wrong.predicted_iou, wrong.stability_score);
-        return Err(Error::InvalidImage(format!(
+        return Err(Error::argument(format!(
             "a mask has predicted IoU {iou} and stability {stability}"
         )));
     }
-    serde_json::to_vec(&records).map_err(|error| Error::InvalidImage(error.to_string()))
+    serde_json::to_vec(&records).map_err(|error| Error::argument(error.to_string()))
 }
 
 /// The record that an object was made of.

@@ -184,11 +184,11 @@ impl Dataset {
     /// The dataset as JSON in ASCII.
     ///
     /// # Errors
-    /// [`Error::InvalidImage`] for a score that is NaN or infinite.
+    /// [`Error::InvalidArgument`] for a score that is NaN or infinite.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
         if let Some(wrong) = self.annotations.iter().find(|a| !a.score.is_finite()) {
             let (id, score) = (wrong.id, wrong.score);
-            return Err(Error::InvalidImage(format!(
+            return Err(Error::argument(format!(
                 "annotation {id} has score {score}"
             )));
         }

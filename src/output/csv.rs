@@ -13,13 +13,13 @@ pub const HEADER: &str = "file,label,score,x0,y0,x1,y1,area,rle";
 /// One line per object below [`HEADER`], fields quoted where they need it.
 ///
 /// # Errors
-/// [`Error::InvalidImage`] for a score or a box that is NaN or infinite.
+/// [`Error::InvalidArgument`] for a score or a box that is NaN or infinite.
 pub fn table(results: &ImageResults) -> Result<String> {
     let mut table = format!("{HEADER}\n");
     for found in results.found() {
         let [x0, y0, x1, y1] = <[f32; 4]>::from(found.bbox);
         if ![found.score, x0, y0, x1, y1].iter().all(|v| v.is_finite()) {
-            return Err(Error::InvalidImage(format!(
+            return Err(Error::argument(format!(
                 "the score or box of {:?} is not finite",
                 found.label
             )));

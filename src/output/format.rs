@@ -164,8 +164,9 @@ impl Format {
     /// Encodes the results of one image.
     ///
     /// # Errors
-    /// As [`Format::check`]; [`Error::InvalidImage`] for a score that is NaN or infinite, for more
-    /// than 65535 objects in a label map, and for an image that is too large for PNG.
+    /// As [`Format::check`]; [`Error::InvalidArgument`] for a score that is NaN or infinite and for
+    /// more than 65535 objects in a label map; [`Error::InvalidImage`] for an image that is too large
+    /// for PNG.
     pub fn encode(self, results: &ImageResults, options: &FormatOptions) -> Result<Files> {
         self.check(results.kind)?;
         Ok(match self {

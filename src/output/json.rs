@@ -51,9 +51,9 @@ impl Document {
     /// The document as JSON.
     ///
     /// # Errors
-    /// [`Error::InvalidImage`] for a number that is NaN or infinite: it would be written as `null`.
+    /// [`Error::InvalidArgument`] for a number that is NaN or infinite: it would be written as `null`.
     pub fn to_bytes(&self) -> Result<Vec<u8>> {
-        serde_json::to_vec(self).map_err(|error| Error::InvalidImage(error.to_string()))
+        serde_json::to_vec(self).map_err(|error| Error::argument(error.to_string()))
     }
 
     /// Records how long a stage took, in milliseconds with two decimals.

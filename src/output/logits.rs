@@ -12,7 +12,7 @@ const NAME: &str = "low_res_logits";
 /// Writes maps of (height, width), by rows.
 ///
 /// # Errors
-/// [`Error::InvalidImage`] when a map does not have the size.
+/// [`Error::InvalidMask`] when a map does not have the size.
 pub fn encode_logits(maps: &[&[f32]], (height, width): (usize, usize)) -> Result<Vec<u8>> {
     let bytes: Vec<u8> = maps
         .iter()
@@ -22,7 +22,7 @@ pub fn encode_logits(maps: &[&[f32]], (height, width): (usize, usize)) -> Result
         .collect();
     TensorView::new(Dtype::F32, vec![maps.len(), height, width], &bytes)
         .and_then(|tensor| safetensors::serialize([(NAME, tensor)], None))
-        .map_err(|error| Error::InvalidImage(format!("{height} x {width} logits: {error}")))
+        .map_err(|error| Error::InvalidMask(format!("{height} x {width} logits: {error}")))
 }
 
 /// Reads what [`encode_logits`] wrote, one map for each mask.

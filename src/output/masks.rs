@@ -74,7 +74,7 @@ pub(super) fn encode_mask(mask: &Mask, source: Option<&str>) -> Result<Vec<u8>> 
 /// objects and 16 bits above.
 ///
 /// # Errors
-/// [`Error::InvalidImage`] when a side is zero, or there are more than 65535 objects.
+/// [`Error::InvalidImage`] when a side is zero; [`Error::InvalidArgument`] for more than 65535 objects.
 pub fn label_map_png(width: usize, height: usize, found: &[&Found]) -> Result<Vec<u8>> {
     encode_label_map((width, height), found, None)
 }
@@ -85,7 +85,7 @@ fn encode_label_map(
     source: Option<&str>,
 ) -> Result<Vec<u8>> {
     if found.len() > usize::from(u16::MAX) {
-        return Err(Error::InvalidImage(format!(
+        return Err(Error::argument(format!(
             "{} objects; a label map can hold at most {}",
             found.len(),
             u16::MAX
