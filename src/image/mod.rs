@@ -18,6 +18,7 @@ pub mod transform;
 
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read};
+use std::ops::Range;
 use std::path::Path;
 
 use image::{DynamicImage, RgbImage};
@@ -165,6 +166,19 @@ impl Image {
     /// All samples: rows from the top, each pixel as R, G, B, (height, width, 3).
     pub fn pixels(&self) -> &[u8] {
         &self.pixels
+    }
+
+    /// The part in these columns and rows, which must lie in the image.
+    ///
+    /// # Errors
+    /// [`Error::InvalidImage`] if there are none.
+    pub(crate) fn cropped(&self, columns: Range<usize>, rows: Range<usize>) -> Result<Self> {
+        let mut pixels = Vec::with_capacity(columns.len() * rows.len() * 3);
+        for y in rows.clone() {
+            let start = (y * self.width + columns.start) * 3;
+            pixels.extend_from_slice(&self.pixels[start..][..columns.len() * 3]);
+        }
+        Self::from_rgb8(columns.len(), rows.len(), pixels)
     }
 
     /// All samples, to draw on; see [`Image::pixels`].

@@ -250,6 +250,18 @@ pub(crate) struct Extent {
     pub(crate) rows: std::ops::Range<usize>,
 }
 
+impl Extent {
+    /// What both have in common; `None` if that is nothing.
+    pub(crate) fn intersection(&self, other: &Self) -> Option<Self> {
+        let common = |a: &std::ops::Range<usize>, b: &std::ops::Range<usize>| {
+            a.start.max(b.start)..a.end.min(b.end)
+        };
+        let columns = common(&self.columns, &other.columns);
+        let rows = common(&self.rows, &other.rows);
+        (!columns.is_empty() && !rows.is_empty()).then_some(Self { columns, rows })
+    }
+}
+
 /// 255 in the mask and 0 elsewhere.
 impl From<&Mask> for GrayImage {
     fn from(mask: &Mask) -> Self {

@@ -1,6 +1,6 @@
 //! Greedy non-maximum suppression.
 
-use super::{BoxXyxy, Mask};
+use super::{BoxXyxy, Extent, Mask};
 
 /// Keeps the best of each group of masks that overlap by more than `iou_threshold`.
 ///
@@ -10,13 +10,20 @@ use super::{BoxXyxy, Mask};
 /// `masks.len().min(scores.len())` entries are looked at.
 pub fn mask_nms(masks: &[&Mask], scores: &[f32], iou_threshold: f32) -> Vec<usize> {
     let areas: Vec<usize> = masks.iter().map(|mask| mask.area()).collect();
+    let extents: Vec<Option<Extent>> = masks.iter().map(|mask| mask.extent()).collect();
     greedy(masks.len().min(scores.len()), scores, |a, b| {
         // The IoU is at most the ratio of the areas, and that is known.
         let (small, large) = (areas[a].min(areas[b]), areas[a].max(areas[b]));
         if small as f32 <= iou_threshold * large as f32 {
             return false;
         }
-        masks[a].iou(masks[b]) > iou_threshold
+        // Most objects of a large picture lie apart.
+        let apart = match (&extents[a], &extents[b]) {
+            (Some(a), Some(b)) => a.intersection(b).is_none(),
+            _ => true,
+        };
+        let iou = if apart { 0.0 } else { masks[a].iou(masks[b]) };
+        iou > iou_threshold
     })
 }
 

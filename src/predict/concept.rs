@@ -113,6 +113,8 @@ pub struct EncodedPrompt {
     pub prompt: Prompt,
     /// Its text, or the stand-in for a prompt of exemplars alone.
     pub text: TextEmbedding,
+    /// Exemplars of another image, see [`encode_exemplars`]; they replace those of the prompt.
+    exemplars: Option<Tensor>, // (1, n, d)
 }
 
 /// Encodes the texts of prompts, each distinct one once.
@@ -136,9 +138,32 @@ pub fn encode(model: &Sam3, prompts: &[Prompt], run: &mut Run) -> Result<Vec<Enc
         encoded.push(EncodedPrompt {
             prompt: prompt.clone(),
             text,
+            exemplars: None,
         });
     }
     Ok(encoded)
+}
+
+/// Encodes the exemplars of a prompt, which lie in `image`, so that the prompt is good for other images
+/// as well. The tokens hold where in their image the exemplars are. The models were trained with exemplars
+/// of the same image; on other parts of one picture they were seen to find the same objects (demo model).
+///
+/// # Errors
+/// If a tensor operation fails.
+pub fn encode_exemplars(
+    model: &Sam3,
+    image: &ImageEmbedding,
+    mut prompt: EncodedPrompt,
+) -> Result<EncodedPrompt> {
+    let exemplars = std::mem::take(&mut prompt.prompt.exemplars);
+    prompt.exemplars = Some(exemplar_tokens(model, image, &exemplars)?);
+    Ok(prompt)
+}
+
+/// Tokens (1, n, d) of exemplars in an image.
+fn exemplar_tokens(model: &Sam3, image: &ImageEmbedding, exemplars: &[Exemplar]) -> Result<Tensor> {
+    let boxes: Vec<ExemplarBox> = exemplars.iter().map(|e| e.normalize(image.size)).collect();
+    Ok(model.detector().encode_boxes(&image.features, &boxes)?)
 }
 
 /// Answers prompts on one image, in their order.
@@ -200,23 +225,18 @@ fn answer(
     options: &Options,
     run: &mut Run,
 ) -> Result<Vec<Prediction>> {
-    let boxes: Vec<Vec<ExemplarBox>> = prompts
-        .iter()
-        .map(|p| {
-            p.prompt
-                .exemplars
-                .iter()
-                .map(|e| e.normalize(image.size))
-                .collect()
-        })
-        .collect();
-    let inputs: Vec<_> = prompts
-        .iter()
-        .zip(&boxes)
-        .map(|(prompt, boxes)| (&prompt.text.features, boxes.as_slice()))
-        .collect();
     let detector = model.detector();
-    let groundings = detector.ground(&image.features, &inputs, run)?;
+    let inputs = run.stage("geometry", || {
+        let inputs = prompts.iter().map(|prompt| {
+            let exemplars = match &prompt.exemplars {
+                Some(exemplars) => exemplars.clone(),
+                None => exemplar_tokens(model, image, &prompt.prompt.exemplars)?,
+            };
+            Ok((&prompt.text.features, exemplars))
+        });
+        inputs.collect::<Result<Vec<_>>>()
+    })?;
+    let groundings = detector.ground_encoded(&image.features, &inputs, run)?;
     let logits = groundings.logits.to_vec2::<f32>()?;
     let presence = groundings.found.presence_logit.to_vec1::<f32>()?;
 
@@ -344,6 +364,24 @@ fn suppress_across(predictions: &mut [Prediction], iou: f32) {
         prediction
             .instances
             .retain(|_| is_kept.next().unwrap_or(true));
+    }
+}
+
+/// Keeps what the options ask for, of answers that were not selected from yet.
+pub(super) fn select(predictions: &mut [Prediction], options: &Options) {
+    for prediction in predictions.iter_mut() {
+        if let Some(iou) = options.nms {
+            prediction.instances = suppress(std::mem::take(&mut prediction.instances), iou);
+        }
+        let scores: Vec<f32> = prediction.instances.iter().map(|i| i.score).collect();
+        let kept = keep(&scores, f32::NEG_INFINITY, options.max_instances);
+        let mut index = 0..;
+        prediction
+            .instances
+            .retain(|_| index.next().is_some_and(|i| kept.contains(&i)));
+    }
+    if let (Some(iou), true) = (options.nms, options.nms_across_prompts) {
+        suppress_across(predictions, iou);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Floor 3: what a user calls.
 //!
 //! * [`concept`]: texts and exemplar boxes -> every matching object;
+//! * [`tiled`]: the same on pictures much larger than the model's input;
 //! * [`interactive`]: points, a box or a rough mask -> that object;
 //! * [`everything`]: no prompt -> every object there seems to be;
 //! * [`dataset`]: the same words, or everything, on many pictures;
@@ -16,6 +17,7 @@ pub mod everything;
 mod fake;
 pub mod interactive;
 mod shortcuts;
+pub mod tiled;
 pub mod verify;
 pub mod video;
 

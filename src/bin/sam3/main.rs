@@ -30,6 +30,7 @@ mod stages;
 mod summary;
 #[cfg(feature = "server")]
 mod task_images;
+mod tiles;
 mod verify;
 
 use std::process::ExitCode;

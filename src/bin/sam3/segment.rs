@@ -1,10 +1,11 @@
 //! `sam3 segment`: texts and exemplar boxes, or clicks -> objects.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use candle_sam3::models::variant::PromptKind;
 use candle_sam3::output::Kind;
 use candle_sam3::output::answer::Answer;
 use candle_sam3::predict::concept::{self, Exemplar, Options, Prompt};
+use candle_sam3::predict::tiled::{self, Tiles};
 use candle_sam3::{BoxXyxy, Image, Model, Run};
 use clap::Args;
 
@@ -15,6 +16,7 @@ use crate::prompts::{self, parse_box, parse_fraction};
 use crate::results::OutputArgs;
 use crate::run::{self, Answered, Task};
 use crate::stages::Stages;
+use crate::tiles::TileArgs;
 
 #[derive(Args)]
 pub struct SegmentArgs {
@@ -23,6 +25,9 @@ pub struct SegmentArgs {
 
     #[command(flatten)]
     concepts: ConceptArgs,
+
+    #[command(flatten)]
+    tiles: TileArgs,
 
     #[command(flatten)]
     clicks: ClickArgs,
@@ -95,16 +100,22 @@ pub fn run(args: SegmentArgs) -> Result<()> {
     let SegmentArgs {
         picture,
         concepts,
+        tiles,
         clicks,
         model,
         output,
     } = args;
+    let tiles = tiles.tiles()?;
     if clicks.is_asked_for() {
+        if tiles.is_some() {
+            bail!("--tile is for texts and exemplars; points and boxes are exact at any size");
+        }
         return interactive::run(&clicks, &picture, &model, &output);
     }
     let task = Concepts {
         prompts: concepts.prompts(),
         options: concepts.options(),
+        tiles,
     };
     run::run(&task, &picture, None, &model, &output)
 }
@@ -113,6 +124,7 @@ pub fn run(args: SegmentArgs) -> Result<()> {
 struct Concepts {
     prompts: Vec<Prompt>,
     options: Options,
+    tiles: Option<Tiles>,
 }
 
 impl Task for Concepts {
@@ -135,12 +147,22 @@ impl Task for Concepts {
         run: &mut Run,
     ) -> Result<Answered> {
         let model = model.as_concept()?;
-        stages.start("encode_image");
-        let embedding = model.encode_image(image, run)?;
-        stages.start("encode_text");
-        let encoded = concept::encode(model, &self.prompts, run)?;
-        stages.start("detect");
-        let found = concept::predict(model, &embedding, &encoded, &self.options, run)?;
+        let found = match &self.tiles {
+            Some(tiles) => {
+                stages.start("encode_text");
+                let encoded = concept::encode(model, &self.prompts, run)?;
+                stages.start("tiles");
+                tiled::predict(model, image, &encoded, tiles, &self.options, run)?
+            }
+            None => {
+                stages.start("encode_image");
+                let embedding = model.encode_image(image, run)?;
+                stages.start("encode_text");
+                let encoded = concept::encode(model, &self.prompts, run)?;
+                stages.start("detect");
+                concept::predict(model, &embedding, &encoded, &self.options, run)?
+            }
+        };
         Ok(Answered {
             answers: self.prompts.iter().zip(found).map(Answer::from).collect(),
             logits: None,

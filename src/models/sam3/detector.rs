@@ -228,13 +228,28 @@ impl Detector {
         prompts: &[(&TextFeatures, &[ExemplarBox])],
         run: &mut Run,
     ) -> crate::Result<Grounding> {
-        let prompt = run.stage("geometry", || {
-            let assemble = |(text, boxes): &(&TextFeatures, &[ExemplarBox])| {
-                self.assemble(text, &self.encode_boxes(image, boxes)?)
-            };
-            let prompts: Result<Vec<_>> = prompts.iter().map(assemble).collect();
-            PromptTokens::batch(&prompts?)
+        let encoded = run.stage("geometry", || {
+            let encode =
+                |(text, boxes): &(_, &[ExemplarBox])| Ok((*text, self.encode_boxes(image, boxes)?));
+            prompts.iter().map(encode).collect::<Result<Vec<_>>>()
         })?;
+        self.ground_encoded(image, &encoded, run)
+    }
+
+    /// As [`Self::ground`], with exemplars as tokens (1, n, d), see [`Self::encode_boxes`]; of this
+    /// image or another one.
+    ///
+    /// # Errors
+    /// [`crate::Error::Cancelled`], or if a tensor operation fails.
+    pub fn ground_encoded(
+        &self,
+        image: &ImageFeatures,
+        prompts: &[(&TextFeatures, Tensor)],
+        run: &mut Run,
+    ) -> crate::Result<Grounding> {
+        let assemble = |(text, exemplars): &(&TextFeatures, Tensor)| self.assemble(text, exemplars);
+        let assembled: Result<Vec<_>> = prompts.iter().map(assemble).collect();
+        let prompt = PromptTokens::batch(&assembled?)?;
         if let [(text, _)] = prompts {
             run.record("text_features", &text.tokens);
             let (start, len) = (text.tokens.dim(1)?, prompt.tokens.dim(1)?);

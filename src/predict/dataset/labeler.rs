@@ -7,6 +7,7 @@ use crate::mask::{Mask, nms};
 use crate::models::Model;
 use crate::predict::concept::{self, EncodedPrompt, Prediction, Prompt};
 use crate::predict::everything;
+use crate::predict::tiled::{self, Tiles};
 use crate::{Error, Result, Run};
 
 /// What to look for, and how it is called.
@@ -64,6 +65,8 @@ pub struct Options {
     pub nms: f32,
     /// The same for objects of different classes; `None` keeps both.
     pub nms_across: Option<f32>,
+    /// Search large pictures tile by tile.
+    pub tiles: Option<Tiles>,
 }
 
 impl Options {
@@ -73,6 +76,7 @@ impl Options {
             classes,
             nms: 0.7,
             nms_across: None,
+            tiles: None,
         }
     }
 
@@ -107,7 +111,7 @@ impl Options {
                 return problem(format!("the overlap {iou} is not in 0..=1"));
             }
         }
-        Ok(())
+        self.tiles.as_ref().map_or(Ok(()), Tiles::validate)
     }
 }
 
@@ -208,8 +212,13 @@ impl<'a> Labeler<'a> {
                 search,
             } => {
                 let model = self.model.as_concept()?;
-                let embedding = model.encode_image(image, run)?;
-                let found = concept::predict(model, &embedding, prompts, search, run)?;
+                let found = match &options.tiles {
+                    Some(tiles) => tiled::predict(model, image, prompts, tiles, search, run)?,
+                    None => {
+                        let embedding = model.encode_image(image, run)?;
+                        concept::predict(model, &embedding, prompts, search, run)?
+                    }
+                };
                 Ok(select(options, class_of, found))
             }
             Task::Everything(options) => {

@@ -27,12 +27,7 @@ impl Crop {
 
     /// The pixels of the crop.
     pub(super) fn cut(self, image: &Image) -> Result<Image> {
-        let mut pixels = Vec::with_capacity(self.width() * self.height() * 3);
-        for y in self.y0..self.y1 {
-            let start = (y * image.width() + self.x0) * 3;
-            pixels.extend_from_slice(&image.pixels()[start..][..self.width() * 3]);
-        }
-        Image::from_rgb8(self.width(), self.height(), pixels)
+        image.cropped(self.x0..self.x1, self.y0..self.y1)
     }
 }
 

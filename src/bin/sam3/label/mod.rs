@@ -26,6 +26,7 @@ use crate::everything::{self, GeneratorArgs};
 use crate::model::{self, ModelArgs};
 use crate::picture::DecodeArgs;
 use crate::progress;
+use crate::tiles::TileArgs;
 use write::Tally;
 
 #[derive(clap::Args)]
@@ -65,6 +66,9 @@ pub struct LabelArgs {
 
     #[command(flatten)]
     decoding: DecodeArgs,
+
+    #[command(flatten)]
+    tiles: TileArgs,
 
     #[command(flatten)]
     keep: KeepArgs,
@@ -324,14 +328,19 @@ fn options(args: &LabelArgs) -> Result<Option<Options>> {
             args.files.polygon_iou
         );
     }
+    let tiles = args.tiles.tiles()?;
     let classes: Vec<Class> = match (&args.text, &args.classes) {
         (Some(text), _) => classes::parse(text, args.keep.threshold)?,
         (None, Some(path)) => classes::read(path)?,
+        (None, None) if tiles.is_some() => {
+            bail!("--tile is for texts; --everything has --crop-n-layers")
+        }
         (None, None) => return Ok(None),
     };
     let options = Options {
         nms: args.keep.nms,
         nms_across: args.keep.nms_across,
+        tiles,
         ..Options::new(classes)
     };
     options.validate()?;
