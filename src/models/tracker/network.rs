@@ -83,13 +83,12 @@ impl TrackerNetwork {
         let in_space = positions(m)?;
         let in_time = vb.get((cfg.num_memories, 1, 1, m), "maskmem_tpos_enc")?;
         let row = |i| in_space.broadcast_add(&in_time.narrow(0, i, 1)?.squeeze(0)?);
-        let quarter = ConvConfig::default().with_stride(4);
         Ok(Self {
             head: head.clone(),
             encoder: MemoryEncoder::new(cfg, vb.clone())?,
             attention: MemoryAttention::new(cfg, vb.pp("transformer.encoder"))?,
             pointers: ObjectPointers::new(cfg, vb.clone())?,
-            mask_downsample: conv2d(1, 1, 4, quarter, vb.pp("mask_downsample"))?,
+            mask_downsample: mask_downsample(vb.clone())?,
             no_memory: vb.get((1, 1, d), "no_mem_embed")?,
             frame_positions: positions(d)?,
             memory_positions: (0..cfg.num_memories).map(row).collect::<Result<_>>()?,
@@ -278,6 +277,12 @@ impl Tracker for TrackerNetwork {
     }
 }
 
+/// Makes of a mask (b, 1, 16g, 16g) a mask prompt of a quarter of its side.
+fn mask_downsample(vb: VarBuilder) -> Result<Conv2d> {
+    let quarter = ConvConfig::default().with_stride(4);
+    conv2d(1, 1, 4, quarter, vb.pp("mask_downsample"))
+}
+
 /// A point that is none.
 const PADDING: LabeledPoint = ([0., 0.], Label::Padding);
 
@@ -312,4 +317,19 @@ fn is_stable(logits: &Tensor) -> Result<bool> {
     };
     let low = above(-STABILITY_DELTA)?;
     Ok(low == 0. || above(STABILITY_DELTA)? / low >= STABILITY_THRESHOLD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::golden::{Golden, assert_close};
+
+    #[test]
+    fn a_mask_becomes_the_prompt_that_it_is_to_the_original() -> Result<()> {
+        let golden = Golden::open("object_pointer");
+        let prompt = mask_downsample(golden.weights())?;
+        let got = golden.tensor("in.mask").apply(&prompt)?;
+        assert_close(&got, &golden.tensor("out.mask_prompt"), 5e-6);
+        Ok(())
+    }
 }

@@ -26,6 +26,8 @@
 
 pub mod concept;
 mod frames;
+#[cfg(test)]
+mod full_size;
 mod group;
 #[cfg(test)]
 mod sam2_tests;

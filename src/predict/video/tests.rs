@@ -12,7 +12,8 @@ use crate::models::VisualPrompt;
 use crate::models::head::{self, ImageTokens, Label, SamHead};
 use crate::models::sam3::neck::Neck;
 use crate::models::tracker::{
-    self, FrameFeatures, LabeledPoint, Position, Tracker, TrackerNetwork, TrackingModel,
+    self, Answers, FrameFeatures, LabeledPoint, MaskProbability, Memories, Position, Tracker,
+    TrackerNetwork, TrackingModel,
 };
 use crate::nn::golden::{Golden, assert_close};
 use crate::{Result, Run, Size};
@@ -22,6 +23,8 @@ pub(super) struct Toy {
     trunk: Vit,
     neck: Neck,
     tracker: TrackerNetwork,
+    /// Memories are stored in bf16, as the original stores them outside of tests.
+    is_coarse: bool,
 }
 
 impl Toy {
@@ -66,6 +69,7 @@ impl Toy {
             neck: Neck::new(trunk.dim, dim, grid, backbone.pp("sam2_convs")).unwrap(),
             trunk: Vit::new(&trunk, backbone.pp("trunk")).unwrap(),
             tracker: TrackerNetwork::new(&tracker, &head, vb).unwrap(),
+            is_coarse: false,
         }
     }
 
@@ -89,13 +93,56 @@ impl Toy {
     }
 }
 
+impl Tracker for Toy {
+    fn config(&self) -> &tracker::Config {
+        self.tracker.config()
+    }
+
+    fn prompt(
+        &self,
+        frame: &FrameFeatures,
+        points: &[LabeledPoint],
+        earlier: Option<&Tensor>,
+        memory: Option<Memories>,
+    ) -> candle::Result<Answers> {
+        self.tracker.prompt(frame, points, earlier, memory)
+    }
+
+    fn point_to_mask(&self, frame: &FrameFeatures, mask: &Tensor) -> candle::Result<Tensor> {
+        self.tracker.point_to_mask(frame, mask)
+    }
+
+    fn track(&self, frame: &FrameFeatures, memory: Memories) -> candle::Result<Answers> {
+        self.tracker.track(frame, memory)
+    }
+
+    fn remember(
+        &self,
+        frame: &FrameFeatures,
+        mask_logits: &Tensor,
+        object_scores: &[f32],
+        probability: MaskProbability,
+    ) -> candle::Result<Tensor> {
+        let tracker = &self.tracker;
+        let memory = tracker.remember(frame, mask_logits, object_scores, probability)?;
+        match self.is_coarse {
+            true => memory.to_dtype(DType::BF16)?.to_dtype(DType::F32),
+            false => Ok(memory),
+        }
+    }
+
+    fn absent_pointer(&self) -> Tensor {
+        self.tracker.absent_pointer()
+    }
+}
+
 impl TrackingModel for Toy {
     fn name(&self) -> &str {
         "a toy"
     }
 
     fn tracker(&self) -> Result<&dyn Tracker> {
-        Ok(&self.tracker)
+        Ok(self)
     }
 
     fn encode_frame(&self, image: &Image, _: &mut Run) -> Result<FrameFeatures> {
@@ -137,19 +184,12 @@ impl Replay {
     }
 
     fn points(&mut self, t: usize, id: u32, points: &[([f32; 2], Label)], keep: bool) {
-        let side = self.toy.tracker.config().image_size as f32;
+        let side = self.toy.config().image_size as f32;
         let to_input = |([x, y], label): &LabeledPoint| ([x * side, y * side], *label);
         let points: Vec<LabeledPoint> = points.iter().map(to_input).collect();
         let frame = self.frames[t].clone();
         self.group
-            .add_points(
-                &self.toy.tracker,
-                (t, &frame),
-                id,
-                &points,
-                keep,
-                self.frames.len(),
-            )
+            .add_points(&self.toy, (t, &frame), id, &points, keep, self.frames.len())
             .unwrap();
     }
 
@@ -177,9 +217,8 @@ impl Replay {
                 let mask = self.golden.tensor("in.mask").to_vec2::<u8>().unwrap();
                 let mask = Mask::from_fn(self.size.width, self.size.height, |x, y| mask[y][x] > 0);
                 let frame = self.frames[t].clone();
-                let tracker = &self.toy.tracker;
                 self.group
-                    .add_mask(tracker, (t, &frame), id, &mask)
+                    .add_mask(&self.toy, (t, &frame), id, &mask)
                     .unwrap();
             }
             "refine" => {
@@ -193,7 +232,7 @@ impl Replay {
             "remove" => self.group.remove(id).unwrap(),
             _ if name.starts_with("preflight") => {
                 if is_first {
-                    self.group.remember_prompts(&self.toy.tracker).unwrap();
+                    self.group.remember_prompts(&self.toy).unwrap();
                 }
             }
             _ => {
@@ -202,7 +241,7 @@ impl Replay {
                     num_frames: self.frames.len(),
                     reverse: step["reverse"].as_bool().unwrap(),
                 };
-                let rules = self.toy.tracker.config().rules();
+                let rules = self.toy.config().rules();
                 assert_eq!(
                     step["kind"] == "cond",
                     self.group.bank().cond(t).is_some(),
@@ -222,11 +261,24 @@ impl Replay {
                     assert_eq!(Value::from(chosen), step["memory"], "{name}: frame {t}");
                 }
                 let frame = self.frames[t].clone();
-                self.group
-                    .track(&self.toy.tracker, &frame, (at, &rules))
-                    .unwrap();
+                self.group.track(&self.toy, &frame, (at, &rules)).unwrap();
             }
         }
+    }
+
+    /// The logits on the step's frame: of the object that was prompted, or of all.
+    fn logits(&self, step: &Value) -> Tensor {
+        let t = usize::try_from(step["frame"].as_u64().unwrap()).unwrap();
+        let known = self.group.known(t).unwrap();
+        let logits: Vec<Tensor> = known
+            .iter()
+            .filter(|(id, _)| is_asked(step, *id))
+            .map(|(_, known)| match known {
+                super::group::Known::Logits(logits) => logits.clone(),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        Tensor::cat(&logits, 0).unwrap()
     }
 
     /// Compares the answers on the step's frame with those recorded under `number`.
@@ -234,17 +286,8 @@ impl Replay {
         let t = usize::try_from(step["frame"].as_u64().unwrap()).unwrap();
         let want = |part: &str| self.golden.tensor(&format!("out.{number}.{part}"));
         let known = self.group.known(t).unwrap();
-        let is_prompt = step.get("obj").is_some() && step["step"] != "clear";
-        let asked = |id: u32| !is_prompt || step["obj"].as_u64() == Some(u64::from(id));
-        let logits: Vec<Tensor> = known
-            .iter()
-            .filter(|(id, _)| asked(*id))
-            .map(|(_, known)| match known {
-                super::group::Known::Logits(logits) => logits.clone(),
-                other => panic!("{other:?}"),
-            })
-            .collect();
-        let logits = Tensor::cat(&logits, 0).unwrap();
+        let asked = |id: u32| is_asked(step, id);
+        let logits = self.logits(step);
         let off = (logits - want("low_res_logits")).unwrap().abs().unwrap();
         let off = off.max_all().unwrap().to_scalar::<f32>().unwrap();
         println!("  logits off by {off:.1e}");
@@ -267,7 +310,7 @@ impl Replay {
             );
             assert!((got.1 - iou).abs() < 1e-3, "step {number}: {got:?} {iou}");
         }
-        if is_prompt {
+        if is_prompt(step) {
             return;
         }
         let entry = self.group.bank().get(t).unwrap();
@@ -288,11 +331,55 @@ impl Replay {
     }
 }
 
-#[test]
-fn the_recorded_session_is_repeated_step_by_step() {
+fn is_prompt(step: &Value) -> bool {
+    step.get("obj").is_some() && step["step"] != "clear"
+}
+
+fn is_asked(step: &Value, id: u32) -> bool {
+    !is_prompt(step) || step["obj"].as_u64() == Some(u64::from(id))
+}
+
+fn recorded_steps() -> Vec<Value> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/pvs_session.json");
     let record: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-    let steps = record["steps"].as_array().unwrap();
+    record["steps"].as_array().unwrap().clone()
+}
+
+#[test]
+fn memories_in_bf16_move_logits_as_they_move_those_of_the_original() {
+    let mut replay = Replay::new();
+    replay.toy.is_coarse = true;
+    let steps = recorded_steps();
+    let (mut checked, mut shown) = (0, 0);
+    for (i, step) in steps.iter().enumerate() {
+        replay.act(step, i == 0 || steps[i - 1]["step"] != step["step"]);
+        let name = format!("out.{i}.low_res_logits_bf16_memory");
+        if !replay.golden.contains(&name) {
+            continue;
+        }
+        let (got, want) = (replay.logits(step), replay.golden.tensor(&name));
+        let off = (&got - &want).unwrap().abs().unwrap().max_all().unwrap();
+        let off = off.to_scalar::<f32>().unwrap();
+        assert!(off < 5e-2, "step {i}: logits off by {off}");
+        let inside = |logits: &Tensor| -> Vec<bool> {
+            let logits = logits.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            logits.into_iter().map(|logit| logit > 0.).collect()
+        };
+        let pixels = || inside(&got).into_iter().zip(inside(&want));
+        let both = pixels().filter(|(a, b)| *a && *b).count();
+        let any = pixels().filter(|(a, b)| *a || *b).count();
+        // on the last of them nothing is visible
+        let is_near = both as f64 >= 0.95 * any as f64;
+        assert!(is_near, "step {i}: {both} of {any}");
+        shown += usize::from(any > 0);
+        checked += 1;
+    }
+    assert_eq!((checked, shown), (4, 3));
+}
+
+#[test]
+fn the_recorded_session_is_repeated_step_by_step() {
+    let steps = recorded_steps();
     assert_eq!(steps.len(), 60);
     let mut replay = Replay::new();
     for (i, step) in steps.iter().enumerate() {

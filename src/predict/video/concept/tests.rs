@@ -498,16 +498,25 @@ fn every_decision_in_both_directions_is_the_recorded_one() {
 }
 
 /// Rectangles that move, cross, vanish and have twins, with the decisions of the original's own
-/// functions for each frame.
+/// functions for each frame. Another file of such streams may be named in `SAM3_PCS_STREAMS`.
 #[test]
 fn every_decision_on_random_streams_is_the_recorded_one() {
-    let path = concat!(
+    let recorded = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/tests/golden/pcs_streams.json.gz"
     );
+    let path = std::env::var("SAM3_PCS_STREAMS").unwrap_or(recorded.into());
     let file = std::fs::File::open(path).unwrap();
     let streams: Vec<Value> = serde_json::from_reader(flate2::read::GzDecoder::new(file)).unwrap();
     assert!(streams.len() >= 20);
+    let frames = streams
+        .iter()
+        .map(|s| s["frames"].as_array().unwrap().len());
+    println!(
+        "{} streams, {} frames",
+        streams.len(),
+        frames.sum::<usize>()
+    );
     for stream in streams {
         let seed = &stream["seed"];
         let options = match stream["heuristics"].as_bool().unwrap() {
