@@ -10,6 +10,9 @@ use super::{BenchArgs, Measured, Outcome, Work, spans};
 
 /// Refuses what only models that take texts can do.
 pub fn check(args: &BenchArgs) -> Result<()> {
+    if args.track {
+        bail!("SAM 1 and MobileSAM follow nothing; leave out --track");
+    }
     if args.prompts.get() > 1 || args.batch.get() > 1 {
         bail!(
             "SAM 1, MobileSAM and SAM 2.1 take no texts, and one image at a time; leave out --prompts \

@@ -8,7 +8,7 @@ use candle_sam3::predict::concept::{self, Options, Prompt};
 use candle_sam3::{Progress, Run};
 
 use super::measure::{Clock, Samples, ms};
-use super::{Measured, Outcome, Work, clicks, spans};
+use super::{Measured, Outcome, Work, clicks, spans, track};
 
 /// What is looked for.
 const WORDS: [&str; 10] = [
@@ -109,6 +109,9 @@ fn run(
         clicks::decode(model, &clicked, work, &mut clock, samples)?;
         if work.args.everything {
             clicks::everything(model, &images[0], &mut clock, samples)?;
+        }
+        if work.args.track {
+            track::run(model, &images[0], &mut clock, samples)?;
         }
     }
     Ok(Outcome {

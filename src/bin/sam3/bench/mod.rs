@@ -9,6 +9,7 @@ mod parity;
 mod picture;
 mod report;
 mod spans;
+mod track;
 
 use std::io::Write;
 use std::num::NonZeroUsize;
@@ -51,6 +52,10 @@ pub struct BenchArgs {
     /// Also measure `everything`, 1024 points
     #[arg(long, help_heading = "Work")]
     pub everything: bool,
+
+    /// Also measure one frame of a video, with 1, 4 and 16 objects that all their memories are there of
+    #[arg(long, help_heading = "Work")]
+    pub track: bool,
 
     /// Also hold every stage against the same model in f32 on the CPU, and fail if one is far off
     #[arg(long, help_heading = "Work")]
@@ -234,6 +239,7 @@ impl Work<'_> {
 fn load(args: &BenchArgs, variant: Option<&Variant>, options: &LoadOptions) -> Result<Model> {
     let with_clicks = |interactive| LoadOptions {
         interactive,
+        tracking: args.track,
         ..options.clone()
     };
     if let Some(variant) = variant {

@@ -222,6 +222,10 @@ const ORDER: &[(&str, &str, usize)] = &[
     ("click", "one click", 0),
     ("clicks_64", "64 clicks", 0),
     ("everything", "everything", 0),
+    ("encode_frame", "encode a frame of a video", 0),
+    ("track_1", "follow 1 object", 0),
+    ("track_4", "follow 4 objects", 0),
+    ("track_16", "follow 16 objects", 0),
 ];
 
 /// What a stage is called in tables, and its depth.

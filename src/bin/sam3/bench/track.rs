@@ -1,0 +1,62 @@
+//! One frame of a video, for several objects, with all the memories that it looks at in the long
+//! run.
+
+use anyhow::Result;
+use candle_sam3::models::head::Label;
+use candle_sam3::models::tracker::{
+    Answers, Entry, MaskProbability, MemoryBank, Position, TrackingModel,
+};
+use candle_sam3::{Image, Run};
+
+use super::measure::{Clock, Samples, Stage};
+
+/// How many objects are followed, and the row of the report.
+const OBJECTS: [(usize, Stage); 3] = [(1, "track_1"), (4, "track_4"), (16, "track_16")];
+
+/// Frames that were tracked before: as many as have a pointer that is looked at.
+const FRAMES: usize = 16;
+
+pub fn run(
+    model: &dyn TrackingModel,
+    image: &Image,
+    clock: &mut Clock,
+    samples: &mut Samples,
+) -> Result<()> {
+    let tracker = model.tracker()?;
+    clock.lap()?;
+    model.encode_frame(image, &mut Run::default())?;
+    samples.push("encode_frame", clock.lap()?);
+    for (objects, stage) in OBJECTS {
+        // Each time anew: what all objects of a frame share is computed with the first of them.
+        let frame = model.encode_frame(image, &mut Run::default())?;
+        let middle = tracker.config().image_size as f32 / 2.;
+        let points = [([middle; 2], Label::Positive)];
+        let one = tracker.prompt(&frame, &points, None)?;
+        let all = Answers::join(&vec![one; objects])?;
+        let remember = |answers: &Answers| {
+            let (logits, scores) = (&answers.low_res_logits, &answers.object_scores);
+            tracker.remember(&frame, logits, scores, MaskProbability::Sigmoid)
+        };
+        let memory = remember(&all)?;
+        let mut bank = MemoryBank::default();
+        bank.insert_cond(0, Entry::prompted(all.clone(), Some(memory.clone())));
+        for t in 1..FRAMES {
+            let entry = Entry {
+                quality: Some(1.), // whatever random weights say, it is looked at
+                ..Entry::tracked(all.clone(), Some(memory.clone()))
+            };
+            bank.insert_ordinary(t, entry);
+        }
+        let at = Position {
+            frame: FRAMES,
+            num_frames: usize::MAX,
+            reverse: false,
+        };
+        let selection = bank.select(&tracker.config().rules(), at);
+        clock.lap()?;
+        let answers = tracker.track(&frame, &bank, &selection, at.num_frames)?;
+        remember(&answers)?;
+        samples.push(stage, clock.lap()?);
+    }
+    Ok(())
+}
