@@ -5,6 +5,7 @@
 //!   [`overlay()`] to look at, [`masks`], [`cutout`], [`json`], [`csv`], [`coco`] for other programs,
 //!   [`amg`] for those of the original's automatic mask generator;
 //! * [`dataset`]: the objects of many pictures, for training and annotation tools;
+//! * [`video`]: the objects of the frames of a video;
 //! * [`Place`]: where they go, and what may be replaced there.
 
 pub mod amg;
@@ -25,6 +26,7 @@ mod overlay;
 mod palette;
 mod place;
 mod png;
+pub mod video;
 
 pub use folder::write_folder;
 pub use format::{Files, Format, FormatOptions, ImageResults, Kind};

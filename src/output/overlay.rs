@@ -34,8 +34,18 @@ impl Default for OverlayOptions {
 /// mix and small masks stay visible. Lines and text scale with the image; outlines have a dark edge
 /// and labels a solid ground, to be seen on any background.
 pub fn overlay(image: &Image, found: &[&Found], options: &OverlayOptions) -> Image {
-    let mut drawn = image.clone();
     let colors = palette::colors(found.iter().map(|found| found.label.as_str()));
+    overlay_in(&colors, image, found, options)
+}
+
+/// As [`overlay`], in a color for each object: the frames of a video need the same for all.
+pub(super) fn overlay_in(
+    colors: &[palette::Color],
+    image: &Image,
+    found: &[&Found],
+    options: &OverlayOptions,
+) -> Image {
+    let mut drawn = image.clone();
     let mut by_area: Vec<usize> = (0..found.len()).collect();
     by_area.sort_by_cached_key(|&index| std::cmp::Reverse(found[index].mask.area()));
 
@@ -60,7 +70,7 @@ pub fn overlay(image: &Image, found: &[&Found], options: &OverlayOptions) -> Ima
         }
     }
     if options.labels {
-        for label in labels::place(image, found, &colors) {
+        for label in labels::place(image, found, colors) {
             labels::draw(&mut drawn, &label);
         }
     }

@@ -43,6 +43,11 @@ pub(super) fn colors<'a>(labels: impl Iterator<Item = &'a str>) -> Vec<Color> {
         .collect()
 }
 
+/// The color of an object that has a number from 1 on, whatever else is in the image.
+pub(super) fn color(number: u32) -> Color {
+    COLORS[number.wrapping_sub(1) as usize % COLORS.len()]
+}
+
 /// FNV-1a: the same on every machine and in every version, unlike the standard library's.
 fn hash(label: &str) -> u32 {
     label.bytes().fold(0x811c_9dc5, |hash, byte| {

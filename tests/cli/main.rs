@@ -4,6 +4,7 @@ mod bench;
 mod convert;
 mod inspect;
 mod results;
+mod track;
 mod verify;
 
 use std::path::{Path, PathBuf};

@@ -10,6 +10,7 @@ use crate::inspect::InspectArgs;
 use crate::label::{LabelArgs, MergeArgs};
 use crate::models::ModelsArgs;
 use crate::segment::SegmentArgs;
+use crate::track::TrackArgs;
 use crate::verify::VerifyArgs;
 
 /// More than any machine has would end in an abort of the process.
@@ -65,6 +66,16 @@ pub enum Command {
 
     /// Join the parts of a data set that were labeled with `label --shard`
     Merge(MergeArgs),
+
+    /// Follow objects through a video
+    ///
+    /// Examples:
+    ///   sam3 track clip.gif --text "red star" --simple
+    ///   sam3 track clip.mp4 --text "a dog" -m sam3.pt --format mp4,youtube-vis
+    ///   sam3 track frames --point 0:320,180 -m sam3.pt --format davis,masks -o tracked
+    ///   sam3 track clip.mp4 --box 1@0:40,60,120,180 --point 2@12:300,60 -m sam3.pt
+    #[command(verbatim_doc_comment)]
+    Track(Box<TrackArgs>),
 
     /// Score results, or a model, against a ground truth
     ///
@@ -131,6 +142,7 @@ impl Command {
             Self::Segment(args) => &args.model,
             Self::Everything(args) => &args.model,
             Self::Label(args) => &args.model,
+            Self::Track(args) => &args.model,
             Self::Eval(args) => &args.model,
             Self::Bench(args) => &args.model,
             #[cfg(feature = "server")]

@@ -175,7 +175,7 @@ fn prompts(args: &ClickArgs) -> Result<(Vec<VisualPrompt>, Option<Mask>)> {
 }
 
 /// A mask may be drawn in white, or in the alpha channel as a cut-out is.
-fn open_drawing(path: &Path) -> Result<Image> {
+pub fn open_drawing(path: &Path) -> Result<Image> {
     let options = DecodeOptions {
         alpha_as_mask: true,
         ..DecodeOptions::default()

@@ -31,6 +31,7 @@ mod summary;
 #[cfg(feature = "server")]
 mod task_images;
 mod tiles;
+mod track;
 mod verify;
 
 use std::process::ExitCode;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
         Command::Segment(args) => segment::run(*args),
         Command::Everything(args) => everything::run(*args),
         Command::Label(args) => label::run(*args, cli.quiet),
+        Command::Track(args) => track::run(*args),
         Command::Merge(args) => label::merge(args),
         Command::Eval(args) => eval::run(*args, cli.quiet),
         #[cfg(feature = "server")]

@@ -39,6 +39,23 @@ pub fn pictures(count: u64) -> ProgressBar {
     bar
 }
 
+/// A bar of the frames of a video, with the time left where their number is known.
+pub fn frames(count: Option<usize>) -> ProgressBar {
+    let (bar, template) = match count {
+        Some(count) => (
+            ProgressBar::new(count as u64),
+            "[{wide_bar}] frame {pos}/{len} {per_sec} {eta} left",
+        ),
+        None => (
+            ProgressBar::no_length(),
+            "{spinner} frame {pos} {per_sec} {elapsed}",
+        ),
+    };
+    let style = ProgressStyle::with_template(template);
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    add(bar)
+}
+
 /// A line on stderr, above the bars.
 pub fn say(line: &str) {
     if !QUIET.load(Ordering::Relaxed) {

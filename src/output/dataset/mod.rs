@@ -25,6 +25,7 @@ use std::path::{Component, Path};
 use serde::{Deserialize, Serialize};
 
 pub use options::{Format, LabelMeShapes, Layout, Link};
+pub(super) use voc::indexed_png;
 
 use crate::error::{Error, Result};
 use crate::image::Image;

@@ -80,7 +80,12 @@ fn palette() -> Vec<u8> {
     colors.collect()
 }
 
-fn indexed_png(width: usize, height: usize, indices: &[u8]) -> Result<Vec<u8>> {
+/// A palette PNG in VOC's colors, which DAVIS has, too.
+pub(in crate::output) fn indexed_png(
+    width: usize,
+    height: usize,
+    indices: &[u8],
+) -> Result<Vec<u8>> {
     encode(width, height, indices, |encoder| {
         encoder.set_color(png::ColorType::Indexed);
         encoder.set_palette(palette());

@@ -2,7 +2,8 @@
 //!
 //! * [`Session`]: points, boxes and masks on some frames -> those objects on every frame;
 //! * [`concept::ConceptSession`]: a text -> every instance on every frame;
-//! * [`simple::SimpleSession`]: as [`Session`], for models without a tracker.
+//! * [`simple::SimpleSession`] and [`detections::DetectionSession`]: the same, for models without a
+//!   tracker.
 //!
 //! ```no_run
 //! use candle_sam3::predict::video::{Options, Session};
@@ -25,6 +26,8 @@
 //! ```
 
 pub mod concept;
+pub mod detections;
+pub(crate) mod ffmpeg;
 mod frames;
 #[cfg(test)]
 mod full_size;
@@ -38,7 +41,9 @@ mod state;
 mod tests;
 
 pub use concept::{ConceptMasks, ConceptObject, ConceptSession};
-pub use frames::{Folder, FrameReader, Frames};
+pub use detections::DetectionSession;
+pub use ffmpeg::ffmpeg_is_there;
+pub use frames::{About, Folder, FrameReader, Frames};
 pub use session::{Grouping, Keep, Options, Session, Span};
 pub use simple::SimpleSession;
 

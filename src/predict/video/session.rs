@@ -11,7 +11,7 @@ use crate::models::tracker::{
 };
 use crate::{Error, Result, Run, Size};
 
-use super::frames::Frames;
+use super::frames::{Frames, other_size};
 use super::group::{Group, mask_of, unknown};
 use super::state::{self, GroupRecord};
 use super::{FrameMasks, ObjectMask};
@@ -172,11 +172,7 @@ impl<'m> Session<'m> {
         }
         let size = *self.size.get_or_insert(image.size());
         if image.size() != size {
-            return Err(Error::InvalidImage(format!(
-                "frame {frame} has {} pixels and the frames before it {size}; all frames of a \
-                 video have one size",
-                image.size()
-            )));
+            return Err(other_size(frame, image.size(), size));
         }
         let features = self.model.encode_frame(image, run)?;
         self.current = Some((frame, features));

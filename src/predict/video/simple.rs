@@ -5,12 +5,16 @@
 //! because the decoder trusts the old outline. Nothing is known of occlusions, and of two objects
 //! alike either may be followed.
 
-use super::{FrameMasks, ObjectMask};
+use candle::{Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::frames::other_size;
+use super::{FrameMasks, ObjectMask, state};
 use crate::image::Image;
-use crate::mask::Mask;
+use crate::mask::{Mask, Rle};
 use crate::models::{InteractiveModel, VisualPrompt};
 use crate::predict::interactive::{self, MaskPrediction, Multimask};
-use crate::{Error, Result, Run, Size};
+use crate::{Result, Run, Size};
 
 /// When an object counts as lost.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,7 +35,7 @@ impl Default for Options {
 }
 
 /// Why an object is no longer followed.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Lost {
     /// Its mask is empty.
     Empty,
@@ -85,12 +89,7 @@ impl<'m> SimpleSession<'m> {
     ) -> Result<FrameMasks> {
         let size = *self.size.get_or_insert(image.size());
         if image.size() != size {
-            return Err(Error::InvalidImage(format!(
-                "frame {} has {} pixels and the frames before it {size}; all frames of a video have \
-                 one size",
-                self.next,
-                image.size()
-            )));
+            return Err(other_size(self.next, image.size(), size));
         }
         let frame = self.next;
         let embedding = self.model.encode_interactive(image, run)?;
@@ -146,6 +145,67 @@ impl<'m> SimpleSession<'m> {
         self.objects.iter().filter_map(lost)
     }
 
+    /// The number that the next pushed frame will have.
+    pub fn next_frame(&self) -> usize {
+        self.next
+    }
+
+    /// Everything that the session needs to go on, as bytes.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn save(&self) -> Result<Vec<u8>> {
+        let mut tensors = state::Tensors::new();
+        for object in &self.objects {
+            let logits = Tensor::new(&object.last.low_res_logits[..], &Device::Cpu)?;
+            tensors.insert(logits_of(object.id), logits);
+        }
+        let objects = self.objects.iter().map(|object| ObjectRecord {
+            id: object.id,
+            mask: Rle::encode(&object.last.mask),
+            iou_score: object.last.iou_score,
+            stability_score: object.last.stability_score,
+            object_score: object.object_score,
+            lost: object.lost,
+        });
+        let record = Record {
+            model: self.model.name().to_string(),
+            objects: objects.collect(),
+            size: self.size,
+            next: self.next,
+        };
+        state::to_bytes(&record, &tensors)
+    }
+
+    /// Goes on where a session of the same model and options was saved; what this one had is
+    /// forgotten.
+    ///
+    /// # Errors
+    /// [`crate::Error::InvalidArgument`] for bytes of another model, or that are no session.
+    pub fn restore(&mut self, bytes: &[u8]) -> Result<()> {
+        let (record, tensors) = state::from_bytes::<Record>(bytes, &Device::Cpu)?;
+        state::check_model(&record.model, self.model.name())?;
+        let objects = record.objects.into_iter().map(|object| {
+            let logits = tensors.get(&logits_of(object.id));
+            let logits = logits.ok_or_else(|| state::broken("the logits of an object are missing"));
+            Ok(Followed {
+                id: object.id,
+                last: MaskPrediction {
+                    mask: object.mask.decode()?,
+                    iou_score: object.iou_score,
+                    stability_score: object.stability_score,
+                    low_res_logits: logits?.flatten_all()?.to_vec1()?,
+                },
+                object_score: object.object_score,
+                lost: object.lost,
+            })
+        });
+        self.objects = objects.collect::<Result<_>>()?;
+        self.size = record.size;
+        self.next = record.next;
+        Ok(())
+    }
+
     fn masks(&self, frame: usize) -> FrameMasks {
         let followed = self.objects.iter().filter(|object| object.lost.is_none());
         let mut objects: Vec<ObjectMask> = followed
@@ -159,6 +219,29 @@ impl<'m> SimpleSession<'m> {
         objects.sort_by_key(|object| object.id);
         FrameMasks { frame, objects }
     }
+}
+
+/// What is saved of a session besides logits.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    model: String,
+    objects: Vec<ObjectRecord>,
+    size: Option<Size>,
+    next: usize,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ObjectRecord {
+    id: u32,
+    mask: Rle,
+    iou_score: f32,
+    stability_score: f32,
+    object_score: Option<f32>,
+    lost: Option<(usize, Lost)>,
+}
+
+fn logits_of(id: u32) -> String {
+    format!("objects.{id}.low_res_logits")
 }
 
 impl Options {

@@ -163,7 +163,8 @@ fn name(group: usize, frame: usize, part: &str) -> String {
     format!("groups.{group}.frames.{frame}.{part}")
 }
 
-fn broken(why: &str) -> Error {
+/// A session that cannot be restored.
+pub(super) fn broken(why: &str) -> Error {
     Error::InvalidArgument(format!("the saved session: {why}"))
 }
 

@@ -11,7 +11,7 @@ use super::{BenchArgs, Measured, Outcome, Work, spans};
 /// Refuses what only models that take texts can do.
 pub fn check(args: &BenchArgs) -> Result<()> {
     if args.track {
-        bail!("SAM 1 and MobileSAM follow nothing; leave out --track");
+        bail!("--track is measured with models that take texts; leave it out");
     }
     if args.prompts.get() > 1 || args.batch.get() > 1 {
         bail!(

@@ -4,7 +4,7 @@
 use anyhow::Result;
 use candle_sam3::models::head::Label;
 use candle_sam3::models::tracker::{
-    Answers, Entry, MaskProbability, MemoryBank, Position, TrackingModel,
+    Answers, Entry, MaskProbability, Memories, MemoryBank, Position, TrackingModel,
 };
 use candle_sam3::{Image, Run};
 
@@ -31,7 +31,7 @@ pub fn run(
         let frame = model.encode_frame(image, &mut Run::default())?;
         let middle = tracker.config().image_size as f32 / 2.;
         let points = [([middle; 2], Label::Positive)];
-        let one = tracker.prompt(&frame, &points, None)?;
+        let one = tracker.prompt(&frame, &points, None, None)?;
         let all = Answers::join(&vec![one; objects])?;
         let remember = |answers: &Answers| {
             let (logits, scores) = (&answers.low_res_logits, &answers.object_scores);
@@ -54,7 +54,12 @@ pub fn run(
         };
         let selection = bank.select(&tracker.config().rules(), at);
         clock.lap()?;
-        let answers = tracker.track(&frame, &bank, &selection, at.num_frames)?;
+        let memories = Memories {
+            bank: &bank,
+            selection: &selection,
+            num_frames: at.num_frames,
+        };
+        let answers = tracker.track(&frame, memories)?;
         remember(&answers)?;
         samples.push(stage, clock.lap()?);
     }

@@ -412,7 +412,7 @@ fn settings(args: &LabelArgs, options: Option<&Options>) -> Map<String, Value> {
 
 /// What tells the files of a model from others: their sizes and the SHA-256 of samples of them, since
 /// reading all of a large one takes longer than loading it.
-fn fingerprint(files: &[&Path]) -> Result<String> {
+pub fn fingerprint(files: &[&Path]) -> Result<String> {
     use std::io::{Read, Seek, SeekFrom};
     const SAMPLES: u64 = 64;
     const BYTES: u64 = 1 << 16;

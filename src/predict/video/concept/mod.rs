@@ -23,7 +23,7 @@ pub use options::Options;
 use candle::Tensor;
 use serde::{Deserialize, Serialize};
 
-use super::frames::Frames;
+use super::frames::{Frames, other_size};
 use super::session::{Keep, Span};
 use super::state;
 use crate::image::Image;
@@ -244,11 +244,7 @@ impl<'m> ConceptSession<'m> {
     fn process(&mut self, frame: usize, image: &Image, reverse: bool, run: &mut Run) -> Result<()> {
         let size = *self.size.get_or_insert(image.size());
         if image.size() != size {
-            return Err(Error::InvalidImage(format!(
-                "frame {frame} has {} pixels and the frames before it {size}; all frames of a \
-                 video have one size",
-                image.size()
-            )));
+            return Err(other_size(frame, image.size(), size));
         }
         let is_first = self.prompted.is_none();
         if is_first {
