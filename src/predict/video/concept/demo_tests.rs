@@ -2,18 +2,20 @@
 //! nonsense, so objects are born and removed on every frame.
 
 use std::collections::HashMap;
+use std::sync::Mutex;
 
 use candle::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use serde_json::{Value, json};
 
 use super::{ConceptMasks, ConceptSession, Options};
-use crate::models::LoadOptions;
 use crate::models::sam3::Sam3;
-use crate::models::tracker::{self, FrameFeatures, TrackerNetwork};
+use crate::models::tracker::{self, FrameFeatures, Tracker, TrackerNetwork, TrackingModel};
+use crate::models::{LoadOptions, VisualPrompt};
 use crate::nn::golden::Golden;
 use crate::predict::concept::Prompt;
-use crate::{Run, Size};
+use crate::predict::video::{self, Keep, Session};
+use crate::{Image, Result, Run, Size};
 
 fn model() -> Sam3 {
     let options = LoadOptions {
@@ -178,4 +180,93 @@ fn detector_and_tracker_together_find_what_the_original_finds() {
 fn ids_born(entry: &Value) -> Vec<u64> {
     let ids = entry["new_ids"].as_array().unwrap();
     ids.iter().map(|id| id.as_u64().unwrap()).collect()
+}
+
+/// The demo model with a tracker. What was encoded last is kept, for another session.
+struct Demo {
+    model: Sam3,
+    tracker: TrackerNetwork,
+    last: Mutex<Option<(Image, FrameFeatures)>>,
+}
+
+impl TrackingModel for Demo {
+    fn name(&self) -> &str {
+        self.model.name()
+    }
+
+    fn tracker(&self) -> Result<&dyn Tracker> {
+        Ok(&self.tracker)
+    }
+
+    fn encode_frame(&self, image: &Image, run: &mut Run) -> Result<FrameFeatures> {
+        let mut last = self.last.lock().unwrap();
+        if let Some((_, features)) = last.as_ref().filter(|(known, _)| known == image) {
+            return Ok(features.clone());
+        }
+        let embedding = self.model.encode_image(image, run)?;
+        let features = self.model.frame_features(&embedding)?;
+        *last = Some((image.clone(), features.clone()));
+        Ok(features)
+    }
+}
+
+/// A disc and a square that go round, at 480p.
+fn picture(t: usize) -> Image {
+    let size = Size::new(854, 480);
+    let angle = t as f32 / 40.;
+    let (cx, cy) = (427. + 250. * angle.cos(), 240. + 150. * angle.sin());
+    let (sx, sy) = (427. - 200. * angle.sin(), 240. + 150. * angle.cos());
+    let pixel = |i: usize| {
+        let (x, y) = ((i % size.width) as f32, (i / size.width) as f32);
+        match (
+            (x - cx).hypot(y - cy) < 60.,
+            (x - sx).abs().max((y - sy).abs()) < 50.,
+        ) {
+            (true, _) => [214, 40, 40],
+            (_, true) => [40, 80, 220],
+            _ => [120, 130, 140],
+        }
+    };
+    let pixels = (0..size.width * size.height).flat_map(pixel).collect();
+    Image::from_rgb8(size.width, size.height, pixels).unwrap()
+}
+
+#[test]
+#[ignore = "2,000 frames"]
+fn memory_stays_the_same_over_2000_frames_and_changes_no_mask() {
+    let model = model();
+    let demo = Demo {
+        tracker: untrained_tracker(&model, &Golden::open("pcs_demo")),
+        model,
+        last: Mutex::default(),
+    };
+    let session = |keep| {
+        let options = video::Options {
+            keep,
+            ..video::Options::default()
+        };
+        Session::new(&demo, options).unwrap()
+    };
+    let (mut bounded, mut unbounded) = (session(Keep::Needed), session(Keep::All));
+    let run = &mut Run::default();
+    let mut after_100 = 0;
+    for t in 0..2000 {
+        let image = picture(t);
+        let got = bounded.push(&image, run).unwrap();
+        assert_eq!(got, unbounded.push(&image, run).unwrap(), "frame {t}");
+        if t == 0 {
+            for (id, [x, y]) in [(1, [677., 240.]), (2, [427., 390.])] {
+                let prompt = VisualPrompt::point(x, y);
+                bounded.prompt(0, id, &prompt).unwrap();
+                unbounded.prompt(0, id, &prompt).unwrap();
+            }
+        }
+        if t == 99 {
+            after_100 = bounded.bytes();
+        }
+    }
+    let (after_2000, all) = (bounded.bytes(), unbounded.bytes());
+    println!("{after_100} bytes after 100 frames, {after_2000} after 2,000; {all} if all is kept");
+    assert!(after_100 > 0 && after_2000.abs_diff(after_100) * 20 < after_100);
+    assert!(all > 100 * after_2000);
 }
