@@ -19,16 +19,19 @@ pub(super) struct Part {
     pub(super) pixels: f64,
 }
 
-/// One path through the parts, vertices in pixels. A part is left out if the line to it would be drawn
-/// over more pixels outside the mask than the part has.
+/// One path through the parts, vertices in pixels. A part is left out if a reader sees more of the mask
+/// without it, and without the line to it.
 pub(super) fn joined(mut parts: Vec<Part>) -> Path {
     // The largest is in, whatever lies where.
     parts.sort_by(|a, b| b.pixels.total_cmp(&a.pixels));
     parts.truncate(MAX_PARTS);
+    // Overlap with the mask is `shown` pixels of `seen`: all of the mask, and the lines.
+    let mut seen: f64 = parts.iter().map(|part| part.pixels).sum();
     let mut parts = parts.into_iter();
-    let Some(mut joined) = parts.next().map(|part| part.path) else {
+    let Some(Part { path, pixels }) = parts.next() else {
         return Path::new();
     };
+    let (mut joined, mut shown) = (path, pixels);
     let first = |part: Part| {
         let line = nearest(&joined, 0..joined.len(), &part.path, Line::NONE);
         (part, line)
@@ -36,9 +39,11 @@ pub(super) fn joined(mut parts: Vec<Part>) -> Path {
     let mut waiting: Vec<(Part, Line)> = parts.map(first).collect();
     while let Some(next) = position_of_shortest(&waiting) {
         let (part, line) = waiting.swap_remove(next);
-        if line.drawn() > part.pixels {
+        if (shown + part.pixels) / (seen + line.drawn()) < shown / seen {
             continue;
         }
+        shown += part.pixels;
+        seen += line.drawn();
         let new = splice(&mut joined, &part.path, &line);
         for (part, line) in &mut waiting {
             line.moved(&joined, &new);

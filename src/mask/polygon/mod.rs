@@ -117,7 +117,7 @@ impl Polygons {
 
     /// The outline of a mask as one path in [`Convention::PixelCenters`]: [`Polygons::cut`], and the
     /// parts joined in the same way. Readers draw the lines between parts, so that they count in the
-    /// overlap that `limits` ask for. A part with fewer pixels than the line to it is left out.
+    /// overlap that `limits` ask for. A part is left out if that loses less than the line to it.
     pub fn joined_outline(mask: &Mask, limits: &Simplify) -> Path {
         let joined = |polygons: &Self| vec![polygons.joined()];
         Self::fitted(mask, Convention::PixelCenters, limits, joined).joined()

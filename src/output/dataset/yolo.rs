@@ -1,7 +1,7 @@
 //! Segmentation labels for Ultralytics YOLO.
 //!
 //! One row for each object, its holes cut open and its parts joined by lines, which readers draw; a part
-//! with fewer pixels than its line is left out. Vertices lie a bit less than half
+//! that is worth less than its line is left out. Vertices lie a bit less than half
 //! a pixel to the right of and below the centers of pixels: readers that cut fractions off and those
 //! that round then find the same pixels.
 

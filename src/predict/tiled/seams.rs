@@ -11,6 +11,7 @@ use crate::predict::concept::Prediction;
 pub(super) struct Found {
     size: Size,
     presence: f32,
+    tiles: Vec<Extent>,
     pieces: Vec<Piece>,
     semantic: Option<Mask>,
 }
@@ -32,6 +33,7 @@ impl Found {
         Self {
             size,
             presence: 0.0,
+            tiles: Vec::new(),
             pieces: Vec::new(),
             semantic: None,
         }
@@ -39,6 +41,11 @@ impl Found {
 
     /// Takes in what a tile shows.
     pub(super) fn add(&mut self, answer: Prediction, tile: &Extent) {
+        self.tiles.push(tile.clone());
+        self.take(answer, tile);
+    }
+
+    fn take(&mut self, answer: Prediction, tile: &Extent) {
         self.presence = self.presence.max(answer.presence);
         let pieces = answer.instances.into_iter();
         self.pieces
@@ -60,13 +67,26 @@ impl Found {
             let extent = instance.mask.extent();
             extent.is_some_and(|extent| extent.columns.len().max(extent.rows.len()) > side)
         });
-        self.add(answer, whole);
+        self.take(answer, whole);
+    }
+
+    /// Whether a piece was cut off at the edge of its tile, and another tile that shows it with what is
+    /// beyond the edge finds nothing: half a disc may look like something else.
+    fn is_fragment(&self, group: &[usize]) -> bool {
+        let [piece] = group else { return false };
+        let piece = &self.pieces[*piece];
+        let shows_more = |tile: &Extent| {
+            piece.is_cut(tile) && tile.intersection(&piece.place).as_ref() == Some(&piece.place)
+        };
+        self.tiles.iter().any(shows_more)
     }
 
     /// Objects in the order in which their first piece came in.
     pub(super) fn finish(self) -> Prediction {
         let Size { width, height } = self.size;
-        let objects = groups(&self.pieces).into_iter().map(|group| {
+        let mut groups = groups(&self.pieces);
+        groups.retain(|group| !self.is_fragment(group));
+        let objects = groups.into_iter().map(|group| {
             let pieces = || group.iter().map(|&index| &self.pieces[index]);
             let mut mask = Mask::new(width, height);
             for piece in pieces() {
@@ -296,5 +316,30 @@ mod tests {
             &tiles[1],
         );
         assert_eq!(found.finish().instances.len(), 1);
+    }
+
+    #[test]
+    fn a_fragment_that_the_tile_beyond_the_edge_does_not_find_is_left_out() {
+        let size = Size::new(180, 100);
+        let tiles = tiles(size);
+        // Inside the band at the edge of the first tile; the same a pixel away from the edge; and too
+        // wide for the band.
+        for (columns, objects) in [(85..100, 0), (85..98, 1), (70..100, 1)] {
+            let mut found = Found::new(size);
+            let mask = Mask::from_fn(100, 100, |x, y| columns.contains(&x) && y.abs_diff(50) < 9);
+            let instance = Instance {
+                mask,
+                bbox: BoxXyxy::from([0.0; 4]),
+                score: 0.9,
+            };
+            let answer = |instances| Prediction {
+                presence: 0.9,
+                instances,
+                semantic: None,
+            };
+            found.add(answer(vec![instance]), &tiles[0]);
+            found.add(answer(vec![]), &tiles[1]);
+            assert_eq!(found.finish().instances.len(), objects, "{columns:?}");
+        }
     }
 }
