@@ -91,7 +91,7 @@ pub use models::sam::Sam;
 pub use models::sam2::Sam2;
 pub use models::sam3::Sam3;
 pub use models::{InteractiveModel, LoadOptions, Model, Point, VisualPrompt};
-pub use nn::Precision;
+pub use nn::{Precision, WeightFormat};
 pub use run::{CancelToken, Progress, Run};
 pub use size::Size;
 pub use trace::Trace;

@@ -11,6 +11,7 @@ use super::tracker::TrackingModel;
 use super::variant::{Family, Variant};
 use super::{InteractiveEmbedding, InteractiveModel, LoadOptions};
 use crate::image::Image;
+use crate::nn::WeightFormat;
 use crate::weights::Checkpoint;
 use crate::{Error, Result, Run, Size};
 
@@ -33,8 +34,8 @@ pub enum Model {
 ///
 /// # Errors
 /// [`Error::Checkpoint`] listing the tensors that are missing, misshaped or left over;
-/// [`Error::Unsupported`] for another family, for a precision that the device or the dtype does not
-/// have, and if [`LoadOptions::interactive`] is asked for of a file without that part.
+/// [`Error::Unsupported`] for another family, for a precision or weights of 8 bits that the device or
+/// the dtype does not have, and if [`LoadOptions::interactive`] is asked for of a file without that part.
 pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Model> {
     Ok(match Family::of(checkpoint)? {
         Family::Sam3 => Model::Sam3(Box::new(Sam3::load(checkpoint, options)?)),
@@ -64,6 +65,16 @@ impl Model {
             Self::Sam(model) => model.name(),
             Self::Sam2(model) => model.name(),
             Self::Sam3(model) => model.name(),
+        }
+    }
+
+    /// How the weights of large layers are held: in 8 bits if the file or
+    /// [`LoadOptions::weights`] said so.
+    pub fn weights(&self) -> WeightFormat {
+        match self {
+            Self::Sam(model) => model.weights(),
+            Self::Sam2(model) => model.weights(),
+            Self::Sam3(model) => model.weights(),
         }
     }
 

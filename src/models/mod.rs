@@ -7,6 +7,7 @@
 pub mod any;
 pub mod head;
 pub mod inspect;
+pub mod int8;
 pub mod interactive;
 pub mod sam;
 pub mod sam2;
@@ -19,7 +20,9 @@ use candle::{DType, Device};
 pub use any::{Embedding, Model, load};
 pub use interactive::{InteractiveEmbedding, InteractiveModel, Point, VisualPrompt};
 
-use crate::nn::Precision;
+use crate::Result;
+use crate::nn::{Precision, WeightFormat};
+use crate::weights::{Checkpoint, Choice};
 
 /// How to load a model. The default is the CPU in f32, for text and exemplars.
 #[derive(Debug, Clone)]
@@ -30,6 +33,9 @@ pub struct LoadOptions {
     pub dtype: DType,
     /// Precision of matrix products. Applies to f32 on the CPU; elsewhere it must be the default.
     pub precision: Precision,
+    /// How the weights of large layers are held. A file that has them in 8 bits needs the CPU and f32
+    /// whatever is said here.
+    pub weights: WeightFormat,
     /// Tokens per text, in place of the file's default. A student's positional table of 77 rows is
     /// resampled to 32 tokens by default, as it was trained; 77 uses it as is.
     pub context_length: Option<usize>,
@@ -50,6 +56,41 @@ impl LoadOptions {
             ..Self::default()
         }
     }
+
+    /// The weights as they are to be read.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`](crate::Error::Unsupported) for a precision or a format of weights that
+    /// the device or the dtype does not have.
+    fn prepare(&self, checkpoint: &Checkpoint) -> Result<Checkpoint> {
+        let choice = self.int8_choice()?;
+        self.format_of(checkpoint).check(&self.device, self.dtype)?;
+        Ok(match choice {
+            None => checkpoint.clone(),
+            Some(choice) => checkpoint.quantized(choice),
+        })
+    }
+
+    /// How a model of this file will hold the weights of its large layers.
+    fn format_of(&self, checkpoint: &Checkpoint) -> WeightFormat {
+        match checkpoint.is_int8() {
+            true => WeightFormat::Int8,
+            false => self.weights,
+        }
+    }
+
+    /// The weights that become 8 bits, if any do.
+    ///
+    /// # Errors
+    /// As [`Self::prepare`].
+    fn int8_choice(&self) -> Result<Option<Choice>> {
+        self.precision.check(&self.device, self.dtype)?;
+        self.weights.check(&self.device, self.dtype)?;
+        Ok(match self.weights {
+            WeightFormat::Stored => None,
+            WeightFormat::Int8 => Some(int8::is_int8),
+        })
+    }
 }
 
 impl Default for LoadOptions {
@@ -58,6 +99,7 @@ impl Default for LoadOptions {
             device: Device::Cpu,
             dtype: DType::F32,
             precision: Precision::default(),
+            weights: WeightFormat::default(),
             context_length: None,
             interactive: false,
             tracking: false,

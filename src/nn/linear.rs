@@ -6,7 +6,9 @@ use std::sync::Arc;
 use candle::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
+use super::int8::Int8Rows;
 use super::kernels::epilogue::{Activation, Bias, Epilogue};
+use super::kernels::int8::{self, Int8Weight};
 use super::kernels::matmul::{self, PackedWeight};
 use super::kernels::view::{Rows, elements};
 use super::precision::Precision;
@@ -16,7 +18,7 @@ use crate::run;
 /// `x weight^T + bias`: (…, in) -> (…, out)
 ///
 /// On the CPU in f32 the weight is packed when the layer is built, for the current [`Precision`],
-/// and only kept that way.
+/// and only kept that way. A weight of 8 bits stays one, on the CPU.
 #[derive(Debug, Clone)]
 pub struct Linear {
     weight: Weight,
@@ -27,6 +29,7 @@ pub struct Linear {
 enum Weight {
     Plain(Tensor), // (out, in)
     Packed(Arc<PackedWeight>),
+    Int8(Arc<Int8Weight>),
 }
 
 impl fmt::Debug for Weight {
@@ -34,16 +37,18 @@ impl fmt::Debug for Weight {
         match self {
             Self::Plain(weight) => write!(f, "{:?}", weight.dims()),
             Self::Packed(weight) => write!(f, "{:?} packed", weight.dims()),
+            Self::Int8(weight) => write!(f, "{:?} of 8 bits", weight.dims()),
         }
     }
 }
 
-/// Reads `weight` (output, input) and `bias` (output).
+/// Reads `weight` (output, input), of 8 bits if it has scales, and `bias` (output).
 pub fn linear(input: usize, output: usize, vb: VarBuilder) -> Result<Linear> {
-    Linear::new(
-        &vb.get((output, input), "weight")?,
-        Some(vb.get(output, "bias")?),
-    )
+    let bias = Some(vb.get(output, "bias")?);
+    match Int8Rows::read(&[output, input], "weight", &vb)? {
+        Some(rows) => Linear::from_int8(&rows, bias),
+        None => Linear::new(&vb.get((output, input), "weight")?, bias),
+    }
 }
 
 impl Linear {
@@ -63,6 +68,14 @@ impl Linear {
         let weight = Weight::Packed(Arc::new(PackedWeight::new(slice, out, input, format)));
         let bias = bias.map(|bias| bias.contiguous()).transpose()?;
         Ok(Self { weight, bias })
+    }
+
+    /// From a weight of 8 bits and a `bias` (out).
+    pub(super) fn from_int8(rows: &Int8Rows, bias: Option<Tensor>) -> Result<Self> {
+        Ok(Self {
+            weight: Weight::Int8(Arc::new(rows.pack()?)),
+            bias: bias.map(|bias| bias.contiguous()).transpose()?,
+        })
     }
 
     /// The layer, then ReLU.
@@ -88,7 +101,14 @@ impl Linear {
     ) -> Result<Tensor> {
         run::check()?;
         match &self.weight {
-            Weight::Packed(weight) => self.run_packed(weight, xs, activation, residual),
+            Weight::Packed(weight) => {
+                let product = |xs: Rows, end: &Epilogue| matmul::matmul(xs, weight, end);
+                self.run_packed(weight.dims(), xs, activation, residual, product)
+            }
+            Weight::Int8(weight) => {
+                let product = |xs: Rows, end: &Epilogue| int8::matmul(xs, weight, end);
+                self.run_packed(weight.dims(), xs, activation, residual, product)
+            }
             Weight::Plain(weight) if is_half_on_cpu(xs) => {
                 let f32 = |xs: &Tensor| xs.to_dtype(DType::F32);
                 let exact = Self {
@@ -112,12 +132,12 @@ impl Linear {
 
     fn run_packed(
         &self,
-        weight: &PackedWeight,
+        (out, input): (usize, usize),
         xs: &Tensor,
         activation: Activation,
         residual: Option<&Tensor>,
+        product: impl FnOnce(Rows, &Epilogue) -> Result<Vec<f32>>,
     ) -> Result<Tensor> {
-        let (out, input) = weight.dims();
         let mut dims = xs.dims().to_vec();
         if dims.last() != Some(&input) || !on_cpu_in_f32(xs) {
             candle::bail!(
@@ -151,7 +171,7 @@ impl Linear {
             activation,
             residual,
         };
-        let ys = matmul::matmul(xs, weight, &epilogue)?;
+        let ys = product(xs, &epilogue)?;
         Tensor::from_vec(ys, dims, &Device::Cpu)
     }
 }
@@ -206,6 +226,35 @@ mod tests {
             assert_close(&layer.forward_relu(&xs)?, &ys.relu()?, 1e-6);
             assert_close(&layer.forward_gelu(&xs)?, &ys.gelu_erf()?, 1e-6);
             assert_close(&layer.forward_onto(&ys, &xs)?, &(&ys + &ys)?, 1e-6);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_weight_of_eight_bits_is_near_the_one_it_stands_for() -> Result<()> {
+        if takes_candles_way() {
+            return Ok(()); // weights of 8 bits are refused there
+        }
+        let dev = &Device::Cpu;
+        let values = crate::nn::kernels::random(37 * 20, 1);
+        let bytes: Vec<u8> = values.iter().map(|x| (x * 254.) as i8 as u8).collect();
+        let exact: Vec<f32> = bytes.iter().map(|b| f32::from(*b as i8) / 64.).collect();
+        let bias = Tensor::randn(0f32, 1., 37, dev)?;
+        let tensors = [
+            ("weight", Tensor::from_vec(bytes, (37, 20), dev)?),
+            ("weight_scale", Tensor::full(1f32 / 64., 37, dev)?),
+            ("bias", bias.clone()),
+        ];
+        let tensors = tensors.map(|(name, tensor)| (name.to_string(), tensor));
+        let vb = VarBuilder::from_tensors(tensors.into(), DType::F32, dev);
+        let layer = linear(20, 37, vb)?;
+        let exact = Linear::new(&Tensor::from_vec(exact, (37, 20), dev)?, Some(bias))?;
+        let xs = Tensor::randn(0f32, 1., (4, 20, 6), dev)?.transpose(1, 2)?;
+        for xs in [xs.narrow(0, 1, 2)?, xs.contiguous()?.narrow(0, 1, 2)?] {
+            let ys = exact.forward(&xs)?;
+            assert_close(&layer.forward(&xs)?, &ys, 1e-2);
+            assert_close(&layer.forward_gelu(&xs)?, &exact.forward_gelu(&xs)?, 1e-2);
+            assert_close(&layer.forward_onto(&ys, &xs)?, &(&ys + &ys)?, 1e-2);
         }
         Ok(())
     }

@@ -5,6 +5,7 @@
 pub mod attention;
 pub mod conv;
 pub mod conv_transpose;
+pub mod int8;
 pub(crate) mod kernels;
 pub mod linear;
 pub mod mlp;
@@ -21,6 +22,7 @@ pub(crate) mod golden;
 mod tests;
 
 pub use attention::{MultiHeadAttention, ScoreBias, sdpa};
+pub use int8::WeightFormat;
 pub use linear::{Linear, linear};
 pub use mlp::Mlp;
 pub use norm::{GroupNorm, LayerNorm, group_norm, layer_norm};

@@ -5,9 +5,11 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ::safetensors::Dtype;
 use candle::{DType, Device, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 
+use super::int8::{Choice, Quantizing, weight_of};
 use super::layout::{Asked, Fix, Layout, Table};
 use super::names::{listing, matches};
 use super::source::{Format, Source, format_of};
@@ -27,6 +29,8 @@ pub struct Checkpoint {
     file: Arc<Contents>,
     /// Others that supply what is missing under a prefix.
     parts: Vec<(String, Checkpoint)>,
+    /// Weights that become 8 bits when they are read.
+    int8: Option<Choice>,
 }
 
 struct Contents {
@@ -152,6 +156,7 @@ impl Checkpoint {
         Ok(Self {
             file: Arc::new(file),
             parts: vec![],
+            int8: None,
         })
     }
 
@@ -196,7 +201,7 @@ impl Checkpoint {
 
     /// Whether a module can ask for `name`.
     pub fn contains(&self, name: &str) -> bool {
-        self.find(name).is_some()
+        self.find(name).is_some() || self.made_scale(name).is_some()
     }
 
     /// Whether any tensor's name begins with the segments of `prefix`, in which `*` stands for
@@ -208,13 +213,51 @@ impl Checkpoint {
 
     /// The shape `name` will have when it is read.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
-        self.find(name).map(|(_, entry)| &entry.shape[..])
+        match self.find(name) {
+            Some((_, entry)) => Some(&entry.shape),
+            None => self.made_scale(name).map(|weight| &weight.shape[..1]),
+        }
     }
 
-    /// The dtype `name` is stored in; `None` also if candle has no such dtype.
+    /// The dtype `name` is stored in; `None` also if candle has no such dtype. Weights of 8 bits are
+    /// read as U8, bit by bit.
     pub fn dtype(&self, name: &str) -> Option<DType> {
-        let (_, entry) = self.find(name)?;
-        entry.parts.first()?.candle_dtype()
+        match self.find(name) {
+            Some((_, entry)) => entry.parts.first()?.candle_dtype(),
+            None => self.made_scale(name).map(|_| DType::F32),
+        }
+    }
+
+    /// The same weights; those of floating point that `choice` names become 8 bits when a layer that
+    /// can hold them so asks for them, or when they are written.
+    pub fn quantized(&self, choice: Choice) -> Self {
+        Self {
+            int8: Some(choice),
+            ..self.clone()
+        }
+    }
+
+    /// Whether weights are stored in 8 bits, or become so when they are read.
+    pub fn is_int8(&self) -> bool {
+        let is_stored = |name: &str| {
+            let entry = self.entry(name);
+            entry.is_some_and(|entry| entry.parts.iter().any(|part| part.dtype == Dtype::I8))
+        };
+        self.int8.is_some() || self.names().into_iter().any(is_stored)
+    }
+
+    /// Whether `name` is to become 8 bits.
+    pub(super) fn becomes_int8(&self, name: &str) -> bool {
+        let is_chosen = self.int8.is_some_and(|choice| choice(name));
+        is_chosen
+            && self.entry(name).is_some_and(|entry| entry.shape.len() > 1)
+            && self.dtype(name).is_some_and(|dtype| dtype.is_float())
+    }
+
+    /// The weight whose scales have this name, if they are not stored but made.
+    fn made_scale(&self, scale: &str) -> Option<&Entry> {
+        let weight = weight_of(scale)?;
+        self.entry(weight).filter(|_| self.becomes_int8(weight))
     }
 
     /// Those of `names` that are not here.
@@ -271,7 +314,20 @@ impl Checkpoint {
     /// Each is copied once from the file. Missing and misshaped tensors are errors that name the
     /// tensor, what the file calls it, the file and its layout.
     pub fn var_builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
-        VarBuilder::from_backend(Box::new(self.clone()), dtype, device.clone())
+        let backend: Box<dyn SimpleBackend> = match self.int8 {
+            None => Box::new(self.clone()),
+            Some(choice) => {
+                let int8 = None;
+                Box::new(Quantizing::new(
+                    Self {
+                        int8,
+                        ..self.clone()
+                    },
+                    choice,
+                ))
+            }
+        };
+        VarBuilder::from_backend(backend, dtype, device.clone())
     }
 
     /// Every tensor that a module can ask for of the file itself, without parts; sorted.

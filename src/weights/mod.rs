@@ -30,6 +30,7 @@
 mod checkpoint;
 mod directory;
 mod holes;
+mod int8;
 mod layout;
 mod layouts;
 mod names;
@@ -48,6 +49,7 @@ mod write;
 pub(crate) mod key_lists;
 
 pub use checkpoint::Checkpoint;
+pub use int8::Choice;
 pub use layout::{Fix, Layout, Section};
 pub(crate) use names::matches;
 pub use random::random;

@@ -4,15 +4,24 @@ use candle::{DType, Device, Result, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use rayon::prelude::*;
 
+use super::int8::{self, Choice, Quantizing};
+
 /// Elements that one stream of numbers fills.
 const CHUNK: usize = 1 << 16;
 
 /// A builder that makes up every tensor it is asked for, always the same for a name and a shape.
 ///
 /// For measuring speed and memory: values are scaled so that activations stay finite in every
-/// number format through all the layers of every model, but what comes out means nothing.
-pub fn random(dtype: DType, device: &Device) -> VarBuilder<'static> {
-    VarBuilder::from_backend(Box::new(Random), dtype, device.clone())
+/// number format through all the layers of every model, but what comes out means nothing. Those that
+/// `int8` chooses are made 8 bits.
+pub fn random(dtype: DType, device: &Device, int8: Option<Choice>) -> VarBuilder<'static> {
+    match int8 {
+        None => VarBuilder::from_backend(Box::new(Random), dtype, device.clone()),
+        Some(choice) => {
+            let backend = Quantizing::new(Random, choice);
+            VarBuilder::from_backend(Box::new(backend), dtype, device.clone())
+        }
+    }
 }
 
 struct Random;
@@ -45,8 +54,9 @@ impl SimpleBackend for Random {
         candle::bail!("`{name}` was asked for without its shape, which random weights need")
     }
 
-    fn contains_tensor(&self, _: &str) -> bool {
-        true
+    /// Everything but scales: there is a weight of 8 bits only where one is made.
+    fn contains_tensor(&self, name: &str) -> bool {
+        int8::weight_of(name).is_none()
     }
 }
 
@@ -93,7 +103,9 @@ mod tests {
     use super::*;
 
     fn values(name: &str, shape: &[usize]) -> Vec<f32> {
-        let tensor = random(DType::F32, &Device::Cpu).get(shape, name).unwrap();
+        let tensor = random(DType::F32, &Device::Cpu, None)
+            .get(shape, name)
+            .unwrap();
         tensor.flatten_all().unwrap().to_vec1().unwrap()
     }
 
@@ -126,7 +138,7 @@ mod tests {
 
     #[test]
     fn a_tensor_without_a_shape_cannot_be_made_up() {
-        let vb = random(DType::F32, &Device::Cpu);
+        let vb = random(DType::F32, &Device::Cpu, None);
         assert!(vb.get_unchecked("a.weight").is_err());
     }
 }

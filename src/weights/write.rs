@@ -1,13 +1,16 @@
 //! Writes a checkpoint as one safetensors file under official names.
 
 use super::checkpoint::Entry;
+use super::int8::{quantize, scale_of};
 use super::layout::Table;
 use super::names::listing;
+use super::tensor::join;
 use super::{Checkpoint, layouts};
 use crate::error::{Error, Result};
 use crate::write::{NewFile, is_safetensors};
 use ::safetensors::Dtype;
-use candle::DType;
+use candle::{DType, Device};
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fs;
@@ -18,7 +21,8 @@ use std::path::Path;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct WriteOptions {
     /// What floating-point tensors become: f32, f16 or bf16. `None` leaves each as it is, and makes
-    /// bf16 of 8 bits, which loses nothing.
+    /// bf16 of 8-bit floats, which loses nothing. Of a checkpoint that was
+    /// [quantized](Checkpoint::quantized), those that are chosen become I8 all the same.
     pub dtype: Option<DType>,
     /// Whether safetensors that are there already may be replaced.
     pub replace: bool,
@@ -35,14 +39,33 @@ pub struct Written {
 
 /// A tensor on its way to the new file.
 struct Row<'a> {
-    name: &'a str,
+    name: Cow<'a, str>,
     entry: &'a Entry,
     dtype: Dtype,
+    content: Content,
+}
+
+/// What is written of a row's entry.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Content {
+    /// Its values.
+    Values,
+    /// Its values in 8 bits, which are made of them.
+    Int8,
+    /// The scales of these.
+    Scales,
 }
 
 impl Row<'_> {
+    fn shape(&self) -> &[usize] {
+        match self.content {
+            Content::Scales => &self.entry.shape[..1],
+            _ => &self.entry.shape,
+        }
+    }
+
     fn bytes(&self) -> u64 {
-        let elements: usize = self.entry.shape.iter().product();
+        let elements: usize = self.shape().iter().product();
         elements as u64 * self.dtype.bitsize() as u64 / 8
     }
 }
@@ -81,6 +104,13 @@ impl Checkpoint {
         let mut out = BufWriter::new(file);
         out.write_all(&header).map_err(failed)?;
         for row in &rows {
+            if row.content != Content::Values {
+                let bytes = self.int8_bytes(row)?;
+                out.write_all(&bytes).map_err(failed)?;
+                done += bytes.len() as u64;
+                progress(done, total);
+                continue;
+            }
             let skipped = vec![0; row.entry.skip * row.dtype.bitsize() / 8];
             out.write_all(&skipped).map_err(failed)?;
             done += skipped.len() as u64;
@@ -121,24 +151,59 @@ impl Checkpoint {
             }
         };
         let names = self.names().into_iter().filter(|name| keep(name));
-        let rows = names.filter_map(|name| {
-            let entry = self.entry(name)?;
+        let rows = names.flat_map(|name| {
+            let Some(entry) = self.entry(name) else {
+                return vec![];
+            };
+            let row = |name, dtype, content| Row {
+                name,
+                entry,
+                dtype,
+                content,
+            };
+            if self.becomes_int8(name) {
+                let scale = scale_of(name);
+                return vec![
+                    row(name.into(), Dtype::I8, Content::Int8),
+                    row(scale.into(), Dtype::F32, Content::Scales),
+                ];
+            }
             let stored = match common_dtype(entry) {
                 Dtype::F8_E4M3 | Dtype::F8_E5M2 => Dtype::BF16, // as they are read
                 other => other,
             };
             let dtype = to.filter(|_| is_float(stored)).unwrap_or(stored);
-            Some(Row { name, entry, dtype })
+            vec![row(name.into(), dtype, Content::Values)]
         });
         let mut rows: Vec<_> = rows.collect();
-        rows.sort_by_key(|row| (Reverse(row.dtype.bitsize()), row.name));
+        rows.sort_by(|a, b| {
+            let size = |row: &Row| Reverse(row.dtype.bitsize());
+            (size(a), &a.name).cmp(&(size(b), &b.name))
+        });
         self.require_official(&rows)?;
         Ok(rows)
     }
 
+    /// The bytes, or the scales, that are made of a tensor.
+    fn int8_bytes(&self, row: &Row) -> Result<Vec<u8>> {
+        let parts: Vec<_> = row.entry.parts.iter().collect();
+        let (skip, shape) = (row.entry.skip, &row.entry.shape);
+        let made = join(&parts, skip, shape, DType::F32, &Device::Cpu)
+            .and_then(|exact| exact.flatten_all()?.to_vec1::<f32>())
+            .and_then(|values| quantize(&values, shape[0]));
+        let made = made.map_err(|problem| {
+            let problem = format!("`{}` cannot be made 8 bits: {problem}", row.name);
+            Error::checkpoint(self.path(), problem)
+        })?;
+        Ok(match row.content {
+            Content::Scales => made.scales.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            _ => made.bytes,
+        })
+    }
+
     /// Checks that the new file will be asked for exactly the names that are written.
     fn require_official(&self, rows: &[Row]) -> Result<()> {
-        let names = rows.iter().map(|row| row.name);
+        let names = rows.iter().map(|row| &*row.name);
         let layout = layouts::of(names.clone());
         let is_official =
             [layouts::SAM.name, layouts::SAM3.name, layouts::SAM31.name].contains(&layout.name);
@@ -199,10 +264,10 @@ fn header(rows: &[Row], metadata: &std::collections::HashMap<String, String>) ->
         let end = start + row.bytes();
         let tensor = serde_json::json!({
             "dtype": row.dtype.to_string(),
-            "shape": row.entry.shape,
+            "shape": row.shape(),
             "data_offsets": [start, end],
         });
-        json.insert(row.name.into(), tensor);
+        json.insert(row.name.to_string(), tensor);
         start = end;
     }
     let mut json = serde_json::Value::Object(json).to_string().into_bytes();
@@ -216,7 +281,6 @@ fn header(rows: &[Row], metadata: &std::collections::HashMap<String, String>) ->
 mod tests {
     use super::*;
     use crate::weights::key_lists::key_list;
-    use candle::Device;
 
     fn all(_: &str) -> bool {
         true

@@ -92,6 +92,57 @@ fn the_result_finds_exactly_the_same() {
 }
 
 #[test]
+fn eight_bits_are_written_read_and_told_and_need_the_cpu_in_f32() {
+    let folder = tempfile::tempdir().unwrap();
+    let [before, after] =
+        ["before", "after"].map(|name| folder.path().join(format!("{name}.safetensors")));
+    demo(&before, |_| true);
+    sam3()
+        .args(["convert", "--weights", "int8", "-q"])
+        .args([&before, &after])
+        .assert()
+        .success();
+    let bytes = |path: &Path| std::fs::metadata(path).unwrap().len();
+    assert!(bytes(&after) < bytes(&before) * 7 / 10);
+    let found = found(&after);
+    let triangles = found["prompts"][0]["instances"].as_array().unwrap();
+    assert!(!triangles.is_empty());
+    sam3()
+        .arg("inspect")
+        .arg(&after)
+        .assert()
+        .success()
+        .stdout(contains("I8"));
+    for (model, flags) in [
+        (&after, &["--dtype", "bf16"][..]),
+        (&before, &["--dtype", "f16", "--weights", "int8"]),
+    ] {
+        sam3()
+            .args(["segment", "--text", "star", "-m"])
+            .arg(model)
+            .args(flags)
+            .arg(scene())
+            .assert()
+            .code(1)
+            .stderr(contains("weights of 8 bits").and(contains("CPU in f32")));
+    }
+    sam3()
+        .args([
+            "bench",
+            "--iters",
+            "1",
+            "--warmup",
+            "0",
+            "--weights",
+            "int8",
+            "-q",
+        ])
+        .assert()
+        .success()
+        .stdout(contains("weights of 8 bits"));
+}
+
+#[test]
 fn nothing_is_overwritten_by_accident() {
     let folder = tempfile::tempdir().unwrap();
     let [model, other] = ["model", "other"].map(|n| folder.path().join(format!("{n}.safetensors")));

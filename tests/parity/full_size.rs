@@ -73,7 +73,7 @@ fn compare(name: &str) {
             failed.push(check.stage);
         }
     };
-    let tolerances = Tolerances::of(DType::F32, options.precision);
+    let tolerances = Tolerances::of(DType::F32, options.precision, options.weights);
     verify_sam3(&model, &reference, &tolerances, &mut report).unwrap();
     assert!(failed.is_empty(), "{failed:?}");
 }

@@ -11,7 +11,7 @@ use candle_sam3::mask::upsample::threshold_upsampled;
 use candle_sam3::mask::{Mask, Rle};
 use candle_sam3::nn::conv::{Conv2d, ConvConfig};
 use candle_sam3::nn::conv_transpose::ConvTranspose2x2;
-use candle_sam3::nn::{Linear, Precision, gelu, layer_norm, sdpa};
+use candle_sam3::nn::{self, Linear, Precision, gelu, layer_norm, sdpa};
 use candle_sam3::weights::random;
 use criterion::{Criterion, criterion_group, criterion_main};
 
@@ -20,7 +20,7 @@ fn tensor(shape: &[usize]) -> Result<Tensor> {
 }
 
 fn weights() -> VarBuilder<'static> {
-    random(DType::F32, &Device::Cpu)
+    random(DType::F32, &Device::Cpu, None)
 }
 
 fn kernels(c: &mut Criterion) {
@@ -37,6 +37,10 @@ fn tensors(c: &mut Criterion) -> Result<()> {
     let linear = Linear::new(&tensor(&[4736, 1024])?, Some(tensor(&[4736])?))?;
     group.bench_function("linear_gelu_5184x1024x4736", |b| {
         b.iter(|| linear.forward_gelu(black_box(&tokens)))
+    });
+    let int8 = nn::linear(1024, 4736, random(DType::F32, &Device::Cpu, Some(|_| true)))?;
+    group.bench_function("linear_gelu_5184x1024x4736_int8", |b| {
+        b.iter(|| int8.forward_gelu(black_box(&tokens)))
     });
     let norm = layer_norm(1024, 1e-6, weights())?;
     group.bench_function("layer_norm_5184x1024", |b| {

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use candle_sam3::WeightFormat;
 use candle_sam3::models::inspect::{DeadParts, inspect};
+use candle_sam3::models::int8::is_int8;
 use candle_sam3::weights::WriteOptions;
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -24,6 +26,11 @@ pub struct ConvertArgs {
     /// Number format of the new file; by default every tensor keeps its own
     #[arg(long)]
     dtype: Option<Dtype>,
+
+    /// int8: hold the weights of the large layers in 8 bits, with a scale for each output channel; for
+    /// the CPU in f32
+    #[arg(long, default_value_t, value_name = "FORMAT")]
+    weights: WeightFormat,
 
     /// Leave out what no prompt will ever read; what video needs stays
     #[arg(long)]
@@ -60,6 +67,10 @@ pub fn run(args: ConvertArgs, quiet: bool) -> Result<()> {
         eprintln!("warning: {input}: {problem}");
     }
 
+    let checkpoint = match args.weights {
+        WeightFormat::Int8 => checkpoint.quantized(is_int8),
+        _ => checkpoint,
+    };
     let bar = progress_bar(quiet);
     let keep = |name: &str| !args.prune || !dead.contains(name);
     let options = WriteOptions {

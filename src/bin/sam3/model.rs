@@ -7,7 +7,7 @@ use candle_sam3::device::DeviceKind;
 use candle_sam3::models;
 use candle_sam3::models::variant::PromptKind;
 use candle_sam3::weights::{self, Checkpoint};
-use candle_sam3::{LoadOptions, Model, Precision};
+use candle_sam3::{LoadOptions, Model, Precision, WeightFormat};
 use clap::{Args, ValueEnum};
 
 use crate::names::{self, Located};
@@ -40,6 +40,11 @@ pub struct ModelArgs {
     /// For f32 on the CPU
     #[arg(long, default_value_t, value_name = "PRECISION")]
     pub precision: Precision,
+
+    /// int8: the large layers hold weights of 8 bits, less exact and in a quarter of the memory; stored:
+    /// as the file has them. For f32 on the CPU
+    #[arg(long, default_value_t, value_name = "FORMAT")]
+    pub weights: WeightFormat,
 
     /// CPU threads; all cores by default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=crate::cli::MAX_THREADS.into()))]
@@ -111,6 +116,7 @@ pub fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
         device: args.device.open()?,
         dtype: args.dtype.into(),
         precision: args.precision,
+        weights: args.weights,
         context_length: args.context_length,
         interactive: false,
         tracking: false,

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use candle_sam3::Model;
 use candle_sam3::models::variant::PromptKind;
 use candle_sam3::predict::verify::{Check, Figures, Limit, Reference, Tolerances, verify};
 use serde_json::{Value, json};
@@ -26,11 +27,10 @@ pub struct VerifyArgs {
 
 pub fn run(args: VerifyArgs, quiet: bool) -> Result<()> {
     let reference = Reference::open(&args.reference)?;
-    let tolerances = Tolerances::of(args.model.dtype.into(), args.model.precision);
     let mut stdout = std::io::stdout();
     let mut printed = Ok(());
     let mut checks: Vec<Check> = vec![];
-    let name = {
+    let model = {
         let mut report = |check: Check| {
             match args.json {
                 false if printed.is_ok() => {
@@ -47,13 +47,16 @@ pub fn run(args: VerifyArgs, quiet: bool) -> Result<()> {
             true => PromptKind::Clicks,
         };
         let model = model::load(&args.model, prompts)?;
+        let dtype = args.model.dtype.into();
+        let tolerances = Tolerances::of(dtype, args.model.precision, model.weights());
         verify(&model, &reference, &tolerances, &mut report)?;
-        model.name().to_string()
+        model
     };
+    let name = model.name();
     let failed = checks.iter().filter(|check| !check.passes()).count();
     let unread = reference.unread();
     let summary = match args.json {
-        true => writeln!(stdout, "{}", document(&args, &name, &checks, &unread)),
+        true => writeln!(stdout, "{}", document(&args, &model, &checks, &unread)),
         false => {
             let passed = checks.len() - failed;
             let also = match unread[..] {
@@ -104,7 +107,7 @@ fn limit(limit: Limit) -> String {
     }
 }
 
-fn document(args: &VerifyArgs, model: &str, checks: &[Check], unread: &[&str]) -> Value {
+fn document(args: &VerifyArgs, model: &Model, checks: &[Check], unread: &[&str]) -> Value {
     let entry = |check: &Check| {
         let figures = check.figures;
         let mut entry = json!({
@@ -123,11 +126,12 @@ fn document(args: &VerifyArgs, model: &str, checks: &[Check], unread: &[&str]) -
         entry
     };
     json!({
-        "model": model,
+        "model": model.name(),
         "reference": args.reference.display().to_string(),
         "device": args.model.device.to_string(),
         "dtype": format!("{:?}", candle_sam3::DType::from(args.model.dtype)).to_lowercase(),
         "precision": args.model.precision.to_string(),
+        "weights": model.weights().to_string(),
         "passes": checks.iter().all(Check::passes),
         "not_compared": unread,
         "checks": checks.iter().map(entry).collect::<Vec<_>>(),

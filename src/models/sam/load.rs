@@ -9,6 +9,7 @@ use crate::models::LoadOptions;
 use crate::models::head::{Config, SamHead};
 use crate::models::inspect::Reading;
 use crate::models::variant::Variant;
+use crate::nn::WeightFormat;
 use crate::weights::{Checkpoint, random};
 
 /// Parts of the files that segmentation never runs, and why.
@@ -22,16 +23,17 @@ impl Sam {
     ///
     /// # Errors
     /// [`crate::Error::Checkpoint`] listing the tensors that are missing, misshaped or left over;
-    /// [`crate::Error::Unsupported`] for another family or size, and for a precision that the device or the
-    /// dtype does not have.
+    /// [`crate::Error::Unsupported`] for another family or size, and for a precision or weights of 8 bits
+    /// that the device or the dtype does not have.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
-        options.precision.check(&options.device, options.dtype)?;
+        let checkpoint = &options.prepare(checkpoint)?;
         let variant = Variant::of(checkpoint)?;
         let backbone = variant.sam()?;
         let build = |vb: VarBuilder| options.precision.scope(|| build(&backbone, vb));
         let left_out = LEFT_OUT.map(|(part, _)| part);
         let parts = checkpoint.build(options.dtype, &options.device, &left_out, build)?;
-        Ok(Self::new(variant.name(), parts, options))
+        let weights = options.format_of(checkpoint);
+        Ok(Self::new(variant.name(), parts, options, weights))
     }
 
     /// A model of the sizes of `variant` on random weights, the same ones each time: for measuring
@@ -40,17 +42,18 @@ impl Sam {
     /// # Errors
     /// [`crate::Error::Unsupported`] for another family or size.
     pub fn with_random_weights(variant: &Variant, options: &LoadOptions) -> Result<Self> {
-        options.precision.check(&options.device, options.dtype)?;
+        let int8 = options.int8_choice()?;
         let backbone = variant.sam()?;
-        let vb = random(options.dtype, &options.device);
+        let vb = random(options.dtype, &options.device, int8);
         let parts = options.precision.scope(|| build(&backbone, vb))?;
-        Ok(Self::new(variant.name(), parts, options))
+        Ok(Self::new(variant.name(), parts, options, options.weights))
     }
 
     fn new(
         name: String,
         (image_encoder, head): (ImageEncoder, SamHead),
         options: &LoadOptions,
+        weights: WeightFormat,
     ) -> Self {
         Self {
             image_encoder,
@@ -58,6 +61,7 @@ impl Sam {
             name,
             device: options.device.clone(),
             dtype: options.dtype,
+            weights,
         }
     }
 }

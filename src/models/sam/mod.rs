@@ -17,6 +17,7 @@ use super::head::{self, Decoded, ImageTokens, SamHead, drawn_mask};
 use super::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
 use crate::image::{Image, transform::LongestSide};
 use crate::mask::{Mask, upsample::upsample_bilinear};
+use crate::nn::WeightFormat;
 use crate::{Result, Run, Size};
 
 /// A loaded SAM 1 or MobileSAM.
@@ -29,6 +30,7 @@ pub struct Sam {
     name: String,
     device: Device,
     dtype: DType,
+    weights: WeightFormat,
 }
 
 impl Sam {
@@ -40,6 +42,11 @@ impl Sam {
     /// Where the model runs.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// How the weights of large layers are held.
+    pub fn weights(&self) -> WeightFormat {
+        self.weights
     }
 
     /// Number format of the computation.

@@ -10,6 +10,7 @@ use crate::models::inspect::Reading;
 use crate::models::sam2::neck::Neck;
 use crate::models::tracker::TrackerNetwork;
 use crate::models::variant::Variant;
+use crate::nn::WeightFormat;
 use crate::weights::{Checkpoint, random};
 use crate::{Error, Result};
 
@@ -42,10 +43,10 @@ impl Sam2 {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] listing the tensors that are missing, misshaped or left over;
-    /// [`Error::Unsupported`] for another family or size, for a precision that the device or the
-    /// dtype does not have, and if tracking is asked for of a file without the tracker.
+    /// [`Error::Unsupported`] for another family or size, for a precision or weights of 8 bits that
+    /// the device or the dtype does not have, and if tracking is asked for of a file without the tracker.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
-        options.precision.check(&options.device, options.dtype)?;
+        let checkpoint = &options.prepare(checkpoint)?;
         let variant = Variant::of(checkpoint)?;
         let config = variant.sam2()?;
         if options.tracking && !has_tracker(checkpoint) {
@@ -65,7 +66,8 @@ impl Sam2 {
         let video = if options.tracking { &[] } else { ONLY_VIDEO };
         let left_out: Vec<_> = never.chain(video.iter().copied()).collect();
         let modules = checkpoint.build(options.dtype, &options.device, &left_out, build)?;
-        Ok(Self::new(variant.name(), modules, options))
+        let weights = options.format_of(checkpoint);
+        Ok(Self::new(variant.name(), modules, options, weights))
     }
 
     /// A model of the sizes of `variant` on random weights, the same ones each time: for measuring
@@ -74,20 +76,21 @@ impl Sam2 {
     /// # Errors
     /// [`Error::Unsupported`] for another family.
     pub fn with_random_weights(variant: &Variant, options: &LoadOptions) -> Result<Self> {
-        options.precision.check(&options.device, options.dtype)?;
+        let int8 = options.int8_choice()?;
         let config = variant.sam2()?;
-        let vb = random(options.dtype, &options.device);
+        let vb = random(options.dtype, &options.device, int8);
         let build = || build(&config, options.tracking, vb);
         let modules = options.precision.scope(build)?;
-        Ok(Self::new(variant.name(), modules, options))
+        Ok(Self::new(variant.name(), modules, options, options.weights))
     }
 
-    fn new(name: String, modules: Modules, options: &LoadOptions) -> Self {
+    fn new(name: String, modules: Modules, options: &LoadOptions, weights: WeightFormat) -> Self {
         Self {
             modules,
             name,
             device: options.device.clone(),
             dtype: options.dtype,
+            weights,
         }
     }
 }

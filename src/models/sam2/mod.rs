@@ -26,6 +26,7 @@ use super::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
 use crate::backbones::hiera::{self, Hiera};
 use crate::image::{Image, transform::FloatSquare};
 use crate::mask::{Mask, upsample::upsample_bilinear};
+use crate::nn::WeightFormat;
 use crate::{Error, Result, Run, Size};
 
 /// Sizes of a SAM 2.1.
@@ -60,6 +61,7 @@ pub struct Sam2 {
     name: String,
     device: Device,
     dtype: DType,
+    weights: WeightFormat,
 }
 
 #[derive(Debug)]
@@ -80,6 +82,11 @@ impl Sam2 {
     /// Where the model runs.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// How the weights of large layers are held.
+    pub fn weights(&self) -> WeightFormat {
+        self.weights
     }
 
     /// Number format of the computation.

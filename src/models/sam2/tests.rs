@@ -40,6 +40,7 @@ pub(crate) fn toy(golden: &Golden) -> Sam2 {
         name: "a toy".into(),
         device: Device::Cpu,
         dtype: DType::F32,
+        weights: WeightFormat::Stored,
     }
 }
 

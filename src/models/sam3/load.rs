@@ -7,6 +7,7 @@ use super::{Config, Detector, Sam3, tracking};
 use crate::models::LoadOptions;
 use crate::models::inspect::Reading;
 use crate::models::variant::{PromptKind, Variant, is_interactive, is_multiplex};
+use crate::nn::WeightFormat;
 use crate::weights::{Checkpoint, random};
 use crate::{Error, Result};
 
@@ -63,11 +64,10 @@ impl Sam3 {
     ///
     /// # Errors
     /// [`Error::Checkpoint`] listing the tensors that are missing, misshaped or left over;
-    /// [`Error::Unsupported`] for another family, for a precision that the device or the dtype does
-    /// not have, and if clicks are asked for of a file without
-    /// their part.
+    /// [`Error::Unsupported`] for another family, for a precision or weights of 8 bits that the
+    /// device or the dtype does not have, and if clicks are asked for of a file without their part.
     pub fn load(checkpoint: &Checkpoint, options: &LoadOptions) -> Result<Self> {
-        options.precision.check(&options.device, options.dtype)?;
+        let checkpoint = &options.prepare(checkpoint)?;
         let Kind {
             config,
             name,
@@ -94,7 +94,8 @@ impl Sam3 {
         };
         let left_out: Vec<_> = never.chain(video.iter().copied()).collect();
         let parts = checkpoint.build(options.dtype, &options.device, &left_out, build)?;
-        Ok(Self::new(config, name, parts, options))
+        let weights = options.format_of(checkpoint);
+        Ok(Self::new(config, name, parts, options, weights))
     }
 
     /// A model of the sizes of `variant` on random weights, the same ones each time: for measuring
@@ -104,15 +105,15 @@ impl Sam3 {
     /// [`Error::Unsupported`] for a variant that is no SAM 3, or has no click head when
     /// [`LoadOptions::interactive`] asks for it.
     pub fn with_random_weights(variant: &Variant, options: &LoadOptions) -> Result<Self> {
-        options.precision.check(&options.device, options.dtype)?;
+        let int8 = options.int8_choice()?;
         let Kind { config, name, .. } = Kind::of_variant(variant, options.context_length)?;
         if (options.interactive || options.tracking) && !variant.interactive {
             return Err(no_interactive_head(&name));
         }
-        let vb = random(options.dtype, &options.device);
+        let vb = random(options.dtype, &options.device, int8);
         let build = || build(&config, options, vb);
         let parts = options.precision.scope(build)?;
-        Ok(Self::new(config, name, parts, options))
+        Ok(Self::new(config, name, parts, options, options.weights))
     }
 
     fn new(
@@ -120,6 +121,7 @@ impl Sam3 {
         name: String,
         (detector, interactive): (Detector, Option<InteractiveHead>),
         options: &LoadOptions,
+        weights: WeightFormat,
     ) -> Self {
         Self {
             detector,
@@ -128,6 +130,7 @@ impl Sam3 {
             name,
             device: options.device.clone(),
             dtype: options.dtype,
+            weights,
         }
     }
 }

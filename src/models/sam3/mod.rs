@@ -22,6 +22,7 @@ pub(super) use interactive::Parts;
 pub(super) use load::{left_out, survey};
 
 use crate::image::{Image, transform::Square};
+use crate::nn::WeightFormat;
 use crate::text::Tokenizer;
 use crate::{Error, Result, Run, Size};
 
@@ -36,6 +37,7 @@ pub struct Sam3 {
     name: String,
     device: Device,
     dtype: DType,
+    weights: WeightFormat,
 }
 
 /// An image encoded for texts and exemplars: cheap to clone, good for any number of prompts.
@@ -85,6 +87,11 @@ impl Sam3 {
     /// Where the model runs.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// How the weights of large layers are held.
+    pub fn weights(&self) -> WeightFormat {
+        self.weights
     }
 
     /// Number format of the computation.

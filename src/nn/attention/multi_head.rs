@@ -4,6 +4,7 @@ use candle::{D, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::{sdpa, sdpa_on_grid};
+use crate::nn::int8::Int8Rows;
 use crate::nn::linear::{Linear, linear};
 use crate::nn::precision::Precision;
 
@@ -33,17 +34,23 @@ pub struct MultiHeadAttention {
 impl MultiHeadAttention {
     /// Reads `in_proj_weight` (3 dim, dim), `in_proj_bias` and `out_proj`.
     pub fn new(dim: usize, num_heads: usize, vb: VarBuilder) -> Result<Self> {
-        let weight = vb.get((3 * dim, dim), "in_proj_weight")?;
+        let (name, shape) = ("in_proj_weight", [3 * dim, dim]);
         let bias = vb.get(3 * dim, "in_proj_bias")?;
-        let part = |i: usize| -> Result<Linear> {
-            let weight = weight.narrow(0, i * dim, dim)?;
-            let bias = bias.narrow(0, i * dim, dim)?;
-            Linear::new(&weight, Some(bias))
+        let bias = |start| bias.narrow(0, start, dim).map(Some);
+        let thirds = |part: &dyn Fn(usize) -> Result<Linear>| -> Result<[Linear; 3]> {
+            Ok([part(0)?, part(dim)?, part(2 * dim)?])
+        };
+        let [q_proj, k_proj, v_proj] = match Int8Rows::read(&shape, name, &vb)? {
+            Some(rows) => thirds(&|i| Linear::from_int8(&rows.narrow(i, dim)?, bias(i)?))?,
+            None => {
+                let weight = vb.get(&shape, name)?;
+                thirds(&|i| Linear::new(&weight.narrow(0, i, dim)?, bias(i)?))?
+            }
         };
         Ok(Self {
-            q_proj: part(0)?,
-            k_proj: part(1)?,
-            v_proj: part(2)?,
+            q_proj,
+            k_proj,
+            v_proj,
             out_proj: linear(dim, dim, vb.pp("out_proj"))?,
             num_heads,
             precision: Precision::current(),

@@ -3,7 +3,8 @@
 use candle::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::{Conv2d, ConvConfig};
+use super::{Conv2d, ConvConfig, int8_rows};
+use crate::nn::int8::Int8Rows;
 use crate::nn::linear::Linear;
 
 /// Added to the running variance; PyTorch's default, which every model here keeps.
@@ -18,6 +19,11 @@ pub fn conv2d_bn(
     conv_vb: VarBuilder,
     bn_vb: VarBuilder,
 ) -> Result<Conv2d> {
+    if let Some(rows) = int8_rows(in_channels, out_channels, kernel, cfg, &conv_vb)? {
+        let norm = batch_norm(out_channels, bn_vb)?;
+        let bias = loaded(&norm.shift, &conv_vb)?;
+        return Conv2d::from_int8(&rows.scaled(&norm.scale)?, Some(bias));
+    }
     let shape = (out_channels, in_channels / cfg.groups, kernel, kernel);
     let weight = get_f64(shape, "weight", &conv_vb)?;
     let (weight, bias) = batch_norm(out_channels, bn_vb)?.fold(&weight, None)?;
@@ -32,7 +38,13 @@ pub fn pointwise_bn(
     conv_vb: VarBuilder,
     bn_vb: VarBuilder,
 ) -> Result<Linear> {
-    let weight = get_f64((out_channels, in_channels, 1, 1), "weight", &conv_vb)?;
+    let shape = [out_channels, in_channels, 1, 1];
+    if let Some(rows) = Int8Rows::read(&shape, "weight", &conv_vb)? {
+        let norm = batch_norm(out_channels, bn_vb)?;
+        let bias = loaded(&norm.shift, &conv_vb)?;
+        return Linear::from_int8(&rows.scaled(&norm.scale)?, Some(bias));
+    }
+    let weight = get_f64(&shape, "weight", &conv_vb)?;
     let (weight, bias) = batch_norm(out_channels, bn_vb)?.fold(&weight, None)?;
     let weight = loaded(&weight.reshape((out_channels, in_channels))?, &conv_vb)?;
     Linear::new(&weight, Some(loaded(&bias, &conv_vb)?))

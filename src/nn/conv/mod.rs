@@ -13,8 +13,11 @@ use std::sync::Arc;
 use candle::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
+use super::int8::Int8Rows;
 use super::kernels::convolution::{self, PackedKernel};
 use super::kernels::epilogue::{Activation, Bias, Epilogue};
+use super::kernels::int8::{self, Int8Weight};
+use super::kernels::view::elements;
 use super::kernels::window::Window;
 use super::kernels::winograd::{self, TransformedKernel};
 use super::precision::Precision;
@@ -83,6 +86,8 @@ enum Weight {
     Plain(Tensor),
     Packed(Arc<PackedKernel>),
     Transformed(Arc<TransformedKernel>),
+    /// (out, in), of a 1x1 convolution.
+    Int8(Arc<Int8Weight>),
 }
 
 impl fmt::Debug for Weight {
@@ -91,6 +96,7 @@ impl fmt::Debug for Weight {
             Self::Plain(weight) => write!(f, "{:?}", weight.dims()),
             Self::Packed(kernel) => write!(f, "{:?} packed", kernel.dims()),
             Self::Transformed(kernel) => write!(f, "{:?} transformed", kernel.dims()),
+            Self::Int8(weight) => write!(f, "{:?} of 8 bits", weight.dims()),
         }
     }
 }
@@ -103,6 +109,15 @@ impl Conv2d {
             false => Weight::Plain(weight.contiguous()?),
         };
         Ok(Self { weight, bias, cfg })
+    }
+
+    /// A 1x1 convolution from a weight of 8 bits and its `bias` (out).
+    fn from_int8(rows: &Int8Rows, bias: Option<Tensor>) -> Result<Self> {
+        Ok(Self {
+            weight: Weight::Int8(Arc::new(rows.pack()?)),
+            bias,
+            cfg: ConvConfig::default(),
+        })
     }
 
     /// The convolution, then GELU with the error function.
@@ -153,6 +168,24 @@ impl Conv2d {
                     };
                     convolution::conv2d(image, size, kernel, window, &epilogue)
                 })
+            }
+            Weight::Int8(weight) => {
+                let (out, input) = weight.dims();
+                dense(
+                    xs,
+                    [out, input, 1, 1],
+                    window,
+                    bias,
+                    |image, (h, w), bias| {
+                        let epilogue = Epilogue {
+                            bias: bias.map_or(Bias::None, Bias::Rows),
+                            activation,
+                            residual: None,
+                        };
+                        let ys = int8::pointwise(image, elements(&[h, w])?, weight, &epilogue)?;
+                        Ok((ys, (h, w)))
+                    },
+                )
             }
             Weight::Transformed(kernel) => {
                 dense(xs, kernel.dims(), window, bias, |image, size, bias| {
@@ -316,14 +349,32 @@ pub fn conv2d_no_bias(
     cfg: ConvConfig,
     vb: VarBuilder,
 ) -> Result<Conv2d> {
+    if let Some(rows) = int8_rows(in_channels, out_channels, kernel, cfg, &vb)? {
+        return Conv2d::from_int8(&rows, None);
+    }
     let shape = (out_channels, in_channels / cfg.groups, kernel, kernel);
     Conv2d::new(&vb.get(shape, "weight")?, None, cfg)
+}
+
+/// The weight of 8 bits of a convolution that has one: 1x1 convolutions only, each pixel a row.
+fn int8_rows(
+    in_channels: usize,
+    out_channels: usize,
+    kernel: usize,
+    cfg: ConvConfig,
+    vb: &VarBuilder,
+) -> Result<Option<Int8Rows>> {
+    match kernel == 1 && cfg == ConvConfig::default() {
+        true => Int8Rows::read(&[out_channels, in_channels, 1, 1], "weight", vb),
+        false => Ok(None),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::nn::golden::assert_close;
+    use crate::nn::kernels::level::takes_candles_way;
     use crate::nn::{gelu, hard_swish};
 
     pub(super) fn random(shape: &[usize]) -> Tensor {
@@ -332,6 +383,51 @@ mod tests {
 
     pub(super) fn assert_equal(got: &Tensor, want: &Tensor) {
         assert_close(got, want, 2e-6);
+    }
+
+    #[test]
+    fn a_convolution_of_eight_bits_is_near_the_one_it_stands_for() {
+        if takes_candles_way() {
+            return; // weights of 8 bits are refused there
+        }
+        let values = crate::nn::kernels::random(40 * 24, 1);
+        let bytes: Vec<u8> = values.iter().map(|x| (x * 254.) as i8 as u8).collect();
+        let exact: Vec<f32> = bytes.iter().map(|b| f32::from(*b as i8) / 64.).collect();
+        let exact = Tensor::from_vec(exact, (40, 24, 1, 1), &Device::Cpu).unwrap();
+        let norm = |name: &str, values: Tensor| (format!("bn.{name}"), values);
+        let weight = Tensor::from_vec(bytes, (40, 24, 1, 1), &Device::Cpu).unwrap();
+        let tensors = [
+            ("weight".to_string(), weight),
+            (
+                "weight_scale".to_string(),
+                Tensor::full(1f32 / 64., 40, &Device::Cpu).unwrap(),
+            ),
+            norm("weight", random(&[40])),
+            norm("bias", random(&[40])),
+            norm("running_mean", random(&[40])),
+            norm("running_var", random(&[40]).sqr().unwrap()),
+        ];
+        let mut tensors = std::collections::HashMap::from(tensors);
+        let cfg = ConvConfig::default();
+        let convolutions = |tensors: &std::collections::HashMap<_, _>| {
+            let vb = VarBuilder::from_tensors(tensors.clone(), DType::F32, &Device::Cpu);
+            let folded = conv2d_bn(24, 40, 1, cfg, vb.clone(), vb.pp("bn")).unwrap();
+            [conv2d_no_bias(24, 40, 1, cfg, vb).unwrap(), folded]
+        };
+        let got = convolutions(&tensors);
+        tensors.remove("weight_scale");
+        tensors.insert("weight".into(), exact);
+        let xs = random(&[2, 24, 9, 7]);
+        for (got, want) in got.iter().zip(&convolutions(&tensors)) {
+            assert!(matches!(got.weight, Weight::Int8(_)));
+            assert_close(
+                &got.forward(&xs).unwrap(),
+                &want.forward(&xs).unwrap(),
+                1e-2,
+            );
+            let want = want.forward_gelu(&xs).unwrap();
+            assert_close(&got.forward_gelu(&xs).unwrap(), &want, 1e-2);
+        }
     }
 
     #[test]

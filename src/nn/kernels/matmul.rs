@@ -59,7 +59,8 @@ pub fn matmul(xs: Rows, weight: &PackedWeight, epilogue: &Epilogue) -> Result<Ve
     let depth = tile.right.elements(weight.k);
     let step = DEPTH.min(depth).max(1);
     let write = |shared: Shared| {
-        let ((blocks, groups), check) = (split(m, n, &tile), run::checker());
+        let ((blocks, groups), check) =
+            (split(m, n, [tile.rows, tile.cols], STRIPS), run::checker());
         let strips = || vec![0f32; blocks.size.next_multiple_of(tile.rows) * step];
         let tasks = (0..blocks.count * groups.count).into_par_iter();
         tasks.try_for_each_init(strips, |strips, task| {
@@ -95,10 +96,12 @@ pub fn matmul(xs: Rows, weight: &PackedWeight, epilogue: &Epilogue) -> Result<Ve
 }
 
 /// A length cut into pieces of one size, the last one shorter.
-struct Pieces {
+pub(super) struct Pieces {
     len: usize,
-    size: usize,
-    count: usize,
+    /// Of a piece.
+    pub size: usize,
+    /// The number of pieces.
+    pub count: usize,
 }
 
 impl Pieces {
@@ -111,24 +114,21 @@ impl Pieces {
     }
 
     /// Start and length of a piece.
-    fn piece(&self, index: usize) -> (usize, usize) {
+    pub fn piece(&self, index: usize) -> (usize, usize) {
         let start = index * self.size;
         (start, self.size.min(self.len - start))
     }
 }
 
-/// Rows first; columns too where there are few strips of rows.
-fn split(m: usize, n: usize, tile: &Tile) -> (Pieces, Pieces) {
+/// Rows first, at most `most` strips to a piece; columns too where there are few strips of rows.
+pub(super) fn split(m: usize, n: usize, [rows, cols]: [usize; 2], most: usize) -> (Pieces, Pieces) {
     let threads = rayon::current_num_threads();
-    let (strips, panels) = (m.div_ceil(tile.rows).max(1), n.div_ceil(tile.cols).max(1));
-    let blocks = strips
-        .div_ceil(STRIPS)
-        .next_multiple_of(threads)
-        .min(strips);
+    let (strips, panels) = (m.div_ceil(rows).max(1), n.div_ceil(cols).max(1));
+    let blocks = strips.div_ceil(most).next_multiple_of(threads).min(strips);
     let groups = (2 * threads).div_ceil(blocks).min(panels);
     (
-        Pieces::new(m, strips.div_ceil(blocks) * tile.rows),
-        Pieces::new(n, panels.div_ceil(groups) * tile.cols),
+        Pieces::new(m, strips.div_ceil(blocks) * rows),
+        Pieces::new(n, panels.div_ceil(groups) * cols),
     )
 }
 

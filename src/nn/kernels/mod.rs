@@ -6,6 +6,7 @@ pub mod attention;
 pub mod convolution;
 pub mod depthwise;
 pub mod epilogue;
+pub mod int8;
 mod lanes;
 pub mod layout;
 pub mod level;

@@ -5,7 +5,7 @@ use std::borrow::Borrow;
 use candle::{DType, Tensor};
 
 use crate::mask::Mask;
-use crate::{Precision, Result};
+use crate::{Precision, Result, WeightFormat};
 
 /// One comparison.
 #[derive(Debug, Clone)]
@@ -83,8 +83,14 @@ pub struct Tolerances {
 }
 
 impl Tolerances {
-    /// Limits for a model in `dtype` with `precision` against a reference in f32.
-    pub fn of(dtype: DType, precision: Precision) -> Self {
+    /// Limits for a model in `dtype` with `precision` and `weights` against a reference in f32.
+    ///
+    /// Weights of 8 bits have those of [`Precision::Medium`].
+    pub fn of(dtype: DType, precision: Precision, weights: WeightFormat) -> Self {
+        let precision = match weights {
+            WeightFormat::Int8 => Precision::Medium,
+            _ => precision,
+        };
         let stage = match precision {
             Precision::Highest => 2e-5,
             _ => 1e-4,
@@ -195,6 +201,16 @@ mod tests {
             (same.max_error, same.relative_error, same.cosine),
             (0., 0., 1.)
         );
+    }
+
+    #[test]
+    fn weights_of_eight_bits_have_the_limits_of_bf16_with_any_precision() {
+        let of = |precision, weights| Tolerances::of(DType::F32, precision, weights);
+        let want = of(Precision::Medium, WeightFormat::Stored);
+        for precision in [Precision::Highest, Precision::High, Precision::Medium] {
+            assert_eq!(of(precision, WeightFormat::Int8), want);
+        }
+        assert_ne!(of(Precision::High, WeightFormat::Stored), want);
     }
 
     #[test]

@@ -23,7 +23,7 @@ const MAX_EMPTY: usize = 1 << 20;
 
 /// Dtypes that can be read, and what candle calls them. 8-bit floats are read as bf16, which holds
 /// them exactly: candle has one of the two kinds only, and can hardly compute with it.
-const DTYPES: [(Dtype, DType); 12] = [
+const DTYPES: [(Dtype, DType); 13] = [
     (Dtype::F32, DType::F32),
     (Dtype::F16, DType::F16),
     (Dtype::BF16, DType::BF16),
@@ -36,6 +36,7 @@ const DTYPES: [(Dtype, DType); 12] = [
     (Dtype::U32, DType::U32),
     (Dtype::U8, DType::U8),
     (Dtype::BOOL, DType::U8),
+    (Dtype::I8, DType::U8), // its bits: candle has no such type
 ];
 
 /// A tensor as a file stores it.

@@ -50,7 +50,7 @@ impl StoredTensor {
             Dtype::I32 => self.to_le::<i32>()?,
             Dtype::I16 => self.to_le::<i16>()?,
             Dtype::U32 => self.to_le::<u32>()?,
-            Dtype::U8 | Dtype::BOOL => self.to_le::<u8>()?,
+            Dtype::U8 | Dtype::BOOL | Dtype::I8 => self.to_le::<u8>()?,
             other => bail!("`{}` cannot be written as {other:?}", self.name),
         };
         write(&bytes).map_err(candle::Error::from)

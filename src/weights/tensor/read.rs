@@ -73,6 +73,11 @@ impl StoredTensor {
             Dtype::I16 => self.copy_as::<i16, T>(out),
             Dtype::U32 => self.copy_as::<u32, T>(out),
             Dtype::U8 | Dtype::BOOL => self.copy_as::<u8, T>(out),
+            Dtype::I8 if T::DTYPE == DType::U8 => self.copy_with(out, 1, |byte| byte[0]),
+            Dtype::I8 => bail!(
+                "`{}` is stored as I8, which this layer does not read",
+                self.name
+            ),
             other => bail!("`{}` is stored as {other:?}, which is not read", self.name),
         }
         Ok(())

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use candle_sam3::models::variant::{self, Family, Variant};
-use candle_sam3::{LoadOptions, Model, Precision, device, models, output};
+use candle_sam3::{LoadOptions, Model, Precision, WeightFormat, device, models, output};
 use indicatif::ProgressBar;
 
 use crate::model::{self, ModelArgs};
@@ -136,6 +136,7 @@ pub fn run(args: BenchArgs, quiet: bool) -> Result<()> {
                 device: candle::Device::Cpu,
                 dtype: candle_sam3::DType::F32,
                 precision: Precision::Highest,
+                weights: WeightFormat::Stored,
                 ..options.clone()
             };
             let reference = load(&args, variant, &on_cpu)?;
@@ -145,15 +146,7 @@ pub fn run(args: BenchArgs, quiet: bool) -> Result<()> {
 
     progress.finish_and_clear();
 
-    let report = Report::new(
-        &args,
-        &options,
-        &picture,
-        model.name(),
-        load_ms,
-        measured,
-        parity,
-    );
+    let report = Report::new(&args, &options, &picture, &model, load_ms, measured, parity);
     if let Some(path) = &args.json {
         let json = serde_json::to_vec_pretty(&report)?;
         output::write_file(path, &json)?;
@@ -163,7 +156,7 @@ pub fn run(args: BenchArgs, quiet: bool) -> Result<()> {
         compare::compare(&report, &earlier, args.tolerance)?;
     }
     match &report.parity {
-        Some(parity) => parity.check(options.dtype, options.precision),
+        Some(parity) => parity.check(options.dtype, options.precision, model.weights()),
         None => Ok(()),
     }
 }

@@ -6,7 +6,9 @@ use anyhow::{Result, bail};
 use candle_sam3::predict::concept::{self, Options, Prompt};
 use candle_sam3::predict::interactive::{self, MaskPrediction, Multimask};
 use candle_sam3::trace::{Difference, Trace};
-use candle_sam3::{DType, InteractiveModel, Model, Precision, Run, Sam3, VisualPrompt};
+use candle_sam3::{
+    DType, InteractiveModel, Model, Precision, Run, Sam3, VisualPrompt, WeightFormat,
+};
 use serde::Serialize;
 
 use super::picture::Picture;
@@ -47,8 +49,9 @@ impl Parity {
     }
 
     /// Fails if a stage is further off than the number format explains.
-    pub fn check(&self, dtype: DType, precision: Precision) -> Result<()> {
-        let is_f32 = dtype == DType::F32 && precision != Precision::Medium;
+    pub fn check(&self, dtype: DType, precision: Precision, weights: WeightFormat) -> Result<()> {
+        let is_f32 =
+            dtype == DType::F32 && precision != Precision::Medium && weights != WeightFormat::Int8;
         // NaN is within no limit.
         let is_near = |stage: &StageDifference| match is_f32 {
             true => stage.relative <= MAX_RELATIVE,
@@ -183,30 +186,22 @@ mod tests {
 
     #[test]
     fn a_stage_far_off_fails_by_the_measure_of_its_number_format() {
-        assert!(parity(1e-4, 0.9).check(DType::F32, Precision::High).is_ok());
-        assert!(
-            parity(0.03, 0.9995)
-                .check(DType::BF16, Precision::High)
-                .is_ok()
-        );
-        assert!(
-            parity(0.03, 0.9995)
-                .check(DType::F32, Precision::Medium)
-                .is_ok()
-        );
-        let error = parity(0.03, 0.9995)
-            .check(DType::F32, Precision::High)
-            .unwrap_err();
+        let check = |relative, cosine, dtype, precision, weights| {
+            parity(relative, cosine).check(dtype, precision, weights)
+        };
+        let (high, stored, int8) = (Precision::High, WeightFormat::Stored, WeightFormat::Int8);
+        assert!(check(1e-4, 0.9, DType::F32, high, stored).is_ok());
+        for (dtype, precision, weights) in [
+            (DType::BF16, high, stored),
+            (DType::F32, Precision::Medium, stored),
+            (DType::F32, high, int8),
+        ] {
+            assert!(check(0.03, 0.9995, dtype, precision, weights).is_ok());
+        }
+        let error = check(0.03, 0.9995, DType::F32, high, stored).unwrap_err();
         assert!(error.to_string().contains("trunk (3.0e-2"), "{error}");
-        assert!(
-            parity(1e-4, 0.99)
-                .check(DType::F16, Precision::High)
-                .is_err()
-        );
-        assert!(
-            parity(f64::NAN, f64::NAN)
-                .check(DType::F32, Precision::High)
-                .is_err()
-        );
+        assert!(check(1e-4, 0.99, DType::F16, high, stored).is_err());
+        assert!(check(1e-4, 0.98, DType::F32, high, int8).is_err());
+        assert!(check(f64::NAN, f64::NAN, DType::F32, high, stored).is_err());
     }
 }

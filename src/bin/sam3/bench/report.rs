@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use candle_sam3::LoadOptions;
+use candle_sam3::{LoadOptions, Model};
 use serde::Serialize;
 
 use super::machine::{Machine, Versions};
@@ -26,6 +26,7 @@ pub struct Report {
     versions: Versions,
     dtype: String,
     precision: String,
+    weight_format: String,
     image: ImageSize,
     prompts: usize,
     batch: usize,
@@ -68,7 +69,7 @@ impl Report {
         args: &BenchArgs,
         options: &LoadOptions,
         picture: &Picture,
-        model: &str,
+        model: &Model,
         load_ms: f64,
         measured: Measured,
         parity: Option<Parity>,
@@ -80,7 +81,7 @@ impl Report {
         Self {
             schema: SCHEMA,
             engine: "candle-sam3",
-            model: model.to_string(),
+            model: model.name().to_string(),
             weights: match &args.random_weights {
                 Some(_) => "random".into(),
                 None => file_name(&args.model.model),
@@ -89,6 +90,7 @@ impl Report {
             versions: Versions::new(),
             dtype: options.dtype.as_str().into(),
             precision: options.precision.to_string(),
+            weight_format: model.weights().to_string(),
             image: ImageSize {
                 name: picture.name.clone(),
                 width: picture.width,
@@ -129,13 +131,18 @@ impl Report {
             width,
             height,
         } = &self.image;
+        let int8 = match self.weight_format.as_str() {
+            "int8" => ", weights of 8 bits",
+            _ => "",
+        };
         let mut text = format!(
-            "{} ({} weights), {} {}, {device}; image {name} {width} x {height}, {} found, {} runs\n\n\
+            "{} ({} weights), {} {}{}, {device}; image {name} {width} x {height}, {} found, {} runs\n\n\
              | stage | median ms | p95 ms | min ms |\n|---|---:|---:|---:|\n",
             self.model,
             self.weights,
             self.dtype,
             self.precision,
+            int8,
             plural(self.objects, "mask"),
             self.iters
         );

@@ -407,6 +407,7 @@ fn settings(args: &LabelArgs, options: Option<&Options>) -> Map<String, Value> {
         json!(format!("{:?}", candle_sam3::DType::from(args.model.dtype))),
     );
     set("precision", json!(args.model.precision.to_string()));
+    set("weights", json!(args.model.weights.to_string()));
     settings
 }
 

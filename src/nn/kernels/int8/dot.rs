@@ -1,0 +1,362 @@
+//! The innermost loop of products of 8-bit integers: a tile of sums in registers.
+//!
+//! The left operand, activations in 0..=255, comes in strips of [`Tile::rows`] rows, the right one,
+//! weights in -128..=127, in panels of [`Tile::cols`] columns. An element of the summation is as
+//! many values as an instruction takes at a time, [`Tile::group`]. All sums are of 32 bits and
+//! exact, so every instruction set gives the same: AVX2 has an instruction for bytes, but its sums
+//! of two products saturate at 16 bits; its products of 16-bit integers cannot.
+
+use std::sync::LazyLock;
+
+#[cfg(target_arch = "x86_64")]
+use super::x86;
+use crate::nn::kernels::lanes::unroll;
+use crate::nn::kernels::level::{Level, level};
+
+/// The longest summation, in values: sums of as many products of 255 and -128 fit into 32 bits.
+pub const MAX_DEPTH: usize = 1 << 16;
+
+/// The shape of a tile of sums, and the code that computes one.
+#[derive(Clone, Copy)]
+pub struct Tile {
+    /// Rows of a strip.
+    pub rows: usize,
+    /// Columns of a panel.
+    pub cols: usize,
+    /// Values of an element: 4 bytes, or on the left 2 integers of 16 bits.
+    pub group: usize,
+    /// Code for strips of 1, 2, … rows.
+    code: &'static [Multiply],
+}
+
+/// The number of elements, a strip, a panel, the sums of a tile.
+pub(super) type Multiply = unsafe fn(usize, &[u32], &[i8], &mut [i32]);
+
+/// The tile of this processor, with the most rows.
+pub static TILE: LazyLock<Tile> = LazyLock::new(|| Tile::of(Set::of(level())));
+
+/// Instruction sets with a loop of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Set {
+    /// What the compiler makes of plain code. On x86-64, which always has SSE2, in tests only: it makes
+    /// a slow loop of it there.
+    #[cfg_attr(target_arch = "x86_64", allow(dead_code))]
+    Portable,
+    /// Products of 16 bits, 4 sums.
+    #[cfg(target_arch = "x86_64")]
+    Sse2,
+    /// Products of 16 bits, 8 sums.
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    /// Products of bytes, 8 sums.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    /// Products of bytes, 16 sums.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+}
+
+impl Set {
+    /// The best of this processor up to `level`.
+    fn of(level: Level) -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::is_x86_feature_detected as has;
+            if level >= Level::Avx512 && has!("avx512vnni") {
+                return Self::Avx512Vnni;
+            }
+            if level >= Level::Avx2 && has!("avxvnni") {
+                return Self::AvxVnni;
+            }
+            if level >= Level::Avx2 {
+                return Self::Avx2;
+            }
+        }
+        let _ = level;
+        match cfg!(target_arch = "x86_64") {
+            #[cfg(target_arch = "x86_64")]
+            true => Self::Sse2,
+            _ => Self::Portable,
+        }
+    }
+}
+
+impl Tile {
+    fn of(set: Set) -> Self {
+        let (cols, group, code): (_, _, &[Multiply]) = match set {
+            Set::Portable => (8, 2, &PORTABLE),
+            #[cfg(target_arch = "x86_64")]
+            Set::Sse2 => (8, 2, &x86::SSE2),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => (16, 2, &x86::AVX2),
+            #[cfg(target_arch = "x86_64")]
+            Set::AvxVnni => (16, 4, &x86::AVX_VNNI),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512Vnni => (32, 4, &x86::AVX512_VNNI),
+        };
+        Self {
+            rows: code.len(),
+            cols,
+            group,
+            code,
+        }
+    }
+
+    /// The tile whose strips cover `m` rows with the least work, as high as possible.
+    pub fn fitting(self, m: usize) -> Self {
+        let rows = m.div_ceil(m.div_ceil(self.code.len()).max(1));
+        Self {
+            rows: rows.max(1),
+            ..self
+        }
+    }
+
+    /// Elements that hold `len` values; zeros fill up the last one.
+    pub fn elements(&self, len: usize) -> usize {
+        len.div_ceil(self.group)
+    }
+
+    /// Puts a row of values between those of its strip.
+    pub fn pack_row(&self, values: &[u8], i: usize, strip: &mut [u32]) {
+        let Some(strip) = strip.get_mut(i..) else {
+            return; // no values
+        };
+        let to = strip.iter_mut().step_by(self.rows);
+        match self.group {
+            2 => {
+                let (pairs, rest) = values.as_chunks();
+                let rest = rest.first().map(|last| [*last, 0]);
+                let element = |[low, high]: [u8; 2]| u32::from(low) | u32::from(high) << 16;
+                let elements = pairs.iter().copied().chain(rest);
+                to.zip(elements).for_each(|(to, pair)| *to = element(pair));
+            }
+            _ => {
+                let (fours, rest) = values.as_chunks();
+                let rest = (!rest.is_empty()).then(|| {
+                    let mut last = [0; 4];
+                    last[..rest.len()].copy_from_slice(rest);
+                    last
+                });
+                let elements = fours.iter().copied().chain(rest);
+                to.zip(elements)
+                    .for_each(|(to, four)| *to = u32::from_le_bytes(four));
+            }
+        }
+    }
+
+    /// `to[i][j] = Σ strip[k][i] * panel[k][j]` over `depth` elements, for all [`Self::rows`] and
+    /// [`Self::cols`].
+    pub fn multiply(&self, depth: usize, strip: &[u32], panel: &[i8], to: &mut [i32]) {
+        let holds = |len: usize, width: usize| {
+            let all = depth.checked_mul(width);
+            all.is_some_and(|all| len >= all)
+        };
+        assert!(holds(strip.len(), self.rows));
+        assert!(holds(panel.len(), self.cols * self.group));
+        assert!(to.len() >= self.rows * self.cols);
+        // SAFETY: the lengths were checked; the code is what this processor runs.
+        unsafe { self.code[self.rows - 1](depth, strip, panel, to) }
+    }
+}
+
+/// A register of 32-bit sums.
+///
+/// # Safety
+/// The functions may only run on a processor that has the type's instructions. Pointers are good
+/// for [`Self::COUNT`] sums or elements, aligned or not.
+pub(super) trait Sums: Copy {
+    /// Sums of a register.
+    const COUNT: usize;
+    /// Values of an element.
+    const GROUP: usize;
+    /// An element of the left operand in each lane.
+    type Left: Copy;
+    /// An element of the right operand for each lane.
+    type Right: Copy;
+    unsafe fn zero() -> Self;
+    unsafe fn splat(element: u32) -> Self::Left;
+    unsafe fn load(from: *const i8) -> Self::Right;
+    unsafe fn add_products(self, left: Self::Left, right: Self::Right) -> Self;
+    unsafe fn store(self, to: *mut i32);
+}
+
+/// `R` rows times 2 registers of sums.
+///
+/// # Safety
+/// `a` holds `depth * R` elements, `b` `depth * 2 * COUNT` and `to` `R * 2 * COUNT` sums; the
+/// processor has the instructions of `S`.
+#[inline(always)]
+pub(super) unsafe fn tile<S: Sums, const R: usize>(
+    depth: usize,
+    a: &[u32],
+    b: &[i8],
+    to: &mut [i32],
+) {
+    // SAFETY: the caller's promises.
+    unsafe {
+        let mut sums = [[S::zero(); 2]; R];
+        let (mut a, mut b) = (a.as_ptr(), b.as_ptr());
+        for _ in 0..depth {
+            let cols = [S::load(b), S::load(b.add(S::COUNT * S::GROUP))];
+            unroll!(R, i => {
+                let x = S::splat(*a.add(i));
+                sums[i][0] = sums[i][0].add_products(x, cols[0]);
+                sums[i][1] = sums[i][1].add_products(x, cols[1]);
+            });
+            a = a.add(R);
+            b = b.add(2 * S::COUNT * S::GROUP);
+        }
+        let to = to.as_mut_ptr();
+        unroll!(R, i => {
+            sums[i][0].store(to.add(2 * i * S::COUNT));
+            sums[i][1].store(to.add((2 * i + 1) * S::COUNT));
+        });
+    }
+}
+
+/// Four sums of pairs.
+type Four = [i32; 4];
+
+impl Sums for Four {
+    const COUNT: usize = 4;
+    const GROUP: usize = 2;
+    type Left = [i16; 2];
+    type Right = [[i16; 2]; 4];
+
+    #[inline(always)]
+    unsafe fn zero() -> Self {
+        [0; 4]
+    }
+
+    #[inline(always)]
+    unsafe fn splat(element: u32) -> [i16; 2] {
+        [element as i16, (element >> 16) as i16]
+    }
+
+    #[inline(always)]
+    unsafe fn load(from: *const i8) -> [[i16; 2]; 4] {
+        // SAFETY: the caller's promise.
+        let bytes = unsafe { from.cast::<[[i8; 2]; 4]>().read_unaligned() };
+        bytes.map(|pair| pair.map(i16::from))
+    }
+
+    #[inline(always)]
+    unsafe fn add_products(self, left: [i16; 2], right: [[i16; 2]; 4]) -> Self {
+        let product = |i: usize| i32::from(left[i]);
+        let mut sums = self;
+        for (sum, right) in sums.iter_mut().zip(right) {
+            *sum += product(0) * i32::from(right[0]) + product(1) * i32::from(right[1]);
+        }
+        sums
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut i32) {
+        // SAFETY: the caller's promise.
+        unsafe { to.cast::<Self>().write_unaligned(self) }
+    }
+}
+
+unsafe fn portable<const R: usize>(depth: usize, a: &[u32], b: &[i8], to: &mut [i32]) {
+    // SAFETY: passed on to the caller.
+    unsafe { tile::<Four, R>(depth, a, b, to) }
+}
+
+static PORTABLE: [Multiply; 4] = [portable::<1>, portable::<2>, portable::<3>, portable::<4>];
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Every tile that this processor runs, also those it would not choose, and AVX-512 VNNI's with
+    /// its instruction emulated.
+    pub fn tiles() -> Vec<Tile> {
+        let mut sets = vec![Set::Portable, Set::of(level())];
+        #[cfg(target_arch = "x86_64")]
+        for (level, set) in [
+            (Level::Portable, Set::Sse2),
+            (Level::Avx2, Set::Avx2),
+            (Level::Avx512, Set::of(Level::Avx2)),
+        ] {
+            if super::level() >= level {
+                sets.push(set);
+            }
+        }
+        let mut tiles: Vec<_> = sets.into_iter().map(Tile::of).collect();
+        tiles.push(Tile {
+            rows: EMULATED.len(),
+            cols: 32,
+            group: 4,
+            code: &EMULATED,
+        });
+        tiles
+    }
+
+    /// VPDPBUSD on 16 sums, by the letter of Intel's manual.
+    impl Sums for [i32; 16] {
+        const COUNT: usize = 16;
+        const GROUP: usize = 4;
+        type Left = [u8; 4];
+        type Right = [[i8; 4]; 16];
+
+        unsafe fn zero() -> Self {
+            [0; 16]
+        }
+
+        unsafe fn splat(element: u32) -> [u8; 4] {
+            element.to_le_bytes()
+        }
+
+        unsafe fn load(from: *const i8) -> Self::Right {
+            // SAFETY: the caller's promise.
+            unsafe { from.cast::<Self::Right>().read_unaligned() }
+        }
+
+        unsafe fn add_products(mut self, left: [u8; 4], right: Self::Right) -> Self {
+            for (sum, right) in self.iter_mut().zip(right) {
+                for (x, w) in left.iter().zip(right) {
+                    *sum += i32::from(i16::from(*x) * i16::from(w));
+                }
+            }
+            self
+        }
+
+        unsafe fn store(self, to: *mut i32) {
+            // SAFETY: the caller's promise.
+            unsafe { to.cast::<Self>().write_unaligned(self) }
+        }
+    }
+
+    unsafe fn emulated<const R: usize>(depth: usize, a: &[u32], b: &[i8], to: &mut [i32]) {
+        // SAFETY: passed on to the caller.
+        unsafe { tile::<[i32; 16], R>(depth, a, b, to) }
+    }
+
+    static EMULATED: [Multiply; 3] = [emulated::<1>, emulated::<2>, emulated::<3>];
+
+    #[test]
+    fn the_largest_products_do_not_saturate() {
+        for tile in tiles() {
+            let k = 64;
+            let mut strip = vec![0; tile.elements(k) * tile.rows];
+            for i in 0..tile.rows {
+                tile.pack_row(&[255; 64], i, &mut strip);
+            }
+            for weight in [i8::MIN, i8::MAX] {
+                let panel = vec![weight; k * tile.cols];
+                let mut sums = vec![0; tile.rows * tile.cols];
+                tile.multiply(tile.elements(k), &strip, &panel, &mut sums);
+                let want = 255 * i32::from(weight) * 64;
+                assert!(sums.iter().all(|sum| *sum == want), "{sums:?} {want}");
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic]
+    fn a_panel_that_is_too_short_is_refused() {
+        let tile = *TILE;
+        let mut sums = vec![0; tile.rows * tile.cols];
+        tile.multiply(2, &vec![0; 2 * tile.rows], &[0; 3], &mut sums);
+    }
+}
