@@ -52,10 +52,14 @@ impl Worker {
         &self.model
     }
 
-    /// Runs the decodes that wait: for long work to call between its steps.
+    /// Runs the decodes that wait: for long work to call between its steps. Those that come
+    /// meanwhile wait for the next step, or the long work would not go on.
     pub fn breathe(&self) {
-        while let Some(job) = self.queue.pop_urgent() {
-            self.execute(job);
+        let (urgent, _) = self.queue.len();
+        for _ in 0..urgent {
+            if let Some(job) = self.queue.pop_urgent() {
+                self.execute(job);
+            }
         }
     }
 

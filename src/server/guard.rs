@@ -187,10 +187,13 @@ fn hash(token: &str) -> [u8; 32] {
 /// The name in `name:port`, if that is what it is.
 fn host_name(host: &str) -> Option<&str> {
     let authority: axum::http::uri::Authority = host.parse().ok()?;
-    (!host.contains('@') && !authority.host().is_empty()).then(|| {
-        let end = authority.host().len();
-        &host[..end]
-    })
+    let (name, rest) = host.split_at(authority.host().len());
+    // What follows an address in brackets is not looked at by the parser.
+    let is_port = match rest.strip_prefix(':') {
+        Some(port) => port.bytes().all(|byte| byte.is_ascii_digit()),
+        None => rest.is_empty(),
+    };
+    (!host.contains('@') && !name.is_empty() && is_port).then_some(name)
 }
 
 fn tokens(uri: &Uri, headers: &HeaderMap) -> Vec<String> {

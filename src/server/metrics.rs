@@ -98,7 +98,24 @@ impl Metrics {
         }
         let _ = writeln!(text, "{name}_sum {}", seconds(&self.latency_us));
         let _ = writeln!(text, "{name}_count {below}");
+        for (name, help, value) in [
+            ("hovers", "Hover positions answered.", &self.hovers),
+            (
+                "hovers_replaced",
+                "Hover positions that a newer one replaced.",
+                &self.hovers_replaced,
+            ),
+        ] {
+            let name = format!("sam3_{name}_total");
+            single(text, &name, "counter", help, value.load(Ordering::Relaxed));
+        }
     }
+}
+
+/// A metric of one value.
+fn single(text: &mut String, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+    head(text, name, kind, help);
+    let _ = writeln!(text, "{name} {value}");
 }
 
 fn head(text: &mut String, name: &str, kind: &str, help: &str) {
@@ -114,81 +131,45 @@ pub async fn show(State(service): State<Service>) -> Response {
     let mut text = String::new();
     service.metrics.write(&mut text);
     let figures = service.engine.figures();
-    let count = |value: &AtomicU64| value.load(Ordering::Relaxed) as f64;
+    for (name, help, value) in [
+        ("encodes", "Pictures encoded.", &figures.encodes),
+        ("jobs", "Jobs that the engine did.", &figures.jobs),
+        ("refused", "Jobs refused by a full queue.", &figures.refused),
+        ("panics", "Jobs that panicked.", &figures.panics),
+    ] {
+        let name = format!("sam3_{name}_total");
+        single(
+            &mut text,
+            &name,
+            "counter",
+            help,
+            value.load(Ordering::Relaxed),
+        );
+    }
+    for (name, help, value) in [
+        ("encode", "Time spent encoding.", &figures.encode_us),
+        ("job", "Time spent on jobs.", &figures.job_us),
+    ] {
+        let name = format!("sam3_{name}_seconds_total");
+        single(&mut text, &name, "counter", help, seconds(value));
+    }
     let (urgent, patient) = service.engine.waiting();
     let (pictures, bytes) = service.images.usage();
-    let metrics = &service.metrics;
-    for (name, kind, help, value) in [
+    for (name, help, value) in [
+        ("waiting_urgent", "Decodes that wait.", urgent as u64),
         (
-            "sam3_encodes_total",
-            "counter",
-            "Pictures encoded.",
-            count(&figures.encodes),
-        ),
-        (
-            "sam3_encode_seconds_total",
-            "counter",
-            "Time spent encoding.",
-            seconds(&figures.encode_us),
-        ),
-        (
-            "sam3_jobs_total",
-            "counter",
-            "Jobs that the engine did.",
-            count(&figures.jobs),
-        ),
-        (
-            "sam3_job_seconds_total",
-            "counter",
-            "Time spent on jobs.",
-            seconds(&figures.job_us),
-        ),
-        (
-            "sam3_refused_total",
-            "counter",
-            "Jobs refused by a full queue.",
-            count(&figures.refused),
-        ),
-        (
-            "sam3_panics_total",
-            "counter",
-            "Jobs that panicked.",
-            count(&figures.panics),
-        ),
-        (
-            "sam3_hovers_total",
-            "counter",
-            "Hover positions answered.",
-            count(&metrics.hovers),
-        ),
-        (
-            "sam3_hovers_replaced_total",
-            "counter",
-            "Hover positions that a newer one replaced.",
-            count(&metrics.hovers_replaced),
-        ),
-        (
-            "sam3_waiting_urgent",
-            "gauge",
-            "Decodes that wait.",
-            urgent as f64,
-        ),
-        (
-            "sam3_waiting_patient",
-            "gauge",
+            "waiting_patient",
             "Encodes and other long jobs that wait.",
-            patient as f64,
+            patient as u64,
         ),
-        ("sam3_pictures", "gauge", "Pictures kept.", pictures as f64),
+        ("pictures", "Pictures kept.", pictures as u64),
         (
-            "sam3_cache_bytes",
-            "gauge",
+            "cache_bytes",
             "Bytes of pictures and embeddings kept.",
-            bytes as f64,
+            bytes,
         ),
     ] {
-        head(&mut text, name, kind, help);
-        let _ = writeln!(text, "{name} {value}");
+        single(&mut text, &format!("sam3_{name}"), "gauge", help, value);
     }
     let kind = "text/plain; version=0.0.4; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()

@@ -224,7 +224,7 @@ fn router(service: Service) -> Router {
         .route("/label-studio/webhook", post(label_studio::webhook))
         .route("/", get(page::index))
         .route("/assets/{name}", get(page::asset))
-        .fallback(not_found)
+        .fallback(async || not_found())
         .with_state(Arc::clone(&service));
     routes
         .layer(CatchPanicLayer::custom(|_| {
@@ -233,7 +233,7 @@ fn router(service: Service) -> Router {
         .layer(middleware::from_fn_with_state(service, around))
 }
 
-async fn not_found() -> ApiError {
+fn not_found() -> ApiError {
     ApiError::new(
         StatusCode::NOT_FOUND,
         "not_found",
@@ -263,7 +263,7 @@ async fn around(State(service): State<Service>, request: Request, next: Next) ->
     });
     let mut response = match checked {
         Err(error) => error.into_response(),
-        Ok(()) if method == Method::OPTIONS => preflight(),
+        Ok(()) if method == Method::OPTIONS => preflight(&next.run(request).await),
         Ok(()) => next.run(request).await,
     };
     if !response.status().is_success() {
@@ -284,14 +284,18 @@ async fn around(State(service): State<Service>, request: Request, next: Next) ->
     response
 }
 
-fn preflight() -> Response {
+/// The answer to a question for a route's methods, from the route's refusal of the question's own;
+/// the router adds `Allow`.
+fn preflight(refusal: &Response) -> Response {
+    if refusal.status() != StatusCode::METHOD_NOT_ALLOWED {
+        return not_found().into_response();
+    }
     let allow = [
         (header::ACCESS_CONTROL_ALLOW_METHODS, "GET, POST, DELETE"),
         (
             header::ACCESS_CONTROL_ALLOW_HEADERS,
             "authorization, content-type, token",
         ),
-        (header::ALLOW, "GET, POST, DELETE, OPTIONS"),
     ];
     (StatusCode::NO_CONTENT, allow).into_response()
 }

@@ -32,8 +32,13 @@ pub struct Queue<W> {
 struct State<W> {
     urgent: VecDeque<Job<W>>,
     patient: VecDeque<Job<W>>,
+    /// Urgent jobs that ran since a patient one did.
+    overtaken: usize,
     is_closed: bool,
 }
+
+/// Urgent jobs that overtake a patient one, at most: pointers that never rest must not starve it.
+const OVERTAKING: usize = 4;
 
 /// Why a job is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +55,7 @@ impl<W> Queue<W> {
         let state = State {
             urgent: VecDeque::new(),
             patient: VecDeque::new(),
+            overtaken: 0,
             is_closed: false,
         };
         Self {
@@ -84,17 +90,24 @@ impl<W> Queue<W> {
         Ok(())
     }
 
-    /// The next job, urgent ones first. Waits for one; `None` when the queue is closed and empty.
+    /// The next job, urgent ones first, but not always. Waits for one; `None` when the queue is closed and empty.
     pub fn pop(&self) -> Option<Job<W>> {
         let mut state = self.lock();
         loop {
-            let next = match state.urgent.pop_front() {
-                Some(job) => Some(job),
-                None => state.patient.pop_front(),
+            let is_due = state.urgent.is_empty() || state.overtaken >= OVERTAKING;
+            let next = match is_due && !state.patient.is_empty() {
+                true => state.patient.pop_front().map(|job| (job, 0)),
+                false => {
+                    let overtaken = state.overtaken + usize::from(!state.patient.is_empty());
+                    state.urgent.pop_front().map(|job| (job, overtaken))
+                }
             };
             match next {
-                Some(job) if job.cancel.is_cancelled() => continue,
-                Some(job) => return Some(job),
+                Some((job, _)) if job.cancel.is_cancelled() => continue,
+                Some((job, overtaken)) => {
+                    state.overtaken = overtaken;
+                    return Some(job);
+                }
                 None if state.is_closed => return None,
                 None => {
                     state = self
@@ -172,6 +185,26 @@ mod tests {
         run_all(&queue);
         drop(done);
         assert_eq!(results.iter().collect::<Vec<_>>(), ["b", "d", "a", "c"]);
+    }
+
+    #[test]
+    fn urgent_jobs_that_never_end_do_not_starve_a_patient_one() {
+        let (done, results) = channel();
+        let queue = Queue::new(4 * OVERTAKING);
+        queue
+            .push(Priority::Patient, job("patient", &done))
+            .unwrap();
+        for _ in 0..3 * OVERTAKING {
+            queue.push(Priority::Urgent, job("urgent", &done)).unwrap();
+        }
+        run_all(&queue);
+        drop(done);
+        let order: Vec<&str> = results.iter().collect();
+        assert_eq!(
+            order.iter().position(|name| *name == "patient"),
+            Some(OVERTAKING)
+        );
+        assert_eq!(order.len(), 3 * OVERTAKING + 1);
     }
 
     #[test]

@@ -110,13 +110,13 @@ fn masks_follow_the_pointer_and_the_last_position_is_never_lost() {
             let at = [circle.click[0] - 50. + f64::from(seq), circle.click[1]];
             socket.send(position(seq, tag, at)).await.unwrap();
         }
-        let (mut seen, mut answers) = (0, 0);
+        let mut seen = 0;
         while seen < 50 {
             let message = next(&mut socket).await;
             let bytes = message.into_data();
             let seq = word(&bytes, 4);
             assert!(seq > seen && word(&bytes, 8) == tag);
-            (seen, answers) = (seq, answers + 1);
+            seen = seq;
             if seq == 50 {
                 let (width, height) = (usize::from(bytes[12]), usize::from(bytes[14]));
                 let levels = &bytes[48..];
@@ -129,7 +129,6 @@ fn masks_follow_the_pointer_and_the_last_position_is_never_lost() {
                 assert!(mask.iou(&circle.mask) > 0.8, "{}", mask.iou(&circle.mask));
             }
         }
-        assert!(answers <= 50);
         stop.send(()).unwrap();
         let Message::Close(Some(frame)) = next(&mut socket).await else {
             panic!("no close")

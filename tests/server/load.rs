@@ -130,7 +130,8 @@ async fn hover(url: String, id: String, end: Instant, times: Times) {
         .unwrap();
     let mut tag = None;
     let mut seq = 0u32;
-    while Instant::now() < end {
+    // On a slow machine the time is over before the picture is encoded; one mask comes all the same.
+    while Instant::now() < end || seq == 0 {
         if let Some(tag) = tag {
             seq += 1;
             let mut bytes = vec![1, 255, 0, 0];

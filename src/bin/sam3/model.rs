@@ -96,18 +96,15 @@ pub fn load(args: &ModelArgs, prompts: PromptKind) -> Result<Model> {
 #[cfg(feature = "server")]
 pub fn load_whole(args: &ModelArgs) -> Result<Model> {
     let checkpoint = open_with(&args.model, args.geometry.as_deref(), None)?;
-    let mut options = LoadOptions {
-        interactive: true,
+    let options = LoadOptions {
+        // Some releases of SAM 3 have no part for points.
+        interactive: match models::variant::Family::of(&checkpoint)? {
+            models::variant::Family::Sam3 => models::variant::is_interactive(&checkpoint)?,
+            _ => true,
+        },
         ..prepare(args)?
     };
-    match models::load(&checkpoint, &options) {
-        // Some releases of SAM 3 have no part for points.
-        Err(candle_sam3::Error::Unsupported { .. }) => {
-            options.interactive = false;
-            Ok(models::load(&checkpoint, &options)?)
-        }
-        loaded => Ok(loaded?),
-    }
+    Ok(models::load(&checkpoint, &options)?)
 }
 
 /// Opens the device.

@@ -9,19 +9,24 @@
 //! with, by what [`TaskImages`] holds; anything else is refused. Requests hold passwords, so that
 //! nothing of them is logged.
 
-use std::fmt;
-use std::sync::{Arc, LazyLock};
+mod config;
+mod task_images;
+
+use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
-use base64::Engine as _;
-use regex::Regex;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-use super::{BASE64, inside};
+pub use task_images::TaskImages;
+
+use config::Config;
+use task_images::foreign;
+
+use super::inside;
 use crate::mask::polygon::{Convention, Polygons, Simplify};
 use crate::output::answer::Found;
 use crate::output::brush;
@@ -38,70 +43,6 @@ use crate::{BoxXyxy, Point, Size, VisualPrompt};
 
 /// Tasks in one request.
 const MAX_TASKS: usize = 64;
-/// Bytes of a labeling configuration.
-const MAX_CONFIG: usize = 1 << 20;
-
-/// Fetches a picture by its address: its bytes, or why not.
-pub type Fetch = dyn Fn(&str) -> Result<Vec<u8>, String> + Send + Sync;
-
-/// The Label Studio whose tasks' pictures may be fetched.
-#[derive(Clone)]
-pub struct TaskImages {
-    origin: String,
-    fetch: Arc<Fetch>,
-}
-
-impl TaskImages {
-    /// `origin` is scheme, host and port; `fetch` must follow no redirect to another origin.
-    pub fn new(origin: &str, fetch: Arc<Fetch>) -> Self {
-        Self {
-            origin: origin.trim_end_matches('/').to_string(),
-            fetch,
-        }
-    }
-
-    /// The address of a task's picture.
-    fn address(&self, task: &Value, image: &str) -> Result<String, ApiError> {
-        let of_origin = |rest: &str| rest.is_empty() || rest.starts_with(['/', '?']);
-        if let Some(rest) = image.strip_prefix(&self.origin)
-            && of_origin(rest)
-        {
-            return Ok(image.to_string());
-        }
-        if image.starts_with('/') && !image.starts_with("//") && !image.contains('\\') {
-            return Ok(format!("{}{image}", self.origin));
-        }
-        if ["s3://", "gs://", "azure-blob://"]
-            .iter()
-            .any(|scheme| image.starts_with(scheme))
-            && let Some(id) = task.as_u64()
-        {
-            let file = BASE64.encode(image);
-            return Ok(format!(
-                "{}/tasks/{id}/presign/?fileuri={file}",
-                self.origin
-            ));
-        }
-        Err(foreign())
-    }
-}
-
-impl fmt::Debug for TaskImages {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TaskImages")
-            .field("origin", &self.origin)
-            .finish_non_exhaustive()
-    }
-}
-
-fn foreign() -> ApiError {
-    ApiError::new(
-        StatusCode::UNPROCESSABLE_ENTITY,
-        "foreign_image",
-        "this server does not fetch the picture of that task",
-        "start it with --label-studio-url and --label-studio-key of your Label Studio",
-    )
-}
 
 fn version(service: &Service) -> String {
     format!("candle-sam3 {}", service.engine.model().name())
@@ -118,7 +59,7 @@ pub async fn health() -> Response {
 /// `POST /label-studio/setup`
 pub async fn setup(State(service): State<Service>, request: Request) -> Result<Response, ApiError> {
     // Read and thrown away: there is nothing to set up, and it holds an access token.
-    let _: Value = read(&service, request).await?;
+    let _: Map<String, Value> = read(&service, request).await?;
     Ok(json_response(
         StatusCode::OK,
         &json!({"model_version": version(&service)}),
@@ -135,7 +76,7 @@ pub async fn webhook(
     State(service): State<Service>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let _: Value = read(&service, request).await?;
+    let _: Map<String, Value> = read(&service, request).await?;
     Ok(json_response(
         StatusCode::CREATED,
         &json!({"result": {}, "status": "ok"}),
@@ -165,7 +106,7 @@ struct PredictRequest {
 struct Task {
     #[serde(default)]
     id: Value,
-    data: serde_json::Map<String, Value>,
+    data: Map<String, Value>,
 }
 
 #[derive(Deserialize)]
@@ -274,7 +215,7 @@ async fn picture(
     }
     let source = service.config.task_images.as_ref().ok_or_else(foreign)?;
     let address = source.address(&task.id, image)?;
-    let fetch = Arc::clone(&source.fetch);
+    let fetch = source.fetch();
     let fetched = tokio::task::spawn_blocking(move || fetch(&address)).await;
     let fetched = fetched.map_err(|_| ApiError::internal())?;
     let file = fetched.map_err(|problem| {
@@ -388,151 +329,11 @@ fn items(
     values.iter_mut().enumerate().map(item).collect()
 }
 
-/// What the labeling configuration says about pictures and labels.
-#[derive(Debug, PartialEq)]
-struct Config {
-    /// `BrushLabels`, else `PolygonLabels`, else `RectangleLabels`.
-    control: String,
-    from_name: String,
-    to_name: String,
-    /// The field of a task's data that names its picture.
-    value: String,
-    /// The labels of the control.
-    labels: Vec<String>,
-}
-
-static TAG: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r#"<(/?)(\w+)((?:\s+[\w:.-]+\s*=\s*(?:"[^"]*"|'[^']*'))*)"#).ok());
-static ATTRIBUTE: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r#"([\w:.-]+)\s*=\s*(?:"([^"]*)"|'([^']*)')"#).ok());
-
-impl Config {
-    fn read(text: &str) -> Result<Self, ApiError> {
-        limit("bytes of label_config", text.len(), MAX_CONFIG)?;
-        let (Some(tag), Some(attribute)) = (&*TAG, &*ATTRIBUTE) else {
-            return Err(ApiError::internal());
-        };
-        let attributes = |text: &str, name: &str| {
-            let found = attribute
-                .captures_iter(text)
-                .find(|pair| &pair[1] == name)?;
-            let value = found.get(2).or(found.get(3))?;
-            Some(unescape(value.as_str()))
-        };
-        let mut value = None;
-        let mut controls: Vec<Self> = vec![];
-        for found in tag.captures_iter(text).filter(|found| found[1].is_empty()) {
-            let (name, rest) = (&found[2], &found[3]);
-            match name {
-                "Image" if value.is_none() => {
-                    let field = attributes(rest, "value").unwrap_or_default();
-                    value = Some(field.trim_start_matches('$').to_string());
-                }
-                "Label" => {
-                    if let Some(control) = controls.last_mut() {
-                        control.labels.extend(attributes(rest, "value"));
-                    }
-                }
-                _ if name.ends_with("Labels") => controls.push(Self {
-                    control: name.to_string(),
-                    from_name: attributes(rest, "name").unwrap_or_default(),
-                    to_name: attributes(rest, "toName").unwrap_or_default(),
-                    value: String::new(),
-                    labels: vec![],
-                }),
-                _ => {}
-            }
-        }
-        let rank = |control: &Self| {
-            let known = ["BrushLabels", "PolygonLabels", "RectangleLabels"];
-            known.iter().position(|name| *name == control.control)
-        };
-        controls.retain(|control| rank(control).is_some());
-        let (Some(value), Some(best)) = (value, controls.into_iter().min_by_key(rank)) else {
-            return Err(ApiError::invalid(
-                "the labeling configuration has no Image tag or nothing to answer with",
-                "give it BrushLabels, PolygonLabels or RectangleLabels for its Image",
-            ));
-        };
-        Ok(Self { value, ..best })
-    }
-}
-
-/// The five entities that XML has by itself; `&amp;` last, so that nothing is unescaped twice.
-fn unescape(text: &str) -> String {
-    let entities = [
-        ("&lt;", "<"),
-        ("&gt;", ">"),
-        ("&quot;", "\""),
-        ("&apos;", "'"),
-        ("&amp;", "&"),
-    ];
-    let replace = |text: String, (entity, sign): (&str, &str)| text.replace(entity, sign);
-    entities.into_iter().fold(text.to_string(), replace)
-}
-
 #[cfg(test)]
 mod tests {
+    use super::config::CONFIG;
     use super::*;
     use crate::mask::Mask;
-
-    const CONFIG: &str = r#"<View><Image name="image" value="$photo"/>
-        <RectangleLabels name="box" toName="image" smart="true"><Label value="Cat"/></RectangleLabels>
-        <BrushLabels name='tag' toName='image'><Label value="Cat &amp; dog"/><Label value="Car"/></BrushLabels>
-        <KeyPointLabels name="kp" toName="image"><Label value="Other"/></KeyPointLabels></View>"#;
-
-    #[test]
-    fn the_best_control_and_its_labels_are_found() {
-        let config = Config::read(CONFIG).unwrap();
-        let want = Config {
-            control: "BrushLabels".into(),
-            from_name: "tag".into(),
-            to_name: "image".into(),
-            value: "photo".into(),
-            labels: vec!["Cat & dog".into(), "Car".into()],
-        };
-        assert_eq!(config, want);
-        for wrong in [
-            "",
-            "<View/>",
-            "<Image value='$a'/>",
-            "<BrushLabels name='a'>",
-        ] {
-            assert_eq!(Config::read(wrong).unwrap_err().status, 422, "{wrong}");
-        }
-    }
-
-    #[test]
-    fn pictures_come_from_the_one_label_studio_alone() {
-        let source = TaskImages::new("http://studio:8080/", Arc::new(|_| Ok(vec![])));
-        let address = |image: &str| source.address(&json!(7), image).ok();
-        assert_eq!(
-            address("/data/upload/1/a.jpg").unwrap(),
-            "http://studio:8080/data/upload/1/a.jpg"
-        );
-        assert_eq!(
-            address("http://studio:8080/a?b").unwrap(),
-            "http://studio:8080/a?b"
-        );
-        assert!(
-            address("s3://bucket/a")
-                .unwrap()
-                .starts_with("http://studio:8080/tasks/7/presign/")
-        );
-        for foreign in [
-            "http://evil.example/a.jpg",
-            "http://studio:8080.evil.example/a",
-            "http://studio:8080@evil/",
-            "//evil.example/a",
-            "/\\evil.example/a",
-            "file:///etc/passwd",
-            "a.jpg",
-            "http://studio:80801/",
-            "ftp://studio/a",
-        ] {
-            assert!(address(foreign).is_none(), "{foreign}");
-        }
-    }
 
     #[test]
     fn percents_are_turned_into_pixels_and_signs_are_read() {
