@@ -30,9 +30,13 @@ export const launch = () => chromium.launch({
   args: ["--no-sandbox", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
 });
 
+/** For machines that have other things to do. */
+const PATIENCE = 180_000;
+
 /** A page whose errors fail the test. */
 export async function open(browser, address, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, locale: "en-US", ...options });
+  context.setDefaultTimeout(PATIENCE);
   const page = await context.newPage();
   const errors = [];
   page.on("pageerror", (error) => errors.push(error.stack));
@@ -50,17 +54,18 @@ export async function scene(name) {
 
 export async function load(page, name) {
   await page.setInputFiles("#file", `${SCENES}${name}.png`);
-  await page.waitForSelector('#state[data-state="ready"]', { timeout: 60_000 });
+  await page.waitForSelector('#state[data-state="ready"]');
 }
 
-/** Where a place of the picture is on the screen, for a picture that is fitted. */
-export async function onScreen(page, [x, y], side = 224) {
-  return page.evaluate(([x, y, side]) => {
-    const { left, top, width, height } = document.getElementById("canvas").getBoundingClientRect();
-    const margin = Math.min(28, width / 20);
-    const scale = Math.min((width - 2 * margin) / side, (height - 2 * margin) / side);
-    return [left + (width - side * scale) / 2 + x * scale, top + (height - side * scale) / 2 + y * scale];
-  }, [x, y, side]);
+/** Where a place of the picture is on the screen. */
+export async function onScreen(page, [x, y]) {
+  await page.waitForFunction(() => document.getElementById("canvas").dataset.placement);
+  return page.evaluate(([x, y]) => {
+    const canvas = document.getElementById("canvas");
+    const { left, top } = canvas.getBoundingClientRect();
+    const [dx, dy, scale] = canvas.dataset.placement.split(" ").map(Number);
+    return [left + dx + x * scale, top + dy + y * scale];
+  }, [x, y]);
 }
 
 /** The pixels of the canvas at places of the picture, one byte list each. */
@@ -127,5 +132,8 @@ export async function iou(page, png, sceneName, number) {
   }
   return both / either;
 }
+
+/** Waits until the work is in the browser's database. */
+export const saved = (page) => page.waitForSelector('#stage[data-saved="true"]');
 
 export const rows = (page) => page.locator("#objects li").count();

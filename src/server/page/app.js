@@ -140,10 +140,13 @@ class App {
 
   #save() {
     clearTimeout(this.#saving);
-    this.#saving = setTimeout(() => {
+    const { dataset } = $("stage");
+    dataset.saved = "false";
+    const saving = (this.#saving = setTimeout(async () => {
       const { picture } = this.session;
-      if (picture) store.save({ blob: picture.blob, name: picture.name, ...this.session.saved() });
-    }, SAVE);
+      if (picture) await store.save({ blob: picture.blob, name: picture.name, ...this.session.saved() });
+      if (this.#saving === saving) dataset.saved = "true";
+    }, SAVE));
   }
 
   #listenForFiles() {
@@ -194,9 +197,11 @@ class App {
   #preview(answer, position) {
     if (this.tool !== "point" || this.session.draft) return;
     this.view.setPreview(answer, this.session.draftColor);
-    const { dataset } = $("stage");
-    Object.assign(dataset, { previewX: position.x, previewY: position.y, previewIou: answer.ious[answer.index].toFixed(3), previewIndex: answer.index });
-    this.view.afterFrame(() => this.ui.addLatency(performance.now() - position.stamp, answer.serverMs));
+    this.view.afterFrame(() => {
+      const { x, y } = position, { index } = answer;
+      Object.assign($("stage").dataset, { previewX: x, previewY: y, previewIou: answer.ious[index].toFixed(3), previewIndex: index });
+      this.ui.addLatency(performance.now() - position.stamp, answer.serverMs);
+    });
   }
 
   #connected(state) {

@@ -14,12 +14,18 @@ export const MAP = [
   [["Space", "-"], "keySpace"], [["?"], "keyHelp"],
 ];
 
+/** What fingers do. */
+const GESTURES = [["tap", "tapDoes"], ["hold", "holdDoes"], ["drag", "dragDoes"], ["pinch", "pinchDoes"]];
+
 export function fillMap(list) {
-  list.replaceChildren(...MAP.flatMap(([keys, what]) => {
-    const dt = document.createElement("dt"), dd = document.createElement("dd");
+  const hasFingers = matchMedia("(pointer: coarse)").matches;
+  const gestures = hasFingers ? GESTURES.map(([name, what]) => [[t(name)], what]) : [];
+  list.replaceChildren(...[...gestures, ...MAP].map(([keys, what]) => {
+    const [line, dt, dd] = ["div", "dt", "dd"].map((tag) => document.createElement(tag));
     dt.append(...keys.map((key) => Object.assign(document.createElement("kbd"), { textContent: key })));
     dd.textContent = t(what);
-    return [dt, dd];
+    line.append(dt, dd);
+    return line;
   }));
 }
 

@@ -143,6 +143,7 @@ export function tint(mask, [r, g, b], pictureSide, strength = 0.42) {
   const canvas = new OffscreenCanvas(source.width * k, source.height * k);
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.imageSmoothingQuality = "high";
+  if (k > 1) context.filter = `blur(${0.5 * k}px)`; // takes the stairs from the edge
   context.drawImage(source, 0, 0, canvas.width, canvas.height);
   const image = context.getImageData(0, 0, canvas.width, canvas.height);
   const { data, width, height } = image;
@@ -168,6 +169,32 @@ export function tint(mask, [r, g, b], pictureSide, strength = 0.42) {
   }
   context.putImageData(image, 0, 0);
   return { canvas, x: mask.x - pad, y: mask.y - pad, w: source.width, h: source.height };
+}
+
+/**
+ * Colors each level of a hover mask (width, height) by `ramp`, at `times` its size: between levels
+ * the logits are interpolated, so that the edge is a line and no stairs.
+ */
+export function paintLevels(levels, width, height, times, ramp, pixels) {
+  const place = (at, size) => {
+    const from = Math.min(Math.max((at + 0.5) / times - 0.5, 0), size - 1);
+    return [Math.floor(from), Math.min(Math.floor(from) + 1, size - 1), from % 1];
+  };
+  const columns = Array.from({ length: width * times }, (_, x) => place(x, width));
+  const lefts = Uint16Array.from(columns, ([left]) => left), rights = Uint16Array.from(columns, ([, right]) => right);
+  const shares = Float32Array.from(columns, ([, , share]) => share);
+  const row = new Float32Array(width);
+  for (let y = 0, to = 0; y < height * times; y++) {
+    const [upper, lower, share] = place(y, height);
+    for (let x = 0; x < width; x++) {
+      const above = levels[upper * width + x];
+      row[x] = above + share * (levels[lower * width + x] - above);
+    }
+    for (let x = 0; x < columns.length; x++, to++) {
+      const left = row[lefts[x]];
+      pixels[to] = ramp[(left + shares[x] * (row[rights[x]] - left)) | 0];
+    }
+  }
 }
 
 /** Color and opacity of each level of a hover mask: nothing, a bright edge, a light inside. */

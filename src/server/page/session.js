@@ -8,8 +8,11 @@ import { area, boxOf, colorOf, contains, fromRle, spread, stroke, toRle, trim } 
 /** Instances are asked for down to this score; the slider shows those above its own. */
 export const LOWEST = 0.1;
 const MOST = 100;
-const GRID = 24; // points along a side for everything
+/** Everything: points along a side, and for the demo model, which is less sure of its masks, how good they must be. */
+const EVERYTHING = { points_per_side: 24 };
+const DEMO = { pred_iou_thresh: 0.7, stability_score_thresh: 0.9 };
 const STEPS = 200;
+const COMMA = /[,\uff0c\u3001]/; // of Chinese too
 
 export class Session extends EventTarget {
   picture = null; // {id, blob, name, width, height}
@@ -315,7 +318,7 @@ export class Session extends EventTarget {
   // Many objects
 
   async find(text) {
-    const words = text.split(",").map((word) => word.trim()).filter(Boolean);
+    const words = text.split(COMMA).map((word) => word.trim()).filter(Boolean);
     if (!words.length) return;
     await this.#search({ text: words }, words, "text");
   }
@@ -328,7 +331,7 @@ export class Session extends EventTarget {
   async findAlike(text) {
     if (!this.exemplars.some(({ isPositive }) => isPositive)) return;
     const exemplars = this.exemplars.map(({ box, isPositive }) => ({ box, positive: isPositive }));
-    const word = text.split(",")[0].trim();
+    const word = text.split(COMMA)[0].trim();
     const prompt = word ? { exemplars, text: [word] } : { exemplars };
     if (await this.#search(prompt, [word], "exemplar")) {
       this.exemplars = [];
@@ -360,13 +363,16 @@ export class Session extends EventTarget {
 
   async everything() {
     if (!this.#mayPoint()) return;
-    const { picture } = this;
+    const { picture, model } = this;
+    const options = model.demo ? { ...EVERYTHING, ...DEMO } : EVERYTHING;
     try {
       const { objects } = await this.#while("busyEverything", {}, (signal, progress) =>
-        this.#ask((id) => api.everything(id, { points_per_side: GRID }, (done, total) => progress(done / total), signal)));
+        this.#ask((id) => api.everything(id, options, (done, total) => progress(done / total), signal)));
       if (this.picture !== picture) return;
       this.#replace("everything", [""], objects.map((found) => ({ ...found, label: "" })));
-      this.#tell("foundEverything", { count: objects.length });
+      const values = { count: objects.length };
+      this.#tell("foundEverything", values);
+      if (!objects.length) this.#emit("fail", { key: "foundEverything", values });
     } catch (error) {
       this.#fail(error);
     }

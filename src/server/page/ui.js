@@ -165,6 +165,7 @@ export class Ui {
     if (!view) return; // not set up yet
     const { picture, draft, exemplars, busy } = session;
     $("empty").hidden = Boolean(picture);
+    $("zoom").hidden = !picture;
     $("canvas").tabIndex = picture ? 0 : -1;
     $("stage").dataset.tool = app.tool;
     for (const button of document.querySelectorAll(".tools [data-tool]")) {

@@ -1,9 +1,13 @@
 // The canvas: picture, masks, preview and marks, with zoom and pan.
 
-import { ramp, rgb } from "./masks.js";
+import { paintLevels, ramp, rgb } from "./masks.js";
 
 const MIN_SCALE = 0.02, MAX_SCALE = 40;
-const MARGIN = 28;
+/** Around a picture that is fitted, in CSS pixels: room for the hint above and for buttons below. */
+const MARGIN = { side: 28, top: 56, bottom: 82 };
+const NARROW = 600; // where there is no hint
+/** Pixels along a hover mask when it is colored: more than there are logits, so that it is smooth. */
+const SMOOTH = 512;
 
 export class View {
   scale = 1;
@@ -50,11 +54,12 @@ export class View {
   fit() {
     this.isFitted = true;
     if (!this.bitmap || !this.canvasWidth) return; // fitted when the size is known
-    const margin = Math.min(MARGIN, this.canvasWidth / 20);
-    this.scale = Math.min((this.canvasWidth - 2 * margin) / this.width, (this.canvasHeight - 2 * margin) / this.height);
-    this.scale = Math.max(MIN_SCALE, Math.min(MAX_SCALE, this.scale));
+    const { bottom } = MARGIN;
+    const side = Math.min(MARGIN.side, this.canvasWidth / 20), top = this.canvasWidth < NARROW ? side : MARGIN.top;
+    const width = this.canvasWidth - 2 * side, height = Math.max(this.canvasHeight - top - bottom, this.canvasHeight / 2);
+    this.scale = Math.max(MIN_SCALE, Math.min(MAX_SCALE, width / this.width, height / this.height));
     this.x = (this.canvasWidth - this.width * this.scale) / 2;
-    this.y = (this.canvasHeight - this.height * this.scale) / 2;
+    this.y = top + (height - this.height * this.scale) / 2;
     this.changed();
   }
 
@@ -101,7 +106,9 @@ export class View {
       this.changed();
       return;
     }
-    const { width, height, levels, crop } = answer;
+    const { levels } = answer;
+    const times = Math.max(1, Math.round(SMOOTH / answer.width));
+    const width = times * answer.width, height = times * answer.height;
     if (this.preview.width !== width || this.preview.height !== height) {
       this.preview.width = width;
       this.preview.height = height;
@@ -111,10 +118,9 @@ export class View {
       this.rampColor = color;
     }
     const image = this.previewContext.createImageData(width, height);
-    const pixels = new Uint32Array(image.data.buffer);
-    for (let i = 0; i < pixels.length; i++) pixels[i] = this.ramp[levels[i]];
+    paintLevels(levels, answer.width, answer.height, times, this.ramp, new Uint32Array(image.data.buffer));
     this.previewContext.putImageData(image, 0, 0);
-    this.previewCrop = crop;
+    this.previewCrop = answer.crop.map((edge) => edge * times);
     this.hasPreview = true;
     this.changed();
   }
@@ -152,6 +158,7 @@ export class View {
     context.clearRect(0, 0, canvas.width, canvas.height);
     this.onpaint?.();
     if (!this.bitmap) return;
+    canvas.dataset.placement = `${this.x} ${this.y} ${this.scale}`;
     context.setTransform(this.scale * ratio, 0, 0, this.scale * ratio, this.x * ratio, this.y * ratio);
     context.imageSmoothingEnabled = this.scale * ratio < 6;
     context.imageSmoothingQuality = "high";
