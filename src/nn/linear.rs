@@ -78,6 +78,20 @@ impl Linear {
         })
     }
 
+    /// The packed weight and the bias, where the layer has them for the CPU's kernels.
+    pub(super) fn packed(&self) -> Result<Option<(&PackedWeight, Vec<f32>)>> {
+        match &self.weight {
+            Weight::Packed(weight) => {
+                let bias = values(self.bias.as_ref())?;
+                Ok(Some((
+                    weight,
+                    bias.unwrap_or_else(|| vec![0.; weight.dims().0]),
+                )))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// The layer, then ReLU.
     pub fn forward_relu(&self, xs: &Tensor) -> Result<Tensor> {
         self.run(xs, Activation::Relu, None)

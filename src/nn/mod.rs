@@ -5,6 +5,7 @@
 pub mod attention;
 pub mod conv;
 pub mod conv_transpose;
+pub(crate) mod draw;
 pub mod int8;
 pub(crate) mod kernels;
 pub mod linear;
@@ -72,7 +73,7 @@ fn activate(xs: &Tensor, activation: Activation) -> Result<Tensor> {
 }
 
 /// Whether the CPU's kernels take the tensor.
-fn on_cpu_in_f32(xs: &Tensor) -> bool {
+pub(crate) fn on_cpu_in_f32(xs: &Tensor) -> bool {
     !takes_candles_way() && xs.device().is_cpu() && xs.dtype() == DType::F32
 }
 

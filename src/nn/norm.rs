@@ -5,7 +5,11 @@ use candle::{CpuStorage, CustomOp3, DType, InplaceOp3, Layout, Module, Result, S
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
+use super::kernels::rowwise::{self, sum};
 use super::on_cpu_in_f32;
+
+/// Rows that a task normalizes.
+const ROWS: usize = 16;
 
 /// Layer normalisation over the last axis.
 ///
@@ -25,6 +29,13 @@ pub fn layer_norm(dim: usize, eps: f64, vb: VarBuilder) -> Result<LayerNorm> {
         bias: vb.get(dim, "bias")?,
         eps: eps as f32,
     })
+}
+
+impl LayerNorm {
+    /// Weight, bias and epsilon, for a kernel.
+    pub(in crate::nn) fn values(&self) -> Result<(Vec<f32>, Vec<f32>, f32)> {
+        Ok((self.weight.to_vec1()?, self.bias.to_vec1()?, self.eps))
+    }
 }
 
 impl Module for LayerNorm {
@@ -64,31 +75,15 @@ impl CustomOp3 for TwoPassLayerNorm {
         let (xs, weight, bias) = (slice(xs, l1)?, slice(weight, l2)?, slice(bias, l3)?);
         let dim = weight.len();
         let mut out = vec![0f32; xs.len()];
-        out.par_chunks_mut(dim)
-            .zip(xs.par_chunks(dim))
-            .with_min_len(16)
-            .for_each(|(out, row)| {
-                let mean = sum(row, |x| x) / dim as f32;
-                let var = sum(row, |x| (x - mean) * (x - mean)) / dim as f32;
-                let inv_std = 1. / (var + self.0).sqrt();
-                for (((o, x), w), b) in out.iter_mut().zip(row).zip(weight).zip(bias) {
-                    *o = (x - mean) * inv_std * w + b;
-                }
+        let chunk = (ROWS * dim).max(1);
+        out.par_chunks_mut(chunk)
+            .zip(xs.par_chunks(chunk))
+            .for_each(|(out, rows)| {
+                out.copy_from_slice(rows);
+                rowwise::layer_norm(out, weight, bias, self.0);
             });
         Ok((CpuStorage::F32(out), l1.shape().clone()))
     }
-}
-
-/// Sums `f` over a row in 16 lanes, so that the loop vectorises and errors grow slowly.
-fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
-    let mut lanes = [0f32; 16];
-    let (chunks, rest) = row.as_chunks::<16>();
-    for chunk in chunks {
-        for (lane, x) in lanes.iter_mut().zip(chunk) {
-            *lane += f(*x);
-        }
-    }
-    lanes.iter().sum::<f32>() + rest.iter().map(|x| f(*x)).sum::<f32>()
 }
 
 fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {

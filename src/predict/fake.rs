@@ -23,10 +23,7 @@ pub(super) type Answer = [(Vec<f32>, f32); NUM_MASKS];
 pub(super) fn embedding(size: Size, seed: f32) -> InteractiveEmbedding {
     let tokens = Tensor::new(&[[[seed]]], &Device::Cpu).unwrap();
     InteractiveEmbedding {
-        features: ImageTokens {
-            tokens,
-            high_res_features: None,
-        },
+        features: ImageTokens::new(tokens, None),
         size,
     }
 }

@@ -3,7 +3,7 @@
 use crate::image::transform::LongestSide;
 use crate::models::Embedding;
 use crate::predict::interactive::{self, Options};
-use crate::{Error, Model, Result, Run, Size, VisualPrompt};
+use crate::{Model, Result, Run, Size, VisualPrompt};
 
 /// The answer to a point.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,15 +18,16 @@ pub struct Preview {
     pub ious: Vec<f32>,
     /// Logit of "there is an object", where the model predicts one.
     pub object_score: Option<f32>,
-    /// 128 + 16 * logit within 0..=255, by rows; 128 and more is inside the mask.
+    /// 16 steps for a logit of 1: 128 and more inside the mask, 127 and less outside, by rows.
     pub levels: Vec<u8>,
 }
 
 /// The mask of `index` of those that a point means, or the best.
 ///
 /// # Errors
-/// [`Error::InvalidPrompt`] for a point outside the image; [`Error::Unsupported`] for a model that
-/// takes no points.
+/// [`crate::Error::InvalidPrompt`] for a point outside the image;
+/// [`crate::Error::InvalidArgument`] for an index above 2; [`crate::Error::Unsupported`] for a model
+/// that takes no points.
 pub fn preview(
     model: &Model,
     image: &Embedding,
@@ -34,23 +35,12 @@ pub fn preview(
     index: Option<usize>,
 ) -> Result<Preview> {
     let interactive = model.as_interactive()?;
-    let prompts = [VisualPrompt::point(x, y)];
-    interactive::validate(&prompts, &Options::default(), image.size())?;
+    let prompt = VisualPrompt::point(x, y);
+    let prompts = std::slice::from_ref(&prompt);
+    interactive::validate(prompts, &Options::default(), image.size())?;
     let embedding = model.interactive_embedding(image)?;
     let run = &mut Run::default();
-    let mut answers = interactive::decode(interactive, &embedding, &prompts, true, run)?;
-    let Some(answer) = answers.pop() else {
-        return Err(Error::InvalidMask("the model gave no answer".into()));
-    };
-    let ious = answer.iou_scores;
-    let index = index
-        .filter(|index| *index < ious.len())
-        .unwrap_or_else(|| best(&ious));
-    let logits = answer
-        .low_res_logits
-        .get(index)
-        .map(Vec::as_slice)
-        .unwrap_or_default();
+    let answer = interactive::decode_one(interactive, &embedding, &prompt, index, run)?;
     let size = interactive.low_res_size();
     Ok(Preview {
         size,
@@ -60,9 +50,13 @@ pub fn preview(
             size,
             interactive.head_config().image_size,
         ),
-        index,
-        levels: logits.iter().map(|logit| level(*logit)).collect(),
-        ious,
+        index: answer.index,
+        levels: answer
+            .low_res_logits
+            .iter()
+            .map(|logit| level(*logit))
+            .collect(),
+        ious: answer.iou_scores,
         object_score: answer.object_score,
     })
 }
@@ -79,18 +73,12 @@ fn crop(model: &Model, image: Size, map: Size, input: usize) -> [usize; 4] {
     }
 }
 
-/// The index of the highest, the first of equals.
-fn best(scores: &[f32]) -> usize {
-    let better = |best: usize, i: usize| if scores[i] > scores[best] { i } else { best };
-    (1..scores.len()).fold(0, better)
-}
-
-/// A logit as a byte, rounded away from the edge of the mask.
+/// A logit as a byte, rounded toward the edge of the mask but not over it.
 fn level(logit: f32) -> u8 {
-    let scaled = 128. + 16. * logit;
+    let steps = (16. * logit.abs()) as u8; // saturates
     match logit > 0. {
-        true => scaled.floor() as u8, // saturates
-        false => (scaled.ceil() - 1.) as u8,
+        true => 128u8.saturating_add(steps),
+        false => 127u8.saturating_sub(steps),
     }
 }
 
@@ -112,12 +100,5 @@ mod tests {
         ] {
             assert_eq!(level(logit), want, "{logit}");
         }
-        assert_eq!(level(f32::NAN), 0);
-    }
-
-    #[test]
-    fn the_best_is_the_first_of_equals() {
-        assert_eq!(best(&[0.5, 0.9, 0.9]), 1);
-        assert_eq!(best(&[0.5]), 0);
     }
 }

@@ -8,14 +8,16 @@
 //! and only the finished logits are put where they belong.
 
 use std::ops::Range;
+use std::sync::{Arc, OnceLock};
 
 use candle::{DType, Result, Tensor};
 use candle_nn::{VarBuilder, ops::sigmoid};
 
 use super::Config;
-use super::two_way::TwoWayTransformer;
+use super::two_way::{PreparedImage, TwoWayTransformer};
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
 use crate::nn::conv_transpose::conv_transpose2x2_tokens;
+use crate::nn::draw::Upscale;
 use crate::nn::{LayerNorm, Linear, Mlp, gelu, layer_norm};
 
 /// Masks per prompt: one for a clear prompt, three for an ambiguous one.
@@ -31,16 +33,42 @@ pub struct ImageTokens {
     /// Finer maps for the upscaling of SAM 3: for each token its 4 pixels at double size
     /// (1, g * g, 4, d / 4), and its 16 at four times the size (1, g * g, 4 * 4, d / 8).
     pub high_res_features: Option<[Tensor; 2]>,
+    /// For prompts without a mask; made when the first one comes, shared by clones.
+    prepared: Arc<OnceLock<PreparedImage>>,
 }
 
 impl ImageTokens {
+    /// Tokens (1, g * g, d), and for SAM 3 the finer maps as
+    /// [`ImageTokens::high_res_features`] has them.
+    pub fn new(tokens: Tensor, high_res_features: Option<[Tensor; 2]>) -> Self {
+        Self {
+            tokens,
+            high_res_features,
+            prepared: Arc::default(),
+        }
+    }
+
+    /// The image as prompts without a mask see it, from `prepare` when it is first asked for.
+    pub(super) fn prepared(
+        &self,
+        prepare: impl FnOnce(&Tensor) -> Result<PreparedImage>,
+    ) -> Result<&PreparedImage> {
+        match self.prepared.get() {
+            Some(prepared) => Ok(prepared),
+            None => {
+                let prepared = prepare(&self.tokens)?;
+                Ok(self.prepared.get_or_init(|| prepared))
+            }
+        }
+    }
+
     /// Memory that the features keep, in bytes.
     pub fn bytes(&self) -> usize {
         let tensors = self.high_res_features.iter().flatten();
         let tensors = tensors.chain([&self.tokens]);
-        tensors
-            .map(|t| t.elem_count() * t.dtype().size_in_bytes())
-            .sum()
+        let bytes = |xs: &Tensor| xs.elem_count() * xs.dtype().size_in_bytes();
+        let prepared = self.prepared.get().map_or(0, PreparedImage::bytes);
+        tensors.map(bytes).sum::<usize>() + prepared
     }
 }
 
@@ -164,6 +192,28 @@ impl MaskDecoder {
     /// # Errors
     /// For tensors of another shape.
     pub fn attend(&self, image: &Tensor, image_pe: &Tensor, prompts: &Tensor) -> Result<Decoded> {
+        self.attend_prepared(&self.prepare(image, image_pe)?, image_pe, prompts)
+    }
+
+    /// `image` tokens with the embedded mask (1 or b, g * g, d) for [`MaskDecoder::attend_prepared`],
+    /// good for any number of prompts.
+    ///
+    /// # Errors
+    /// For tensors of another shape.
+    pub fn prepare(&self, image: &Tensor, image_pe: &Tensor) -> Result<PreparedImage> {
+        self.transformer.prepare(image, image_pe)
+    }
+
+    /// See [`MaskDecoder::attend`].
+    ///
+    /// # Errors
+    /// For tensors of another shape.
+    pub fn attend_prepared(
+        &self,
+        image: &PreparedImage,
+        image_pe: &Tensor,
+        prompts: &Tensor,
+    ) -> Result<Decoded> {
         let (b, _, d) = prompts.dims3()?;
         let (first, _) = self.output_tokens.dims2()?;
         let output_tokens = self.output_tokens.unsqueeze(0)?.expand((b, first, d))?;
@@ -204,6 +254,15 @@ impl MaskDecoder {
             })
             .collect::<Result<Vec<_>>>()?;
         let weights = Tensor::stack(&weights, 1)?; // (b, masks, d / 8)
+        let upscale = Upscale {
+            first: &self.upscale1,
+            norm: &self.norm,
+            second: &self.upscale2,
+            details: high_res,
+        };
+        if let Some(logits) = upscale.draw(&decoded.image, &weights, self.grid)? {
+            return Ok(logits);
+        }
         let logits = weights.matmul(&self.upscale(&decoded.image, high_res)?.t()?)?;
         self.place(&logits)?.to_dtype(DType::F32)
     }

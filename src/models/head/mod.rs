@@ -3,6 +3,7 @@
 //! SAM 1, MobileSAM, SAM 2.1 and SAM 3 share one implementation; what differs between them is data in
 //! [`Config`].
 
+mod cross_attention;
 pub(crate) mod drawn_mask;
 pub mod mask_decoder;
 pub mod prompt_encoder;
@@ -149,12 +150,16 @@ impl SamHead {
             .collect();
         let points: Vec<&[_]> = points.iter().map(Vec::as_slice).collect();
         let sparse = self.prompt_encoder.embed_points(&points)?;
-        let dense = self.dense_embeddings(prompts, image.tokens.device())?;
-        let decoded = self.mask_decoder.attend(
-            &image.tokens.broadcast_add(&dense)?,
-            self.prompt_encoder.dense_pe(),
-            &sparse,
-        )?;
+        let (decoder, pe) = (&self.mask_decoder, self.prompt_encoder.dense_pe());
+        let decoded = match self.dense_embeddings(prompts, image.tokens.device())? {
+            Some(masks) => decoder.attend(&image.tokens.broadcast_add(&masks)?, pe, &sparse)?,
+            None => {
+                let no_mask = self.prompt_encoder.no_mask();
+                let prepare =
+                    |tokens: &Tensor| decoder.prepare(&tokens.broadcast_add(no_mask)?, pe);
+                decoder.attend_prepared(image.prepared(prepare)?, pe, &sparse)?
+            }
+        };
         Ok(decoded)
     }
 
@@ -229,8 +234,12 @@ impl SamHead {
         points
     }
 
-    /// Mask prompts, or the embedding that stands for none: (b or 1, g * g or 1, d)
-    fn dense_embeddings(&self, prompts: &[&VisualPrompt], device: &Device) -> Result<Tensor> {
+    /// The embedding of mask prompts (b, g * g, d), if there are any.
+    fn dense_embeddings(
+        &self,
+        prompts: &[&VisualPrompt],
+        device: &Device,
+    ) -> Result<Option<Tensor>> {
         let side = self.cfg.low_res_side();
         let masks = || prompts.iter().filter_map(|p| p.mask_logits.as_deref());
         if let Some(mask) = masks().find(|mask| mask.len() != side * side) {
@@ -241,10 +250,10 @@ impl SamHead {
         }
         let logits: Vec<f32> = masks().flatten().copied().collect();
         if logits.is_empty() {
-            return Ok(self.prompt_encoder.no_mask().clone());
+            return Ok(None);
         }
         let logits = Tensor::from_vec(logits, (prompts.len(), side, side), device)?;
-        Ok(self.prompt_encoder.embed_masks(&logits)?)
+        Ok(Some(self.prompt_encoder.embed_masks(&logits)?))
     }
 }
 

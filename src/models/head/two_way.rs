@@ -3,64 +3,176 @@
 //! Follows `TwoWayTransformer`,
 //! <https://github.com/facebookresearch/segment-anything/blob/dca509f/segment_anything/modeling/transformer.py#L16>.
 //!
+//! What the first layer projects of the image does not depend on the points of a prompt and is kept
+//! with it, [`PreparedImage`]. On the CPU nothing else of the image is projected at all, see
+//! `nn::attention::few_tokens`.
+//!
 //! # Easy to get wrong
 //! - The first self-attention has no positions and no residual.
 //! - The positions of the prompt tokens are those tokens as they came in.
 //! - The norms' eps is 1e-5, unlike everywhere else in SAM 1; the activation is ReLU.
 
-use candle::{D, Result, Tensor};
+use candle::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::Config;
-use crate::nn::attention::merge_heads;
-use crate::nn::{LayerNorm, Linear, Precision, layer_norm, linear, sdpa};
+use super::cross_attention::{Attention, ImageToToken, TokenToImage};
+use crate::nn::attention::few_tokens::Pass;
+use crate::nn::{LayerNorm, Linear, layer_norm, linear, on_cpu_in_f32};
 
 const DEPTH: usize = 2;
 const EPS: f64 = 1e-5;
-/// Factor by which attention between tokens and image is narrower than the tokens.
-const DOWNSAMPLE_RATE: usize = 2;
+
+/// Image tokens, and what the first layer makes of them whatever the prompt.
+#[derive(Debug, Clone)]
+pub struct PreparedImage {
+    /// (1 or b, m, d)
+    image: Tensor,
+    /// Of the tokens' attention to the image (1 or b, m, inner).
+    keys: Tensor,
+    values: Tensor,
+    /// Of the image's attention to the tokens (1 or b, m, inner).
+    queries: Tensor,
+}
+
+impl PreparedImage {
+    /// Memory that it keeps, in bytes.
+    pub fn bytes(&self) -> usize {
+        let tensors = [&self.image, &self.keys, &self.values, &self.queries];
+        let bytes = |xs: &Tensor| xs.elem_count() * xs.dtype().size_in_bytes();
+        tensors.into_iter().map(bytes).sum()
+    }
+}
 
 /// Two layers, and a last look of the tokens at the image.
 #[derive(Debug, Clone)]
 pub struct TwoWayTransformer {
-    layers: Vec<Layer>,
-    final_attn_token_to_image: Attention,
+    layers: [Layer; DEPTH],
+    final_attn_token_to_image: TokenToImage,
     norm_final_attn: LayerNorm,
 }
 
 impl TwoWayTransformer {
     /// Reads `layers.*`, `final_attn_token_to_image` and `norm_final_attn`.
     pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
-        let layers = (0..DEPTH).map(|i| Layer::new(cfg, i == 0, vb.pp("layers").pp(i)));
+        let layer = |i: usize| Layer::new(cfg, i == 0, vb.pp("layers").pp(i));
         Ok(Self {
-            layers: layers.collect::<Result<_>>()?,
-            final_attn_token_to_image: Attention::new(
-                cfg,
-                DOWNSAMPLE_RATE,
-                vb.pp("final_attn_token_to_image"),
-            )?,
+            layers: [layer(0)?, layer(1)?],
+            final_attn_token_to_image: TokenToImage::new(cfg, vb.pp("final_attn_token_to_image"))?,
             norm_final_attn: layer_norm(cfg.dim, EPS, vb.pp("norm_final_attn"))?,
         })
     }
 
-    /// `image` (1 or b, m, d), `image_pe` (1, m, d), `tokens` (b, n, d)
+    /// `image` (1 or b, m, d), `image_pe` (1, m, d)
+    ///
+    /// # Errors
+    /// For tensors of another shape.
+    pub fn prepare(&self, image: &Tensor, image_pe: &Tensor) -> Result<PreparedImage> {
+        let placed = image.broadcast_add(image_pe)?;
+        let [first, _] = &self.layers;
+        let look = &first.cross_attn_token_to_image.attention;
+        Ok(PreparedImage {
+            keys: placed.apply(&look.k_proj)?,
+            values: image.apply(&look.v_proj)?,
+            queries: placed.apply(&first.cross_attn_image_to_token.attention.q_proj)?,
+            image: image.contiguous()?,
+        })
+    }
+
+    /// An image of 1 or b, `image_pe` (1, m, d), `tokens` (b, n, d)
     /// -> tokens (b, n, d), image (b, m, d)
     ///
-    /// Projections of the image that prompts share are computed once while its batch is 1.
+    /// # Errors
+    /// For tensors of another shape.
     pub fn forward(
         &self,
-        image: &Tensor,
+        image: &PreparedImage,
+        image_pe: &Tensor,
+        tokens: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        match on_cpu_in_f32(tokens) {
+            true => self.forward_in_passes(image, image_pe, tokens),
+            false => self.forward_by_layers(image, image_pe, tokens),
+        }
+    }
+
+    fn forward_by_layers(
+        &self,
+        prepared: &PreparedImage,
         image_pe: &Tensor,
         tokens: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
         let token_pe = tokens;
-        let (mut tokens, mut image) = (tokens.clone(), image.clone());
-        for layer in &self.layers {
-            (tokens, image) = layer.forward(&tokens, token_pe, &image, image_pe)?;
+        let (mut tokens, mut image) = (tokens.clone(), prepared.image.clone());
+        for (i, layer) in self.layers.iter().enumerate() {
+            tokens = layer.attend_themselves(&tokens, token_pe)?;
+            let placed = image.broadcast_add(image_pe)?;
+            let q = (&tokens + token_pe)?;
+            let look = &layer.cross_attn_token_to_image.attention;
+            let attended = match i {
+                0 => look.attend(&q.apply(&look.q_proj)?, &prepared.keys, &prepared.values)?,
+                _ => look.forward(&q, &placed, &image)?,
+            };
+            tokens = layer.take_in(&tokens, &attended)?;
+            let k = (&tokens + token_pe)?;
+            let look = &layer.cross_attn_image_to_token.attention;
+            let queries = match i {
+                0 => prepared.queries.clone(),
+                _ => placed.apply(&look.q_proj)?,
+            };
+            let (k, v) = (k.apply(&look.k_proj)?, tokens.apply(&look.v_proj)?);
+            let attended = look.attend(&queries, &k, &v)?;
+            image = image.broadcast_add(&attended)?.apply(&layer.norm4)?;
         }
         let q = (&tokens + token_pe)?;
         let k = image.broadcast_add(image_pe)?;
-        let attended = self.final_attn_token_to_image.forward(&q, &k, &image)?;
+        let look = &self.final_attn_token_to_image.attention;
+        let attended = look.forward(&q, &k, &image)?;
+        Ok(((tokens + attended)?.apply(&self.norm_final_attn)?, image))
+    }
+
+    /// With one pass over the image for each layer: what the tokens ask next depends on the tokens
+    /// alone, so it is asked of each row of the image as soon as that is made.
+    fn forward_in_passes(
+        &self,
+        prepared: &PreparedImage,
+        image_pe: &Tensor,
+        tokens: &Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        let token_pe = tokens;
+        let [first, _] = &self.layers;
+        let mut tokens = first.attend_themselves(tokens, token_pe)?;
+        let look = &first.cross_attn_token_to_image.attention;
+        let q = (&tokens + token_pe)?.apply(&look.q_proj)?;
+        let mut attended = look.attend(&q, &prepared.keys, &prepared.values)?;
+        let mut image = prepared.image.clone();
+        for (i, layer) in self.layers.iter().enumerate() {
+            tokens = layer.take_in(&tokens, &attended)?;
+            let k = (&tokens + token_pe)?;
+            let queries = (i == 0).then_some(&prepared.queries);
+            let back = &layer.cross_attn_image_to_token;
+            let from_tokens = back.absorbed(&k, &tokens, queries.is_some())?;
+            let look = match self.layers.get(i + 1) {
+                Some(next) => {
+                    tokens = next.attend_themselves(&tokens, token_pe)?;
+                    &next.cross_attn_token_to_image
+                }
+                None => &self.final_attn_token_to_image,
+            };
+            let looks = look.absorbed_queries(&(&tokens + token_pe)?)?;
+            let pass = Pass {
+                image: &image,
+                positions: image_pe,
+                queries,
+                from_tokens: &from_tokens,
+                norm: &layer.norm4,
+                looks: &looks,
+                precision: look.attention.precision,
+            };
+            let seen;
+            (image, seen) = pass.run()?;
+            attended = look.project(&seen)?;
+        }
         Ok(((tokens + attended)?.apply(&self.norm_final_attn)?, image))
     }
 }
@@ -69,116 +181,48 @@ impl TwoWayTransformer {
 struct Layer {
     self_attn: Attention,
     norm1: LayerNorm,
-    cross_attn_token_to_image: Attention,
+    cross_attn_token_to_image: TokenToImage,
     norm2: LayerNorm,
     lin1: Linear,
     lin2: Linear,
     norm3: LayerNorm,
-    cross_attn_image_to_token: Attention,
+    cross_attn_image_to_token: ImageToToken,
     norm4: LayerNorm,
     is_first: bool,
 }
 
 impl Layer {
     fn new(cfg: &Config, is_first: bool, vb: VarBuilder) -> Result<Self> {
-        let attention = |rate, name| Attention::new(cfg, rate, vb.pp(name));
         let norm = |name| layer_norm(cfg.dim, EPS, vb.pp(name));
         Ok(Self {
-            self_attn: attention(1, "self_attn")?,
+            self_attn: Attention::new(cfg, 1, vb.pp("self_attn"))?,
             norm1: norm("norm1")?,
-            cross_attn_token_to_image: attention(DOWNSAMPLE_RATE, "cross_attn_token_to_image")?,
+            cross_attn_token_to_image: TokenToImage::new(cfg, vb.pp("cross_attn_token_to_image"))?,
             norm2: norm("norm2")?,
             lin1: linear(cfg.dim, cfg.mlp_dim, vb.pp("mlp.lin1"))?,
             lin2: linear(cfg.mlp_dim, cfg.dim, vb.pp("mlp.lin2"))?,
             norm3: norm("norm3")?,
-            cross_attn_image_to_token: attention(DOWNSAMPLE_RATE, "cross_attn_image_to_token")?,
+            cross_attn_image_to_token: ImageToToken::new(cfg, vb.pp("cross_attn_image_to_token"))?,
             norm4: norm("norm4")?,
             is_first,
         })
     }
 
-    fn forward(
-        &self,
-        tokens: &Tensor,
-        token_pe: &Tensor,
-        image: &Tensor,
-        image_pe: &Tensor,
-    ) -> Result<(Tensor, Tensor)> {
+    fn attend_themselves(&self, tokens: &Tensor, token_pe: &Tensor) -> Result<Tensor> {
         let tokens = if self.is_first {
             self.self_attn.forward(tokens, tokens, tokens)?
         } else {
             let q = (tokens + token_pe)?;
             (tokens + self.self_attn.forward(&q, &q, tokens)?)?
         };
-        let tokens = tokens.apply(&self.norm1)?;
+        tokens.apply(&self.norm1)
+    }
 
-        let placed_image = image.broadcast_add(image_pe)?;
-        let q = (&tokens + token_pe)?;
-        let attended = self
-            .cross_attn_token_to_image
-            .forward(&q, &placed_image, image)?;
+    /// Adds what the tokens have seen of the image.
+    fn take_in(&self, tokens: &Tensor, attended: &Tensor) -> Result<Tensor> {
         let tokens = (tokens + attended)?.apply(&self.norm2)?;
-
         let hidden = self.lin1.forward_relu(&tokens)?;
-        let tokens = (tokens + hidden.apply(&self.lin2)?)?.apply(&self.norm3)?;
-
-        let k = (&tokens + token_pe)?;
-        let attended = self
-            .cross_attn_image_to_token
-            .forward(&placed_image, &k, &tokens)?;
-        let image = image.broadcast_add(&attended)?.apply(&self.norm4)?;
-        Ok((tokens, image))
-    }
-}
-
-/// Multi-head attention that is narrower inside.
-#[derive(Debug, Clone)]
-struct Attention {
-    q_proj: Linear,
-    k_proj: Linear,
-    v_proj: Linear,
-    out_proj: Linear,
-    num_heads: usize,
-    precision: Precision,
-}
-
-impl Attention {
-    fn new(cfg: &Config, downsample_rate: usize, vb: VarBuilder) -> Result<Self> {
-        let inner = cfg.dim / downsample_rate;
-        Ok(Self {
-            q_proj: linear(cfg.dim, inner, vb.pp("q_proj"))?,
-            k_proj: linear(cfg.dim, inner, vb.pp("k_proj"))?,
-            v_proj: linear(cfg.dim, inner, vb.pp("v_proj"))?,
-            out_proj: linear(inner, cfg.dim, vb.pp("out_proj"))?,
-            num_heads: cfg.num_heads,
-            precision: Precision::current(),
-        })
-    }
-
-    /// `q` (b, n, d), `k` and `v` (b, m, d) -> (b, n, d); a batch of 1 on either side is shared.
-    fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
-        let ((b, n, d), prompts) = (q.dims3()?, k.dim(0)?);
-        if prompts == 1 && b > 1 {
-            // Queries do not see each other: those of all prompts are one long list.
-            let all = self.forward(&q.reshape((1, b * n, d))?, k, v)?;
-            return all.reshape((b, n, d));
-        }
-        let q = self.split_heads(&q.apply(&self.q_proj)?)?;
-        let k = self.split_heads(&k.apply(&self.k_proj)?)?;
-        let v = self.split_heads(&v.apply(&self.v_proj)?)?;
-        let (_, h, n, c) = q.dims4()?;
-        let q = q.broadcast_as((prompts, h, n, c))?;
-        let scale = (q.dim(D::Minus1)? as f64).powf(-0.5);
-        let attended = sdpa(&q, &k, &v, scale, None, self.precision)?;
-        merge_heads(&attended)?.apply(&self.out_proj)
-    }
-
-    /// (b, n, h * c) -> (b, h, n, c)
-    fn split_heads(&self, xs: &Tensor) -> Result<Tensor> {
-        let (b, n, dim) = xs.dims3()?;
-        xs.reshape((b, n, self.num_heads, dim / self.num_heads))?
-            .transpose(1, 2)?
-            .contiguous()
+        (tokens + hidden.apply(&self.lin2)?)?.apply(&self.norm3)
     }
 }
 
@@ -193,10 +237,33 @@ mod tests {
         let transformer = TwoWayTransformer::new(&Config::of(&golden), golden.weights())?;
         let (pe, tokens) = (golden.tensor("in.image_pe"), golden.tensor("in.tokens"));
         for case in ["shared", "own"] {
-            let image = golden.tensor(&format!("in.{case}.image"));
-            let (hs, image) = transformer.forward(&image, &pe, &tokens)?;
-            assert_close(&hs, &golden.tensor(&format!("out.{case}.tokens")), 2e-6);
-            assert_close(&image, &golden.tensor(&format!("out.{case}.image")), 2e-6);
+            let image = transformer.prepare(&golden.tensor(&format!("in.{case}.image")), &pe)?;
+            for forward in [
+                TwoWayTransformer::forward_by_layers,
+                TwoWayTransformer::forward_in_passes,
+            ] {
+                let (hs, image) = forward(&transformer, &image, &pe, &tokens)?;
+                assert_close(&hs, &golden.tensor(&format!("out.{case}.tokens")), 2e-6);
+                assert_close(&image, &golden.tensor(&format!("out.{case}.image")), 2e-6);
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_image_that_is_kept_gives_every_prompt_what_a_fresh_one_gives() -> Result<()> {
+        let golden = Golden::open("sam_two_way");
+        let transformer = TwoWayTransformer::new(&Config::of(&golden), golden.weights())?;
+        let (pe, tokens) = (golden.tensor("in.image_pe"), golden.tensor("in.tokens"));
+        let image = golden.tensor("in.shared.image");
+        let kept = transformer.prepare(&image, &pe)?;
+        for prompt in 0..tokens.dim(0)? {
+            let tokens = tokens.narrow(0, prompt, 1)?;
+            let (hs, drawn) = transformer.forward(&kept, &pe, &tokens)?;
+            let fresh = transformer.prepare(&image, &pe)?;
+            let (want, want_drawn) = transformer.forward(&fresh, &pe, &tokens)?;
+            assert_close(&hs, &want, 0.);
+            assert_close(&drawn, &want_drawn, 0.);
         }
         Ok(())
     }

@@ -92,10 +92,7 @@ impl InteractiveModel for Sam {
         let tokens = run.stage("trunk", || self.image_encoder.forward(&pixels))?;
         run.record("image_embedding", &tokens);
         Ok(InteractiveEmbedding {
-            features: ImageTokens {
-                tokens,
-                high_res_features: None,
-            },
+            features: ImageTokens::new(tokens, None),
             size: image.size(),
         })
     }

@@ -126,10 +126,9 @@ impl Sam2 {
     pub fn embed_frame(&self, stages: &[Tensor; 4]) -> Result<ImageTokens> {
         let [fine, middle, coarse] = self.modules.neck.forward(stages)?;
         let decoder = self.head().mask_decoder();
-        Ok(ImageTokens {
-            tokens: coarse.flatten_from(2)?.transpose(1, 2)?.contiguous()?,
-            high_res_features: decoder.high_res_features(&fine, &middle)?,
-        })
+        let tokens = coarse.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
+        let high_res_features = decoder.high_res_features(&fine, &middle)?;
+        Ok(ImageTokens::new(tokens, high_res_features))
     }
 
     fn encode(&self, image: &Image, run: &mut Run) -> Result<ImageTokens> {
@@ -154,7 +153,7 @@ impl InteractiveModel for Sam2 {
         let tokens = frame.tokens.broadcast_add(&self.modules.no_mem_embed)?;
         run.record("image_embedding", &tokens);
         Ok(InteractiveEmbedding {
-            features: ImageTokens { tokens, ..frame },
+            features: ImageTokens::new(tokens, frame.high_res_features),
             size: image.size(),
         })
     }

@@ -156,10 +156,9 @@ impl InteractiveHead {
     /// For features of another shape.
     pub fn embed_frame(&self, trunk: &Tensor) -> Result<ImageTokens> {
         let [fine, middle, coarse] = self.neck.forward(trunk)?;
-        Ok(ImageTokens {
-            tokens: coarse.flatten_from(2)?.transpose(1, 2)?.contiguous()?,
-            high_res_features: self.head.mask_decoder().high_res_features(&fine, &middle)?,
-        })
+        let tokens = coarse.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
+        let high_res_features = self.head.mask_decoder().high_res_features(&fine, &middle)?;
+        Ok(ImageTokens::new(tokens, high_res_features))
     }
 
     /// Like [`InteractiveHead::embed_frame`], for an image that has no memory of earlier frames.
@@ -168,10 +167,8 @@ impl InteractiveHead {
     /// For features of another shape.
     pub fn embed(&self, trunk: &Tensor) -> Result<ImageTokens> {
         let frame = self.embed_frame(trunk)?;
-        Ok(ImageTokens {
-            tokens: frame.tokens.broadcast_add(&self.no_mem_embed)?,
-            ..frame
-        })
+        let tokens = frame.tokens.broadcast_add(&self.no_mem_embed)?;
+        Ok(ImageTokens::new(tokens, frame.high_res_features))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Attention: one entry point, [`sdpa`], and PyTorch's multi-head module on top of it.
 
+pub(crate) mod few_tokens;
 mod multi_head;
 mod relative;
 

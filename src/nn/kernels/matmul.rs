@@ -43,6 +43,24 @@ impl PackedWeight {
     pub fn dims(&self) -> (usize, usize) {
         (self.n, self.k)
     }
+
+    /// `xs weight^T` on this thread alone, for a task that goes on with the result while it is in
+    /// the cache: `xs` (m, k) -> `out` (m, n). `strips` is memory that calls may share.
+    ///
+    /// # Panics
+    /// When the sizes disagree.
+    pub fn multiply(&self, xs: Rows, strips: &mut Vec<f32>, out: &mut [f32]) {
+        assert!(xs.len == self.k && out.len() == xs.count * self.n);
+        let tile = self.tile.fitting(xs.count);
+        let depth = tile.right.elements(self.k);
+        strips.resize(xs.count.next_multiple_of(tile.rows) * depth, 0.);
+        pack_strips(xs, 0, depth, &tile, strips);
+        let mut out = Block::new(out, self.n);
+        for at in (0..self.n).step_by(tile.cols) {
+            let panel = &self.panels[at * depth..];
+            tile.multiply_into(depth, strips, panel, out.columns(at, tile.cols), false);
+        }
+    }
 }
 
 /// `epilogue(xs weight^T)`: `xs` (m, k) -> (m, n)
@@ -191,8 +209,13 @@ mod tests {
                         activation,
                         residual: None,
                     };
-                    let got = matmul(Rows::new(&xs, k, m, k), &packed, &epilogue).unwrap();
-                    for (at, got) in got.iter().enumerate() {
+                    let xs_rows = Rows::new(&xs, k, m, k);
+                    let got = matmul(xs_rows, &packed, &epilogue).unwrap();
+                    let mut alone = vec![f32::NAN; m * n];
+                    packed.multiply(xs_rows, &mut vec![], &mut alone);
+                    epilogue.apply(Block::new(&mut alone, n), 0, 0);
+                    for (at, (got, alone)) in got.iter().zip(&alone).enumerate() {
+                        assert!((got - alone).abs() < 1e-5 * (1. + got.abs()));
                         let (i, j) = (at / n, at % n);
                         let products = (0..k).map(|t| (xs[i * k + t] * weight[j * k + t]) as f64);
                         let sum = (products.sum::<f64>() + bias[j] as f64) as f32;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use crate::models::head::{NUM_MASKS, max_batch};
+use crate::models::head::{Decoded, NUM_MASKS, max_batch};
 use crate::models::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
 use crate::predict::is_finite;
 use crate::{Error, Result, Run};
@@ -48,6 +48,62 @@ pub fn decode(
     Ok(answers)
 }
 
+/// One of the three masks of a prompt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LowResMask {
+    /// Which of the three it is.
+    pub index: usize,
+    /// Its logits (h, w), by rows.
+    pub low_res_logits: Vec<f32>,
+    /// Predicted IoU of the three.
+    pub iou_scores: Vec<f32>,
+    /// Logit of "there is an object", where the model predicts one.
+    pub object_score: Option<f32>,
+}
+
+/// The mask of `index` of the three that [`decode`] gives with `multimask_output`, or the one of the
+/// highest predicted IoU, the first of equals. The others are not drawn.
+///
+/// # Errors
+/// As [`decode`]; [`Error::InvalidArgument`] for an index above 2.
+pub fn decode_one(
+    model: &dyn InteractiveModel,
+    image: &InteractiveEmbedding,
+    prompt: &VisualPrompt,
+    index: Option<usize>,
+    run: &mut Run,
+) -> Result<LowResMask> {
+    let attended = attend(model, image, &[prompt], 1..NUM_MASKS, run)?;
+    let iou_scores = attended.iou.into_iter().next().unwrap_or_default();
+    let better = |best: usize, i: usize| match iou_scores[i] > iou_scores[best] {
+        true => i,
+        false => best,
+    };
+    let index = match index {
+        Some(index) if index < iou_scores.len() => index,
+        Some(index) => {
+            return Err(Error::argument(format!(
+                "mask {index} of {}",
+                iou_scores.len()
+            )));
+        }
+        None => (1..iou_scores.len()).fold(0, better),
+    };
+    let masks = index + 1..index + 2;
+    let logits = run.stage("draw", || model.draw(image, &attended.decoded, masks))?;
+    run.record("low_res_logits", &logits);
+    let low_res_logits = logits.flatten_all()?.to_vec1::<f32>()?;
+    if low_res_logits.iter().any(is_nan) {
+        return Err(Error::not_finite("the mask decoder's upscaling"));
+    }
+    Ok(LowResMask {
+        index,
+        low_res_logits,
+        iou_scores,
+        object_score: attended.objects.into_iter().next().flatten(),
+    })
+}
+
 /// Those of `masks`, of the four in the decoder's order, whose predicted IoU is `wanted`. Masks of
 /// prompts without any are not computed.
 ///
@@ -89,23 +145,11 @@ fn decode_batch(
     wanted: &dyn Fn(f32) -> bool,
     run: &mut Run,
 ) -> Result<Vec<LowResMasks>> {
-    let decoded = run.stage("attend", || model.attend(image, prompts))?;
-    run.record("iou", &decoded.iou);
-    let iou = decoded
-        .iou
-        .narrow(1, masks.start, masks.len())?
-        .to_vec2::<f32>()?;
-    let objects = match &decoded.object_score {
-        None => vec![None; prompts.len()],
-        Some(scores) => scores.to_vec1::<f32>()?.into_iter().map(Some).collect(),
-    };
-    let is_nan = |score: &f32| !score.is_finite();
-    if iou.iter().flatten().any(is_nan) || objects.iter().flatten().any(is_nan) {
-        return Err(match is_finite(&image.features.tokens)? {
-            true => Error::not_finite("the mask decoder"),
-            false => Error::not_finite("the image encoder"),
-        });
-    }
+    let Attended {
+        decoded,
+        iou,
+        objects,
+    } = attend(model, image, prompts, masks.clone(), run)?;
     let mut answers: Vec<LowResMasks> = iou
         .into_iter()
         .zip(objects)
@@ -140,6 +184,49 @@ fn decode_batch(
         }
     }
     Ok(answers)
+}
+
+/// Everything about the answers but the masks.
+struct Attended {
+    decoded: Decoded,
+    /// Of the masks that were asked for, for each prompt.
+    iou: Vec<Vec<f32>>,
+    objects: Vec<Option<f32>>,
+}
+
+fn attend(
+    model: &dyn InteractiveModel,
+    image: &InteractiveEmbedding,
+    prompts: &[&VisualPrompt],
+    masks: Range<usize>,
+    run: &mut Run,
+) -> Result<Attended> {
+    let decoded = run.stage("attend", || model.attend(image, prompts))?;
+    run.record("iou", &decoded.iou);
+    let iou = decoded
+        .iou
+        .narrow(1, masks.start, masks.len())?
+        .to_vec2::<f32>()?;
+    let objects = match &decoded.object_score {
+        None => vec![None; prompts.len()],
+        Some(scores) => scores.to_vec1::<f32>()?.into_iter().map(Some).collect(),
+    };
+    if iou.iter().flatten().any(is_nan) || objects.iter().flatten().any(is_nan) {
+        return Err(match is_finite(&image.features.tokens)? {
+            true => Error::not_finite("the mask decoder"),
+            false => Error::not_finite("the image encoder"),
+        });
+    }
+    Ok(Attended {
+        decoded,
+        iou,
+        objects,
+    })
+}
+
+/// NaN or infinite.
+fn is_nan(score: &f32) -> bool {
+    !score.is_finite()
 }
 
 /// Keeps the masks whose predicted IoU is `wanted`.
@@ -205,10 +292,8 @@ mod tests {
         assert_eq!(empty.iou_scores, [0.9]);
     }
 
-    /// Leaving out masks by their predicted IoU changes nothing about the others.
     #[cfg(feature = "demo")]
-    #[test]
-    fn unwanted_masks_are_left_out_and_the_others_stay() {
+    fn encoded() -> (crate::models::sam3::Sam3, InteractiveEmbedding) {
         use crate::image::Image;
         use crate::models::{LoadOptions, sam3::Sam3};
 
@@ -219,8 +304,40 @@ mod tests {
         let model = Sam3::load(&crate::weights::demo().unwrap(), &options).unwrap();
         let pixels = (0..90 * 60 * 3).map(|i| (i * 7 % 251) as u8).collect();
         let image = Image::from_rgb8(90, 60, pixels).unwrap();
-        let run = &mut Run::default();
-        let image = model.encode_interactive(&image, run).unwrap();
+        let image = model
+            .encode_interactive(&image, &mut Run::default())
+            .unwrap();
+        (model, image)
+    }
+
+    #[cfg(feature = "demo")]
+    #[test]
+    fn one_mask_alone_is_the_same_as_among_three() {
+        let ((model, image), run) = (encoded(), &mut Run::default());
+        for prompt in [
+            VisualPrompt::point(30., 20.),
+            VisualPrompt::bbox([10., 10., 60., 50.]).and_not(80., 5.),
+        ] {
+            let three = decode(&model, &image, std::slice::from_ref(&prompt), true, run).unwrap();
+            let three = &three[0];
+            let best = decode_one(&model, &image, &prompt, None, run).unwrap();
+            let highest = three.iou_scores.iter().copied().fold(f32::MIN, f32::max);
+            assert_eq!(three.iou_scores[best.index], highest);
+            for index in 0..3 {
+                let one = decode_one(&model, &image, &prompt, Some(index), run).unwrap();
+                assert_eq!(one.low_res_logits, three.low_res_logits[index]);
+                assert_eq!(one.iou_scores, three.iou_scores);
+                assert_eq!(one.object_score, three.object_score);
+            }
+            assert!(decode_one(&model, &image, &prompt, Some(3), run).is_err());
+        }
+    }
+
+    /// Leaving out masks by their predicted IoU changes nothing about the others.
+    #[cfg(feature = "demo")]
+    #[test]
+    fn unwanted_masks_are_left_out_and_the_others_stay() {
+        let ((model, image), run) = (encoded(), &mut Run::default());
         let point = |i: usize| VisualPrompt::point((i % 5 * 16) as f32, (i / 5 * 15) as f32);
         let prompts: Vec<VisualPrompt> = (0..20).map(point).collect();
         let mut all = decode(&model, &image, &prompts, true, run).unwrap();

@@ -27,7 +27,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 pub(in crate::predict) use decode::decode_wanted;
-pub use decode::{LowResMasks, decode};
+pub use decode::{LowResMask, LowResMasks, decode, decode_one};
 
 use super::Instance;
 use crate::image::Image;

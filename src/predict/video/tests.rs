@@ -85,11 +85,12 @@ impl Toy {
             .contiguous()?;
         let [fine, middle, coarse] = self.neck.forward(&self.trunk.forward(&pixels)?)?;
         let decoder = self.tracker.head().mask_decoder();
-        let image = ImageTokens {
-            tokens: coarse.flatten_from(2)?.transpose(1, 2)?.contiguous()?,
-            high_res_features: decoder.high_res_features(&fine, &middle)?,
-        };
-        Ok(FrameFeatures::new(image, size))
+        let tokens = coarse.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
+        let high_res_features = decoder.high_res_features(&fine, &middle)?;
+        Ok(FrameFeatures::new(
+            ImageTokens::new(tokens, high_res_features),
+            size,
+        ))
     }
 }
 

@@ -31,11 +31,27 @@ pub fn transpose(xs: Rows, scale: f32, layout: Layout, mut to: Block) {
     for t in 0..xs.len {
         to.row(t)[xs.count..].fill(0.);
     }
-    for i in 0..xs.count {
-        for (t, x) in xs.row(i).iter().enumerate() {
-            to.row(t)[i] = x * scale;
+    let mut i = 0;
+    while i < xs.count {
+        i += match xs.count - i {
+            6.. => transpose_some::<6>(xs, i, scale, &mut to),
+            4.. => transpose_some::<4>(xs, i, scale, &mut to),
+            2.. => transpose_some::<2>(xs, i, scale, &mut to),
+            _ => transpose_some::<1>(xs, i, scale, &mut to),
+        };
+    }
+}
+
+/// Rows `first..first + N` side by side, so that they are written together: `N`.
+fn transpose_some<const N: usize>(xs: Rows, first: usize, scale: f32, to: &mut Block) -> usize {
+    let rows: [&[f32]; N] = std::array::from_fn(|i| &xs.row(first + i)[..xs.len]);
+    for t in 0..xs.len {
+        let to = &mut to.row(t)[first..first + N];
+        for (to, row) in to.iter_mut().zip(rows) {
+            *to = row[t] * scale;
         }
     }
+    N
 }
 
 /// Writes rows as they are: row `e` of `to` holds element `e` of each column, as `layout` has it;

@@ -130,11 +130,8 @@ impl World {
     }
 
     fn frame(&self, t: usize) -> FrameFeatures {
-        let image = ImageTokens {
-            tokens: Tensor::new(&[[[t as f32]]], &Device::Cpu).unwrap(),
-            high_res_features: None,
-        };
-        FrameFeatures::new(image, self.video)
+        let tokens = Tensor::new(&[[[t as f32]]], &Device::Cpu).unwrap();
+        FrameFeatures::new(ImageTokens::new(tokens, None), self.video)
     }
 }
 
