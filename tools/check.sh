@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 cargo fmt --check
 cargo clippy --all-targets -- -D warnings
 cargo clippy --lib --no-default-features -- -D warnings
-cargo clippy --all-targets --features server -- -D warnings
+cargo clippy --all-targets --no-default-features --features cli -- -D warnings # without the server
 cargo test
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
@@ -16,6 +16,8 @@ cargo run -q --example everything_to_coco -- tests/scenes/shapes.png "$results/c
 # The way of GPUs: candle's operations in place of the CPU's kernels.
 CANDLE_SAM3_CPU=candle cargo test --lib -- nn:: backbones:: text:: models::head models::sam3
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --lib
+
+tools/check_page.sh
 
 # They build the standard library and candle again, so only when asked.
 if [[ -n ${CHECK_TARGETS:-} ]]; then
