@@ -55,6 +55,12 @@ fn full_size_sam3() {
     compare("sam3");
 }
 
+#[test]
+#[ignore = "needs SAM3_REFERENCE"]
+fn full_size_sam31() {
+    compare("sam31");
+}
+
 fn compare(name: &str) {
     let reference = folder().join(format!("{name}.dump.safetensors"));
     let reference = Reference::open(reference).unwrap();

@@ -3,7 +3,7 @@
     python tools/reference/dump_reference.py CHECKPOINT IMAGE OUT.safetensors --text wheel
         [--text ...] [--box x0,y0,x1,y1[,0]] [--point x,y[,0]] [--click-box x0,y0,x1,y1]
 
-CHECKPOINT is a .pt or .pth of SAM 3, EfficientSAM3, SAM3-LiteText, SAM 1 or MobileSAM, or a folder
+CHECKPOINT is a .pt or .pth of SAM 3, SAM 3.1, EfficientSAM3, SAM3-LiteText, SAM 1 or MobileSAM, or a folder
 of SAM 3 from Hugging Face for transformers. README.md beside this file says which packages are
 needed and what is written. Only public entry points and forward hooks are used.
 """
@@ -135,11 +135,77 @@ def load_official(weights, needs_clicks, tokens):
     return model.eval()
 
 
+def is_sam31(weights):
+    return any("interactive_convs" in name or "propagation_convs" in name for name in weights)
+
+
+class OnCpu(torch.overrides.TorchFunctionMode):
+    """The package makes tables of its decoder and scales of boxes on a GPU, wherever the model is."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.pin_memory:
+            return args[0]
+        kwargs = {key: "cpu" if key == "device" and "cuda" in str(value) else value for key, value in (kwargs or {}).items()}
+        return function(*args, **kwargs)
+
+
+def load_sam31(weights):
+    """The detector of SAM 3.1's video model. Nothing builds its clicks on single images, so SAM 3's predictor answers them:
+    the same classes with the same sizes, apart from the sigmoid of the predicted IoU."""
+    from sam3 import model_builder
+    from sam3.model import vitdet
+    from sam3.model.sam1_task_predictor import SAM3InteractiveImagePredictor
+    from sam3.model.sam3_multiplex_detector import Sam3MultiplexDetector
+    from sam3.model.vl_combiner import SAM3VLBackboneTri
+
+    OnCpu().__enter__()  # until the end of the program
+    # In the package this product is bf16, whatever the model is.
+    vitdet.addmm_act = lambda activation, linear, x: activation()(linear(x))
+    bpe = str(Path(model_builder.__file__).parent / "assets" / "bpe_simple_vocab_16e6.txt.gz")
+    backbone = SAM3VLBackboneTri(
+        scalp=0, visual=model_builder._create_multiplex_tri_backbone(), text=model_builder._create_text_encoder(bpe))
+    predictor = SAM3InteractiveImagePredictor(model_builder.build_tracker(apply_temporal_disambiguation=False))
+    model = Sam3MultiplexDetector(
+        num_feature_levels=1, backbone=backbone, transformer=model_builder._create_sam3_transformer(),
+        segmentation_head=model_builder._create_segmentation_head(), semantic_segmentation_head=None,
+        input_geometry_encoder=model_builder._create_geometry_encoder(), use_early_fusion=True, use_dot_prod_scoring=True,
+        dot_prod_scoring=model_builder._create_dot_product_scoring(),
+        supervise_joint_box_scores=False,  # the processor multiplies by the presence itself
+        is_multiplex=True)
+    roots = {"sam3_model.": "detector.", "sam2_predictor.": "tracker."}
+    for old, new in roots.items():
+        weights = {new + name.removeprefix(old) if name.startswith(old) else name: t for name, t in weights.items()}
+    own = {name.removeprefix("detector."): t for name, t in weights.items() if name.startswith("detector.")}
+    lacking = model.load_state_dict(own, strict=False)
+    if lacking.missing_keys or lacking.unexpected_keys:
+        raise SystemExit(f"not a complete SAM 3.1: {lacking}"[:1000])
+    parts = {"interactive_sam_mask_decoder.": "sam_mask_decoder.", "interactive_sam_prompt_encoder.": "sam_prompt_encoder.",
+             "interactivity_no_mem_embed": "no_mem_embed"}
+    heads = {new + name.removeprefix("tracker.model." + old): t for name, t in weights.items()
+             for old, new in parts.items() if name.startswith("tracker.model." + old)}
+    lacking = predictor.model.load_state_dict(heads, strict=False)
+    if lacking.unexpected_keys or any(name.startswith("sam_") for name in lacking.missing_keys):
+        raise SystemExit(f"not the click parts of SAM 3.1: {lacking}"[:1000])
+    predictor.model.sam_mask_decoder.iou_prediction_head.sigmoid_output = False
+    model.inst_interactive_predictor = predictor
+    forward = model.backbone.forward_image
+
+    def forward_image(samples):
+        out = forward(samples, need_propagation_out=False)
+        out["sam2_backbone_out"] = out.pop("interactive")
+        for features in (out, out["sam2_backbone_out"]):
+            features["backbone_fpn"] = [level.tensors for level in features["backbone_fpn"]]
+        return out
+
+    model.backbone.forward_image = forward_image
+    return model.eval()
+
+
 def run_official(weights, image, args):
     from sam3.model.sam3_image_processor import Sam3Processor
 
     click_prompts = clicks(args)
-    model = load_official(weights, bool(click_prompts), args.tokens)
+    model = load_sam31(weights) if is_sam31(weights) else load_official(weights, bool(click_prompts), args.tokens)
     seen = {}
 
     def on(module, take):
