@@ -47,12 +47,21 @@ def command_lines(here):
              "--precision": lambda: pick(["highest", "high", "medium", "low", ""]), "--threads": number}
     segment = model | {"--text": text, "--exemplar": box, "--box": box, "--point": point, "--mask": file, "-o": folder,
                        "--threshold": number, "--max": number, "--format": lambda: pick(["json", "masks,json", "overlay", "x", ""]),
-                       "--logits": output, "--trace": output, "--multimask": None, "--no-labels": None, "-q": None, "-v": None}
+                       "--logits": output, "--trace": output, "--multimask": None, "--no-labels": None, "--full-size": None, "--stretch": None, "--nms": number,
+                       "--nms-across": None, "-q": None, "-v": None}
     everything = model | {"--points-per-side": lambda: pick(["0", "1", "2", "-1", "", "x", "99999999999", "9223372036854775808"]),
                           "--points-per-batch": number, "--pred-iou-thresh": number, "--stability-score-thresh": number,
                           "--crop-n-layers": lambda: pick(["0", "1", "-1", "64", "9223372036854775807"]),
                           "--crop-overlap-ratio": number, "--crop-n-points-downscale-factor": number, "--box-nms-thresh": number,
-                          "--min-mask-region-area": number, "--format": lambda: pick(["json", "coco", "folder,json", "x"]), "-o": folder}
+                          "--min-mask-region-area": number, "--format": lambda: pick(["json", "coco", "amg,json", "x"]), "-o": folder}
+    label = model | {"--text": text, "--classes": file, "--everything": None, "--format": lambda: pick(["coco", "yolo,voc", "csv", "x", ""]),
+                     "--threshold": number, "--nms": number, "--min-area": number, "--split": number, "--simplify": number,
+                     "--polygon-iou": number, "--link": lambda: pick(["hard", "symbolic", "copy", "x"]), "--url-prefix": file,
+                     "--preview": number, "--shard": lambda: pick(["0/1", "1/1", "0/0", "-1/3", "x", "0/99999999999", ""]),
+                     "--resume": None, "--strict": None, "--keep-extension": None}
+    evaluate = model | {"--coco": file, "--saco": file, "--predictions": file, "--images": file, "--limit": number,
+                        "--metrics": lambda: pick(["ap", "box-ap,boundary-ap", "cgf1", "click-miou", "x", ""]), "--min-score": number, "--json": output,
+                        "--save": output, "--compare": file, "--prompts": file}
     bench = model | {"--prompts": number, "--batch": number, "--iters": lambda: pick(["0", "1", "-1", "x"]),
                      "--warmup": lambda: pick(["0", "1", "x"]), "--image": file, "--compare": file, "--tolerance": number,
                      "--json": output, "--random-weights": lambda: pick(["x", "", "facebook/sam3"])}
@@ -63,6 +72,9 @@ def command_lines(here):
                 ("convert", [file, lambda: pick(["o.safetensors", "o.pt", "missing/o.safetensors", file()])],
                  plain | {"--dtype": model["--dtype"], "--prune": None, "--force": None}, 4),
                 ("verify", [], model | {"--reference": file, "--json": None}, 2),
+                ("label", [lambda: pick([scene, file()])], label | {"-o": lambda: pick(["out", "out", folder()])}, 6),
+                ("merge", [file], {"-q": None}, 1),
+                ("eval", [], evaluate, 2),
                 ("bench", [], bench, 1),
                 ("models", [lambda: pick(["", "fetch", "list", "x"])], {"--json": None}, 1),
                 ("", [file], segment, 1)]
@@ -74,7 +86,7 @@ def command_lines(here):
         for _ in range(choose.randrange(5)):
             flag = pick(sorted(flags))
             line += [flag] if flags[flag] is None else [flag, flags[flag]()]
-        if name == "segment" and choose.random() < 0.7:
+        if name in ("segment", "label") and choose.random() < 0.7:
             line += ["--text", text()]
         if "fetch" not in line:
             yield [part.replace("\0", "") for part in line]
