@@ -7,6 +7,7 @@ use crate::CancelToken;
 
 /// When a job runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Priority {
     /// Milliseconds of work: a decode.
     Urgent,
@@ -42,6 +43,7 @@ const OVERTAKING: usize = 4;
 
 /// Why a job is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Refused {
     /// As many jobs wait as may wait.
     Full,

@@ -14,6 +14,7 @@ use candle_nn::VarBuilder;
 
 /// Which text encoder, and its sizes.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub enum Config {
     /// The encoder of SAM 3.
     Clip(clip::Config),

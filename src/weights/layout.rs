@@ -4,6 +4,7 @@ use super::names::{expand, fill, matches};
 
 /// What must be done to stored tensors before a module can use them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fix {
     /// The file lacks the first row of the second axis, which nobody uses; zeros take its place.
     PadFirst,

@@ -24,6 +24,7 @@ pub type Path = Vec<[f64; 2]>;
 
 /// What the vertices of a polygon lie on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Convention {
     /// The edges of pixels: pixel (x, y) is the square from (x, y) to (x + 1, y + 1). Read so by
     /// pycocotools and everything built on it.

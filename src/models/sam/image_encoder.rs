@@ -13,6 +13,7 @@ const EPS: f64 = 1e-6;
 
 /// Which backbone, and its sizes.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum BackboneConfig {
     /// SAM 1.
     Vit(sam1::Config),

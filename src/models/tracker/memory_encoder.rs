@@ -30,6 +30,7 @@ const FUSER_LAYERS: usize = 2;
 
 /// How mask logits become probabilities.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum MaskProbability {
     /// 1 above 0, else 0: masks that were prompted.
     Binary,

@@ -135,6 +135,7 @@ impl TryFrom<String> for Format {
 /// How pictures get into the folders that need them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum Link {
     /// As hard links; as copies where the file system has none.
     #[default]
@@ -148,6 +149,7 @@ pub enum Link {
 /// Which shapes LabelMe gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum LabelMeShapes {
     /// Polygons, which can be edited; masks for objects with holes.
     #[default]

@@ -63,6 +63,7 @@ impl Default for Options {
 
 /// Number of masks per prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Multimask {
     /// One mask: for a lone point, which may mean a part or the whole, the best of three.
     #[default]

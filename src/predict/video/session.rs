@@ -30,6 +30,7 @@ pub struct Options {
 
 /// What a session keeps of earlier frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Keep {
     /// What later frames can still attend to: constant memory, and tracking only goes forward.
     #[default]
@@ -42,6 +43,7 @@ pub enum Keep {
 /// Which objects share a batch and the choice of the frames they attend to. SAM 2.1 tracks each object
 /// alone whatever this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Grouping {
     /// Those that were first prompted on the same frame.
     #[default]

@@ -79,8 +79,8 @@ impl<'m> SimpleSession<'m> {
     /// on it. A prompt for an object that is followed, or was lost, starts anew.
     ///
     /// # Errors
-    /// [`Error::InvalidImage`] for a frame of another size than the first;
-    /// [`Error::InvalidPrompt`] for a prompt that is empty or outside; [`Error::Cancelled`].
+    /// [`crate::Error::InvalidImage`] for a frame of another size than the first;
+    /// [`crate::Error::InvalidPrompt`] for a prompt that is empty or outside; [`crate::Error::Cancelled`].
     pub fn push(
         &mut self,
         image: &Image,
