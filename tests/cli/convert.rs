@@ -103,7 +103,8 @@ fn eight_bits_are_written_read_and_told_and_need_the_cpu_in_f32() {
         .assert()
         .success();
     let bytes = |path: &Path| std::fs::metadata(path).unwrap().len();
-    assert!(bytes(&after) < bytes(&before) * 7 / 10);
+    // Of 3.9 million values of 16 bits, 1.2 million are the large layers'.
+    assert!(bytes(&after) < bytes(&before) * 9 / 10);
     let found = found(&after);
     let triangles = found["prompts"][0]["instances"].as_array().unwrap();
     assert!(!triangles.is_empty());
