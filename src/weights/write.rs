@@ -205,8 +205,8 @@ impl Checkpoint {
     fn require_official(&self, rows: &[Row]) -> Result<()> {
         let names = rows.iter().map(|row| &*row.name);
         let layout = layouts::of(names.clone());
-        let is_official =
-            [layouts::SAM.name, layouts::SAM3.name, layouts::SAM31.name].contains(&layout.name);
+        let official = [layouts::SAM, layouts::SAM2, layouts::SAM3, layouts::SAM31];
+        let is_official = official.iter().any(|known| known.name == layout.name);
         let table = Table::new(layout);
         let strange = names.filter(|name| {
             let asked = table.asked(name).map(|asked| asked.names);
@@ -344,7 +344,12 @@ mod tests {
     fn hugging_face_files_get_official_names_and_shapes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.safetensors");
-        for (stored, official) in [("sam_vit_b_hf", "sam_vit_b"), ("mobile_sam", "mobile_sam")] {
+        for (stored, official, layout) in [
+            ("sam_vit_b_hf", "sam_vit_b", "SAM"),
+            ("mobile_sam", "mobile_sam", "SAM"),
+            ("sam2.1_hiera_tiny", "sam2.1_hiera_tiny", "SAM 2.1"),
+            ("sam2.1_hiera_tiny_hf", "sam2.1_hiera_tiny", "SAM 2.1"),
+        ] {
             // what is large differs from the rest in size only
             let small = |list: &str| {
                 let shapes = key_list(list).into_iter();
@@ -360,7 +365,7 @@ mod tests {
             let after = Checkpoint::from_bytes(fs::read(&path).unwrap()).unwrap();
             let want = small(official);
             assert_eq!(after.names(), want.names());
-            assert_eq!(after.layout().name, "SAM");
+            assert_eq!(after.layout().name, layout);
             for name in want.names() {
                 assert_eq!(after.shape(name), want.shape(name), "{name}");
             }

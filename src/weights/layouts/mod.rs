@@ -8,6 +8,7 @@ mod sam3_hf;
 use super::layout::{Layout, Section};
 use super::names::matches;
 pub(super) use sam::SAM;
+pub(super) use sam2::SAM2;
 pub(super) use sam3::{SAM3, SAM31};
 
 /// Every layout, the most specific signatures first.
@@ -15,7 +16,7 @@ const ALL: [&Layout; 8] = [
     &sam3_hf::SAM3_LITETEXT_HF,
     &sam3_hf::SAM3_HF,
     &sam2::SAM2_HF,
-    &sam2::SAM2,
+    &SAM2,
     &sam::SAM_HF,
     &SAM,
     &SAM31,
