@@ -37,13 +37,25 @@ pub use place::{Place, check_file};
 
 pub use crate::write::write_file;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::image::Image;
 
 /// Encodes an image as an RGB PNG file.
 ///
 /// # Errors
-/// [`crate::Error::InvalidImage`] when a side is over the limit of the PNG format (2^31).
+/// [`Error::InvalidImage`] when a side is over the limit of the PNG format (2^31).
 pub fn encode_png(image: &Image) -> Result<Vec<u8>> {
     png::encode_rgb(image, None)
+}
+
+/// The format of this name among `all`: what their `FromStr` does.
+fn named<F: Copy>(kind: &str, name: &str, all: &[F], name_of: fn(F) -> &'static str) -> Result<F> {
+    let known = all.iter().copied().find(|format| name_of(*format) == name);
+    known.ok_or_else(|| {
+        let names: Vec<_> = all.iter().copied().map(name_of).collect();
+        Error::Unsupported {
+            what: format!("{kind} {name:?}"),
+            instead: format!("use one of {}", names.join(", ")),
+        }
+    })
 }

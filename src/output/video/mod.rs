@@ -80,11 +80,7 @@ impl FromStr for Format {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let known = Self::ALL.into_iter().find(|format| format.name() == name);
-        known.ok_or_else(|| Error::Unsupported {
-            what: format!("video format {name:?}"),
-            instead: format!("use one of {}", Self::ALL.map(Self::name).join(", ")),
-        })
+        super::named("video format", name, &Self::ALL, Self::name)
     }
 }
 
