@@ -1,8 +1,9 @@
-"""Makes tests/golden/polygon.json: polygons as pycocotools and OpenCV fill them, outlines as OpenCV finds them.
+"""Makes tests/golden/polygon.json: polygons as pycocotools, OpenCV, Pillow and Ultralytics fill them, outlines as
+OpenCV finds them.
 
     python tools/golden/polygon.py
 
-Needs numpy, pycocotools and opencv-python-headless.
+Needs numpy, pillow, pycocotools, opencv-python-headless and ultralytics.
 """
 
 import json
@@ -10,7 +11,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw
 from pycocotools import mask as coco
+from ultralytics.utils.ops import resample_segments
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden"
 rng = np.random.default_rng(7)
@@ -28,6 +31,17 @@ def by_opencv(path, width, height):
     mask = np.zeros((height, width), np.uint8)
     cv2.fillPoly(mask, [path.astype(np.int32)], 1)
     return counts(mask)
+
+
+def by_pillow(path, width, height):
+    mask = Image.new("L", (width, height))
+    ImageDraw.Draw(mask).polygon([tuple(point) for point in path.tolist()], outline=1, fill=1)
+    return counts(np.array(mask))
+
+
+def by_ultralytics(path, width, height):
+    points = resample_segments([(path + 0.4995).astype(np.float32)])[0]
+    return by_opencv(points, width, height)
 
 
 def paths():
@@ -54,7 +68,8 @@ for width, height, path in paths():
     # OpenCV clips lines at the picture first, which moves their pixels.
     inside = np.clip(np.trunc(path), 0, [width - 1, height - 1])
     polygons.append({"size": [height, width], "path": path.tolist(), "pycocotools": by_pycocotools(path, width, height),
-                     "inside": inside.tolist(), "opencv": by_opencv(inside, width, height)})
+                     "inside": inside.tolist(), "opencv": by_opencv(inside, width, height),
+                     "pillow": by_pillow(path, width, height), "ultralytics": by_ultralytics(inside, width, height)})
 
 outlines = []
 for seed in range(6):

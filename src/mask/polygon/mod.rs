@@ -9,13 +9,14 @@ mod raster;
 mod simplify;
 mod trace;
 
-pub use raster::{rasterize_centers, rasterize_edges};
+pub use raster::{CENTER_OFFSET, rasterize_centers, rasterize_edges};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Extent, Mask};
 use crate::Size;
 use crate::error::Result;
+use raster::Fill;
 use simplify::simplify;
 use trace::Contour;
 
@@ -30,8 +31,18 @@ pub enum Convention {
     /// pycocotools and everything built on it.
     PixelEdges,
     /// The centers of the border pixels, by their index: a filled polygon includes its border. Read
-    /// so by OpenCV and PIL, hence by YOLO and LabelMe tools.
+    /// so by OpenCV and Pillow, hence by YOLO and LabelMe tools.
     PixelCenters,
+}
+
+impl Convention {
+    /// How the programs that read it so fill polygons, the most common way first.
+    fn fills(self) -> &'static [Fill] {
+        match self {
+            Self::PixelEdges => &[Fill::Pycocotools],
+            Self::PixelCenters => &[Fill::OpenCv, Fill::Pillow],
+        }
+    }
 }
 
 /// How far outlines may be simplified.
@@ -39,8 +50,8 @@ pub enum Convention {
 pub struct Simplify {
     /// The farthest that a left-out point may be from the outline, in pixels; 0 keeps every turn.
     pub tolerance: f64,
-    /// The least intersection over union of the filled polygons and the mask. The tolerance is
-    /// lowered until it is reached.
+    /// The least intersection over union of the filled polygons and the mask, whichever program
+    /// fills them. The tolerance is lowered until it is reached.
     pub min_iou: f64,
 }
 
@@ -113,22 +124,25 @@ pub struct Polygons {
 impl Polygons {
     /// The outlines of a mask, with as few points as `limits` allow.
     pub fn outline(mask: &Mask, convention: Convention, limits: &Simplify) -> Self {
-        Self::fitted(mask, convention, limits, Self::cut)
+        Self::fitted(mask, convention, limits, convention.fills(), Self::cut)
     }
 
     /// The outline of a mask as one path in [`Convention::PixelCenters`]: [`Polygons::cut`], and the
     /// parts joined in the same way. Readers draw the lines between parts, so that they count in the
-    /// overlap that `limits` ask for. A part is left out if that loses less than the line to it.
+    /// overlap that `limits` ask for, as OpenCV and Ultralytics fill the path. A part is left out if
+    /// that loses less than the line to it.
     pub fn joined_outline(mask: &Mask, limits: &Simplify) -> Path {
         let joined = |polygons: &Self| vec![polygons.joined()];
-        Self::fitted(mask, Convention::PixelCenters, limits, joined).joined()
+        let fills = [Fill::OpenCv, Fill::Ultralytics];
+        Self::fitted(mask, Convention::PixelCenters, limits, &fills, joined).joined()
     }
 
-    /// The outlines with the largest tolerance at which a reader of `paths` sees enough of the mask.
+    /// The outlines with the largest tolerance at which all readers of `paths` see enough of the mask.
     fn fitted(
         mask: &Mask,
         convention: Convention,
         limits: &Simplify,
+        fills: &[Fill],
         paths_of: impl Fn(&Self) -> Vec<Path>,
     ) -> Self {
         let Some(extent) = mask.extent() else {
@@ -150,22 +164,27 @@ impl Polygons {
         let simplified = tolerances(limits.tolerance).find_map(|tolerance| {
             let paths: Vec<Path> = fine.iter().map(|path| reduced(path, tolerance)).collect();
             let polygons = Self::assemble(convention, &contours, &paths);
-            let good = points(&paths) < points(&exact)
-                && filled(&paths_of(&polygons), convention, mask.size())
-                    .is_ok_and(|filled| f64::from(filled.iou(&mask)) >= limits.min_iou);
+            if points(&paths) >= points(&exact) {
+                return None;
+            }
+            let read = paths_of(&polygons);
+            let good = fills.iter().all(|fill| {
+                let filled = fill.union(&read, mask.size());
+                filled.is_ok_and(|filled| f64::from(filled.iou(&mask)) >= limits.min_iou)
+            });
             good.then_some(polygons)
         });
         let polygons = simplified.unwrap_or_else(|| Self::assemble(convention, &contours, &exact));
         polygons.shifted(&extent)
     }
 
-    /// The mask of the given size that a reader of this convention sees.
+    /// The mask of the given size that pycocotools or OpenCV sees, by the convention.
     ///
     /// # Errors
     /// [`Error::InvalidMask`](crate::Error::InvalidMask) when a coordinate is not finite or over a
     /// million pixels away; never for polygons from [`Polygons::outline`].
     pub fn fill(&self, width: usize, height: usize) -> Result<Mask> {
-        filled(&self.cut(), self.convention, Size::new(width, height))
+        self.convention.fills()[0].union(&self.cut(), Size::new(width, height))
     }
 
     /// One path for each part, its holes cut open: outline and hole are joined there and back by a
@@ -221,19 +240,6 @@ impl Polygons {
         }
         self
     }
-}
-
-/// The mask that a reader sees.
-fn filled(paths: &[Path], convention: Convention, size: Size) -> Result<Mask> {
-    let Size { width, height } = size;
-    let mut mask = Mask::new(width, height);
-    for path in paths {
-        mask.unite(&match convention {
-            Convention::PixelEdges => rasterize_edges(path, width, height)?.decode()?,
-            Convention::PixelCenters => rasterize_centers(path, width, height)?,
-        });
-    }
-    Ok(mask)
 }
 
 /// The tolerances to try, largest first; each keeps about 1.5 times the points of the one before.

@@ -1,10 +1,11 @@
 use serde::Deserialize;
 
+use super::raster::rasterize_rows;
 use super::*;
 use crate::mask::Rle;
 use crate::mask::tests::{drawn, noise};
 
-/// What pycocotools and OpenCV make of polygons and masks; written by tools/golden/polygon.py.
+/// What other programs make of polygons and masks; written by tools/golden/polygon.py.
 #[derive(Deserialize)]
 struct Golden {
     polygons: Vec<Filled>,
@@ -19,6 +20,9 @@ struct Filled {
     /// The path moved into the picture, its vertices whole pixels.
     inside: Path,
     opencv: String,
+    pillow: String,
+    /// Of the path inside.
+    ultralytics: String,
 }
 
 #[derive(Deserialize)]
@@ -76,6 +80,26 @@ fn polygons_are_filled_as_opencv_fills_them() {
 }
 
 #[test]
+fn polygons_are_filled_as_pillow_fills_them() {
+    for case in golden().polygons {
+        let [height, width] = case.size;
+        let filled = rasterize_rows(&case.path, width, height).unwrap();
+        let want = Rle::from_compressed(case.size, &case.pillow).unwrap();
+        assert_eq!(filled, want.decode().unwrap(), "{:?}", case.path);
+    }
+}
+
+#[test]
+fn polygons_are_filled_as_ultralytics_fills_them() {
+    for case in golden().polygons {
+        let [height, width] = case.size;
+        let filled = Fill::Ultralytics.union(&[case.inside.clone()], Size::new(width, height));
+        let want = Rle::from_compressed(case.size, &case.ultralytics).unwrap();
+        assert_eq!(filled.unwrap(), want.decode().unwrap(), "{:?}", case.inside);
+    }
+}
+
+#[test]
 fn outlines_are_those_that_opencv_finds() {
     for case in golden().outlines {
         let mask = Rle::from_compressed(case.size, &case.counts).unwrap();
@@ -107,8 +131,10 @@ fn exact_outlines_give_back_every_pixel() {
     for mask in masks.iter().chain(&noises) {
         for convention in BOTH {
             let polygons = Polygons::outline(mask, convention, &Simplify::EXACT);
-            let filled = polygons.fill(mask.width(), mask.height()).unwrap();
-            assert_eq!(&filled, mask, "{convention:?}");
+            for fill in convention.fills() {
+                let filled = fill.union(&polygons.cut(), mask.size()).unwrap();
+                assert_eq!(&filled, mask, "{fill:?}");
+            }
         }
     }
 }
@@ -127,9 +153,11 @@ fn simplified_outlines_keep_the_promised_overlap() {
                     ..Simplify::default()
                 };
                 let polygons = Polygons::outline(&mask, convention, &limits);
-                let filled = polygons.fill(mask.width(), mask.height()).unwrap();
-                let iou = f64::from(filled.iou(&mask));
-                assert!(iou >= min_iou, "{mask:?} {convention:?}: {iou}");
+                for fill in convention.fills() {
+                    let filled = fill.union(&polygons.cut(), mask.size()).unwrap();
+                    let iou = f64::from(filled.iou(&mask));
+                    assert!(iou >= min_iou, "{mask:?} {fill:?}: {iou}");
+                }
             }
         }
     }

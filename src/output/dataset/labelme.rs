@@ -7,10 +7,10 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::ascii::{self, score};
-use super::yolo::{OFFSET, at_least_three};
+use super::yolo::at_least_three;
 use super::{LabelMeShapes, Layout, Object, Picture, files};
 use crate::error::{Error, Result};
-use crate::mask::polygon::{Convention, Polygons};
+use crate::mask::polygon::{CENTER_OFFSET, Convention, Polygons};
 use crate::output::masks::mask_png;
 
 pub(super) fn write_picture(layout: &Layout, picture: &Picture, source: &Path) -> Result<()> {
@@ -67,7 +67,9 @@ fn object_shapes(layout: &Layout, object: &Object, group: usize) -> Result<Vec<V
     let group = (outline.parts.len() > 1).then_some(group);
     let parts = outline.cut().into_iter().map(|path| {
         let points = at_least_three(path);
-        let points = points.into_iter().map(|point| point.map(|v| v + OFFSET));
+        let points = points
+            .into_iter()
+            .map(|point| point.map(|v| v + CENTER_OFFSET));
         shape(json!(points.collect::<Vec<_>>()), "polygon", group, None)
     });
     Ok(parts.collect())

@@ -242,7 +242,7 @@ fn single_pixels_are_polygons_of_three_points() {
     let points = scene.json("labelme/a.json")["shapes"][0]["points"].clone();
     assert_eq!(
         points,
-        serde_json::json!([[7.49, 9.49], [7.49, 9.49], [7.49, 9.49]])
+        serde_json::json!([[7.4995, 9.4995], [7.4995, 9.4995], [7.4995, 9.4995]])
     );
 }
 

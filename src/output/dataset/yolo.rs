@@ -1,9 +1,7 @@
 //! Segmentation labels for Ultralytics YOLO.
 //!
 //! One row for each object, its holes cut open and its parts joined by lines, which readers draw; a part
-//! that is worth less than its line is left out. Vertices lie a bit less than half
-//! a pixel to the right of and below the centers of pixels: readers that cut fractions off and those
-//! that round then find the same pixels.
+//! that is worth less than its line is left out.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -11,10 +9,7 @@ use std::path::Path;
 use super::{Layout, Picture, Pictures, files};
 use crate::error::Result;
 use crate::image::Image;
-use crate::mask::polygon::Polygons;
-
-/// Added to the index of a pixel.
-pub(super) const OFFSET: f64 = 0.49;
+use crate::mask::polygon::{CENTER_OFFSET, Polygons};
 
 /// What Ultralytics opens; other pictures are written as PNG.
 const EXTENSIONS: [&str; 12] = [
@@ -55,8 +50,9 @@ pub(crate) fn rows(layout: &Layout, picture: &Picture) -> Result<String> {
         // Writing to memory does not fail.
         let _ = write!(rows, "{}", object.class);
         for [x, y] in at_least_three(outline) {
-            let (x, y) = ((x + OFFSET) / width, (y + OFFSET) / height);
-            let _ = write!(rows, " {x:.6} {y:.6}");
+            let (x, y) = ((x + CENTER_OFFSET) / width, (y + CENTER_OFFSET) / height);
+            // As many digits as tell the offset from half a pixel in large pictures.
+            let _ = write!(rows, " {x:.8} {y:.8}");
         }
         rows.push('\n');
     }
