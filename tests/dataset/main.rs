@@ -1,6 +1,7 @@
 //! `sam3 label` and `sam3 merge` as a user meets them, with the built-in model.
 
 mod eval;
+mod faults;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -223,6 +224,27 @@ fn parts_that_are_merged_are_the_whole() {
         .success();
     merge().assert().success().stdout(contains("7 pictures"));
     assert_same(&folder.out("got"), &folder.out("want"));
+}
+
+#[test]
+fn two_engines_share_the_pictures() {
+    let folder = Folder::new(7);
+    folder.label("want").assert().success();
+    let mut command = folder.label("got");
+    command.args(["--device", "cpu,cpu"]);
+    command.assert().success().stdout(contains("7 pictures"));
+    assert_same(&folder.out("got"), &folder.out("want"));
+    let picture = folder.input().join("a/scene 00.png");
+    let mut segment = Command::cargo_bin("sam3").unwrap();
+    segment
+        .arg("segment")
+        .arg(picture)
+        .args(["--text", "circle"]);
+    segment.args(["--device", "cpu,cpu"]);
+    segment
+        .assert()
+        .failure()
+        .stderr(contains("only `sam3 label`"));
 }
 
 #[test]

@@ -28,9 +28,14 @@ pub struct ModelArgs {
     #[arg(long, value_name = "N")]
     pub context_length: Option<usize>,
 
-    /// auto, cpu, cuda, cuda:N or metal
-    #[arg(long, default_value_t, value_name = "DEVICE")]
-    pub device: DeviceKind,
+    /// auto, cpu, cuda, cuda:N or metal; `label` takes several with commas and loads the model on each
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "auto",
+        value_name = "DEVICE"
+    )]
+    pub device: Vec<DeviceKind>,
 
     /// Number format of the computation
     #[arg(long, default_value = "f32")]
@@ -107,10 +112,24 @@ pub fn load_whole(args: &ModelArgs) -> Result<Model> {
     Ok(models::load(&checkpoint, &options)?)
 }
 
-/// Opens the device.
+/// Opens the one device.
 pub fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
+    let mut options = prepare_each(args)?;
+    match (options.pop(), options.pop()) {
+        (Some(options), None) => Ok(options),
+        _ => bail!("--device names several devices, which only `sam3 label` makes use of"),
+    }
+}
+
+/// Opens each device.
+pub fn prepare_each(args: &ModelArgs) -> Result<Vec<LoadOptions>> {
+    let options = args.device.iter().map(|device| on(args, *device));
+    options.collect()
+}
+
+fn on(args: &ModelArgs, device: DeviceKind) -> Result<LoadOptions> {
     Ok(LoadOptions {
-        device: args.device.open()?,
+        device: device.open()?,
         dtype: args.dtype.into(),
         precision: args.precision,
         weights: args.weights,

@@ -128,7 +128,7 @@ fn document(args: &VerifyArgs, model: &Model, checks: &[Check], unread: &[&str])
     json!({
         "model": model.name(),
         "reference": args.reference.display().to_string(),
-        "device": args.model.device.to_string(),
+        "device": args.model.device[0].to_string(),
         "dtype": format!("{:?}", candle_sam3::DType::from(args.model.dtype)).to_lowercase(),
         "precision": args.model.precision.to_string(),
         "weights": model.weights().to_string(),

@@ -30,7 +30,10 @@ pub(super) struct Decoder {
 }
 
 impl Decoder {
-    pub(super) fn start(sources: Vec<Source>, options: DecodeOptions) -> Self {
+    pub(super) fn start(
+        sources: impl Iterator<Item = Source> + Send + 'static,
+        options: DecodeOptions,
+    ) -> Self {
         let (sender, decoded) = mpsc::sync_channel(AHEAD);
         let waiting = Arc::new(Waiting::default());
         let shared = waiting.clone();

@@ -71,17 +71,21 @@ pub struct Labeled {
     pub labeling: Duration,
 }
 
-/// Labels pictures in the order of the list, decoding ahead.
+/// Labels pictures in the order of the list, decoding ahead. `sources` is read on the thread that decodes;
+/// several calls can share one list.
 ///
 /// A picture that cannot be decoded or labeled is an item with an error; the next ones follow. After
 /// [`Error::Cancelled`] nothing follows. Dropping the iterator stops decoding.
-pub fn label<'a, 'r>(
+pub fn label<'a, 'r, S>(
     labeler: &'a Labeler<'a>,
-    sources: Vec<Source>,
+    sources: S,
     decoding: &DecodeOptions,
     run: &'a mut Run<'r>,
-) -> impl Iterator<Item = Labeled> + use<'a, 'r> {
-    let mut decoder = Some(Decoder::start(sources, *decoding));
+) -> impl Iterator<Item = Labeled> + use<'a, 'r, S>
+where
+    S: IntoIterator<Item = Source, IntoIter: Send + 'static>,
+{
+    let mut decoder = Some(Decoder::start(sources.into_iter(), *decoding));
     std::iter::from_fn(move || {
         let start = Instant::now();
         let decoded = decoder.as_ref()?.next()?;

@@ -113,7 +113,7 @@ fn pictures_are_decoded_in_order_and_bad_ones_say_why() {
         sources.push(Source::new(path));
     }
     sources.push(Source::new(folder.path().join("missing.png")));
-    let decoder = Decoder::start(sources.clone(), DecodeOptions::default());
+    let decoder = Decoder::start(sources.clone().into_iter(), DecodeOptions::default());
     let decoded: Vec<_> = std::iter::from_fn(|| decoder.next()).collect();
     assert_eq!(decoded.len(), 13);
     for (i, (decoded, source)) in decoded.iter().zip(&sources).enumerate() {

@@ -86,9 +86,10 @@ pub fn coco(
         name: image.file_name.clone(),
         path: pictures.folder.join(&image.file_name),
     });
+    let sources: Vec<Source> = sources.collect();
     let bar = progress::pictures(truth.images.len() as u64);
     let mut entries = Vec::new();
-    let labeled = dataset::label(&labeler, sources.collect(), &pictures.decoding, &mut run);
+    let labeled = dataset::label(&labeler, sources, &pictures.decoding, &mut run);
     for (entry, labeled) in truth.images.iter().zip(labeled) {
         bar.inc(1);
         let objects = match (labeled.objects, &labeled.image) {

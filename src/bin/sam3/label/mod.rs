@@ -1,33 +1,32 @@
 //! `sam3 label`: folders of pictures and words -> a data set.
 
 mod classes;
+mod engines;
+mod plan;
 mod preview;
 mod sources;
 mod write;
 
-use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use candle_sam3::mask::polygon::Simplify;
 use candle_sam3::models::variant::PromptKind;
 use candle_sam3::output::dataset::journal::{
     Header, Journal, Line, MAX_SHARDS, Records, Shard, Stamp,
 };
-use candle_sam3::output::dataset::{Format, LabelMeShapes, Layout, Link, write_documents};
-use candle_sam3::predict::dataset::{self, Class, Labeler, Options, Source};
-use candle_sam3::{Model, Run, models};
+use candle_sam3::output::dataset::{Format, write_documents};
+use candle_sam3::predict::dataset::Source;
+use candle_sam3::{LoadOptions, Model, models};
 use clap::{ArgGroup, ValueEnum};
-use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
-use crate::everything::{self, GeneratorArgs};
+use crate::everything::GeneratorArgs;
 use crate::model::{self, ModelArgs};
 use crate::picture::DecodeArgs;
 use crate::progress;
 use crate::tiles::TileArgs;
-use write::Tally;
+
+pub use plan::fingerprint;
 
 #[derive(clap::Args)]
 #[command(group(ArgGroup::new("what").required(true).args(["text", "classes", "everything"])))]
@@ -185,8 +184,8 @@ fn shard(text: &str) -> Result<Shard, String> {
 
 pub fn run(args: LabelArgs, quiet: bool) -> Result<()> {
     let start = Instant::now();
-    let options = options(&args)?;
-    let layout = layout(&args, options.as_ref())?;
+    let options = plan::options(&args)?;
+    let layout = plan::layout(&args, options.as_ref())?;
     let shard = args.run.shard.unwrap_or(Shard::WHOLE);
     let all = sources::list(&args.inputs, &args.output)?;
     if !args.files.keep_extension && layout.formats.iter().any(|format| format.shares_stems()) {
@@ -198,16 +197,19 @@ pub fn run(args: LabelArgs, quiet: bool) -> Result<()> {
         PromptKind::Text
     };
     let checkpoint = model::open_complete(&args.model, kind)?;
-    let load = candle_sam3::LoadOptions {
-        interactive: args.everything,
-        ..model::prepare(&args.model)?
-    };
     let weights = fingerprint(&checkpoint.files())?;
-    let model = models::load(&checkpoint, &load)?;
+    let engines = model::prepare_each(&args.model)?.into_iter().map(|load| {
+        let load = LoadOptions {
+            interactive: args.everything,
+            ..load
+        };
+        models::load(&checkpoint, &load)
+    });
+    let engines: Vec<Model> = engines.collect::<candle_sam3::Result<_>>()?;
     let header = Header {
         version: env!("CARGO_PKG_VERSION").to_string(),
-        model: format!("{} {weights}", model.name()),
-        settings: settings(&args, options.as_ref()),
+        model: format!("{} {weights}", engines[0].name()),
+        settings: plan::settings(&args, options.as_ref()),
         layout,
         shards: shard.count,
     };
@@ -230,9 +232,9 @@ pub fn run(args: LabelArgs, quiet: bool) -> Result<()> {
     }
     drop(records);
 
-    let tally = label(
+    let tally = engines::label(
         &args,
-        &model,
+        &engines,
         options.as_ref(),
         &header.layout,
         open,
@@ -247,10 +249,14 @@ pub fn run(args: LabelArgs, quiet: bool) -> Result<()> {
         ));
         return Ok(());
     }
-    write_documents(&records.header.layout, &records)?;
+    write_documents(&records.header.layout, &records)
+        .context("all pictures are done, but not all is written; --resume continues from here")?;
     if let Some(count) = args.files.preview {
         let decoding = args.decoding.options();
         preview::write(&args.output, &records, &all, &decoding, count.into())?;
+    }
+    if records.is_empty() {
+        bail!("none of {pictures} pictures could be labeled");
     }
     Ok(())
 }
@@ -278,165 +284,6 @@ pub fn merge(args: MergeArgs) -> Result<()> {
     Ok(())
 }
 
-/// Labels pictures; decoding, labeling and writing overlap.
-fn label(
-    args: &LabelArgs,
-    model: &Model,
-    options: Option<&Options>,
-    layout: &Layout,
-    open: Vec<(Source, Stamp)>,
-    journal: &mut Journal,
-) -> Result<Tally> {
-    let (mut run, decoding) = (Run::default(), args.decoding.options());
-    let labeler = match options {
-        Some(options) => Labeler::of_classes(model, options, &mut run)?,
-        None => Labeler::of_everything(model, &everything::options(&args.generator))?,
-    };
-    let bar = progress::pictures(open.len() as u64);
-    let (strict, min_area) = (args.run.strict, args.keep.min_area);
-    std::thread::scope(|scope| {
-        let (sender, receiver) = mpsc::sync_channel(2);
-        let writer =
-            scope.spawn(|| write::write_all(receiver, layout, journal, strict, min_area, &bar));
-        let (sources, files): (Vec<Source>, Vec<Stamp>) = open.into_iter().unzip();
-        let labeled = dataset::label(&labeler, sources, &decoding, &mut run);
-        for labeled in labeled.zip(files) {
-            // The writer ends early only with an error.
-            if sender.send(labeled).is_err() {
-                break;
-            }
-        }
-        drop(sender);
-        match writer.join() {
-            Ok(tally) => tally,
-            Err(panic) => std::panic::resume_unwind(panic),
-        }
-    })
-}
-
-/// The classes; `None` for everything.
-fn options(args: &LabelArgs) -> Result<Option<Options>> {
-    if !(0.0..=1.0).contains(&args.files.split) {
-        bail!("--split {}: must be from 0 to 1", args.files.split);
-    }
-    if !(0.0..=1000.0).contains(&args.files.simplify) {
-        bail!("--simplify {}: must be from 0 to 1000", args.files.simplify);
-    }
-    if !(0.0..=1.0).contains(&args.files.polygon_iou) {
-        bail!(
-            "--polygon-iou {}: must be from 0 to 1",
-            args.files.polygon_iou
-        );
-    }
-    let tiles = args.tiles.tiles()?;
-    let classes: Vec<Class> = match (&args.text, &args.classes) {
-        (Some(text), _) => classes::parse(text, args.keep.threshold)?,
-        (None, Some(path)) => classes::read(path)?,
-        (None, None) if tiles.is_some() => {
-            bail!("--tile is for texts; --everything has --crop-n-layers")
-        }
-        (None, None) => return Ok(None),
-    };
-    let options = Options {
-        nms: args.keep.nms,
-        nms_across: args.keep.nms_across,
-        tiles,
-        ..Options::new(classes)
-    };
-    options.validate()?;
-    Ok(Some(options))
-}
-
-fn layout(args: &LabelArgs, options: Option<&Options>) -> Result<Layout> {
-    let classes = match options {
-        Some(options) => options
-            .classes
-            .iter()
-            .map(|class| class.name.clone())
-            .collect(),
-        None => vec!["object".to_string()],
-    };
-    let mut formats = Vec::new();
-    for &format in &args.format {
-        if !formats.contains(&format) {
-            formats.push(format);
-        }
-    }
-    let shard = args.run.shard.unwrap_or(Shard::WHOLE);
-    let name = format!("part-{}-of-{}.tmp", shard.index, shard.count);
-    let layout = Layout {
-        temporary: args.output.join(".sam3").join(name),
-        simplify: Simplify {
-            tolerance: args.files.simplify,
-            min_iou: args.files.polygon_iou,
-        },
-        train_share: args.files.split,
-        link: match args.files.link {
-            LinkArg::Hard => Link::Hard,
-            LinkArg::Copy => Link::Copy,
-            LinkArg::Symbolic => Link::Symbolic,
-        },
-        labelme: match args.files.labelme_shape {
-            ShapeArg::Polygon => LabelMeShapes::Polygon,
-            ShapeArg::Mask => LabelMeShapes::Mask,
-        },
-        url_prefix: args.files.url_prefix.clone(),
-        keep_extension: args.files.keep_extension,
-        ..Layout::new(&args.output, formats, classes)
-    };
-    layout.validate()?;
-    Ok(layout)
-}
-
-/// Everything besides the model that decides what is found.
-fn settings(args: &LabelArgs, options: Option<&Options>) -> Map<String, Value> {
-    let mut settings = Map::new();
-    let mut set = |key: &str, value: Value| settings.insert(key.to_string(), value);
-    match options {
-        Some(options) => set("classes", json!(options)),
-        None => set(
-            "everything",
-            json!(format!("{:?}", everything::options(&args.generator))),
-        ),
-    };
-    set("min_area", json!(args.keep.min_area));
-    set("stretch", json!(args.decoding.options().stretch));
-    set("context_length", json!(args.model.context_length));
-    set(
-        "dtype",
-        json!(format!("{:?}", candle_sam3::DType::from(args.model.dtype))),
-    );
-    set("precision", json!(args.model.precision.to_string()));
-    set("weights", json!(args.model.weights.to_string()));
-    settings
-}
-
-/// What tells the files of a model from others: their sizes and the SHA-256 of samples of them, since
-/// reading all of a large one takes longer than loading it.
-pub fn fingerprint(files: &[&Path]) -> Result<String> {
-    use std::io::{Read, Seek, SeekFrom};
-    const SAMPLES: u64 = 64;
-    const BYTES: u64 = 1 << 16;
-    let mut digest = Sha256::new();
-    for path in files.iter().filter(|path| path.is_file()) {
-        let mut file = std::fs::File::open(path).with_context(|| path.display().to_string())?;
-        let size = file.metadata()?.len();
-        digest.update(size.to_le_bytes());
-        for sample in 0..SAMPLES {
-            let mut bytes = Vec::new();
-            file.seek(SeekFrom::Start(size / SAMPLES * sample))?;
-            file.by_ref().take(BYTES).read_to_end(&mut bytes)?;
-            digest.update(&bytes);
-        }
-    }
-    let digest = digest.finalize();
-    Ok(digest
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -447,18 +294,5 @@ mod tests {
         for wrong in ["3/3", "1", "a/b", "0/0", "-1/2", "1/9999999"] {
             assert!(shard(wrong).is_err(), "{wrong}");
         }
-    }
-
-    #[test]
-    fn weights_are_told_apart_by_any_sampled_byte() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("model");
-        let mut bytes = vec![7u8; 100_000];
-        std::fs::write(&path, &bytes).unwrap();
-        let first = fingerprint(&[&path]).unwrap();
-        assert_eq!(first.len(), 16);
-        bytes[99_999] = 8;
-        std::fs::write(&path, &bytes).unwrap();
-        assert_ne!(fingerprint(&[&path]).unwrap(), first);
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::io::ErrorKind;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
@@ -42,13 +43,13 @@ pub fn write_all(
         tally.labeling += labeled.labeling;
         let name = labeled.source.name.clone();
         match done(labeled, layout, min_area) {
-            Ok(picture) => journal.note(&Line::Done { picture, file })?,
+            Ok(picture) => note(journal, &Line::Done { picture, file })?,
             Err(Failure::Picture(error)) => {
                 if strict {
                     bail!("{name}: {error}");
                 }
                 progress::say(&format!("skipped {name}: {error}"));
-                journal.note(&Line::Failed { name, error })?;
+                note(journal, &Line::Failed { name, error })?;
             }
             Err(Failure::Output(error)) => {
                 return Err(error).with_context(|| {
@@ -61,6 +62,11 @@ pub fn write_all(
     }
     bar.finish_and_clear();
     Ok(tally)
+}
+
+fn note(journal: &mut Journal, line: &Line) -> Result<()> {
+    let noted = journal.note(line);
+    noted.context("what was done could not be noted; --resume continues from here")
 }
 
 enum Failure {
@@ -92,9 +98,17 @@ fn done(labeled: Labeled, layout: &Layout, min_area: usize) -> Result<Picture, F
     };
     match write_picture(layout, &picture, &labeled.source.path, &image) {
         Ok(()) => Ok(picture),
-        // The picture went away since it was decoded.
-        Err(error @ candle_sam3::Error::NotFound { .. }) => Err(failed(error)),
+        Err(error) if is_of_the_picture(&error) => Err(failed(error)),
         Err(error) => Err(Failure::Output(error.into())),
+    }
+}
+
+/// It went away since it was decoded, or files named after it would have names that are too long.
+fn is_of_the_picture(error: &candle_sam3::Error) -> bool {
+    match error {
+        candle_sam3::Error::NotFound { .. } => true,
+        candle_sam3::Error::Io { cause, .. } => cause.kind() == ErrorKind::InvalidFilename,
+        _ => false,
     }
 }
 
