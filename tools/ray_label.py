@@ -7,6 +7,9 @@ Input, output and model must be at the same place on every machine. Only exit co
 stands in the journals below OUTPUT, so that a part whose worker dies is continued and not begun anew, and a rerun of
 this script does only the rest. Take four to eight times as many parts as workers.
 
+Ray lowers the priority of its workers, and so of the program that they call: set RAY_worker_niceness=0 before the
+cluster starts if nothing else needs the machine.
+
 RAY_ADDRESS is the cluster (default: this machine alone), SAM3 the program to call (default: sam3), CPUS_PER_TASK and
 GPUS_PER_TASK are what each task needs (default: one CPU, no GPU).
 """
