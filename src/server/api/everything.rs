@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::segment::ms_since;
-use super::types::{ImageOut, ObjectOut, SegmentAnswer, Timing};
+use super::types::{self, ImageOut, ObjectOut, SegmentAnswer, Timing};
 use crate::predict::everything::{self, MaskRecord, Options};
 use crate::server::Service;
 use crate::server::body;
@@ -36,14 +36,17 @@ const BEAT: Duration = Duration::from_secs(5);
 #[serde(deny_unknown_fields, default)]
 pub struct EverythingRequest {
     /// Points along one side of the grid; 32 by default.
+    #[serde(deserialize_with = "types::count")]
     pub points_per_side: Option<usize>,
     /// Keep masks of a higher predicted IoU; 0.88 by default.
     pub pred_iou_thresh: Option<f64>,
     /// Keep masks of at least this stability; 0.95 by default.
     pub stability_score_thresh: Option<f64>,
     /// Layers of crops to look at besides the whole picture; 0 by default.
+    #[serde(deserialize_with = "types::count")]
     pub crop_n_layers: Option<usize>,
     /// Fill holes and remove islands of fewer pixels; 0 by default.
+    #[serde(deserialize_with = "types::count")]
     pub min_mask_region_area: Option<usize>,
 }
 
@@ -243,8 +246,20 @@ mod tests {
             (asked.points_per_side, asked.pred_iou_thresh),
             (Some(8), 0.)
         );
+        assert_eq!(
+            options(r#"{"points_per_side": 8.0}"#).unwrap(),
+            options(r#"{"points_per_side": 8, "crop_n_layers": null}"#).unwrap()
+        );
+        for unreadable in ["8.5", "-1", "-1.0", "1e300", "\"8\""] {
+            let json = format!(r#"{{"points_per_side": {unreadable}}}"#);
+            assert!(
+                serde_json::from_str::<EverythingRequest>(&json).is_err(),
+                "{json}"
+            );
+        }
         for wrong in [
             r#"{"points_per_side": 65}"#,
+            r#"{"points_per_side": 1e15}"#,
             r#"{"points_per_side": 0}"#,
             r#"{"crop_n_layers": 3}"#,
             r#"{"pred_iou_thresh": 1.5}"#,

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use half::f16;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::mask::{BoxXyxy, Rle};
@@ -35,6 +35,7 @@ pub struct SegmentRequest {
     /// Drop instances that overlap a better one by more than this IoU.
     pub nms: Option<f32>,
     /// At most so many instances for each text.
+    #[serde(deserialize_with = "count")]
     pub max_instances: Option<usize>,
     /// Three masks for each object; by default the best one.
     pub multimask: bool,
@@ -42,6 +43,28 @@ pub struct SegmentRequest {
     pub output: Output,
     /// Also answer low-resolution logits, to be handed back with the next points.
     pub logits: bool,
+}
+
+/// Reads a count by JSON Schema's rule that a number without a fraction is an integer: `37.0` is.
+///
+/// # Errors
+/// Those of serde, for what is no whole number from 0 up.
+pub fn count<'de, D: Deserializer<'de>>(json: D) -> Result<Option<usize>, D::Error> {
+    /// Integers above are not exact in JSON's usual numbers.
+    const LARGEST: f64 = (1u64 << 53) as f64;
+    let Some(number) = Option::<serde_json::Number>::deserialize(json)? else {
+        return Ok(None);
+    };
+    let whole = |value: &f64| value.fract() == 0. && (0. ..=LARGEST).contains(value);
+    let value = number
+        .as_u64()
+        .or_else(|| number.as_f64().filter(whole).map(|value| value as u64));
+    match value.and_then(|value| usize::try_from(value).ok()) {
+        Some(value) => Ok(Some(value)),
+        None => Err(serde::de::Error::custom(format!(
+            "invalid value: {number}, expected a whole number from 0 up"
+        ))),
+    }
 }
 
 /// Phrases.
