@@ -21,6 +21,10 @@ use crate::error::{Error, Result};
 /// As much of an existing file as is read to tell what it is.
 const HEAD: u64 = 512;
 
+/// How temporary names begin and end.
+const PREFIX: &str = ".sam3-";
+const SUFFIX: &str = ".tmp";
+
 /// Writes a file as a whole, see the [module](self).
 ///
 /// An existing file is replaced only if it is of the very kind of `bytes`: a PNG that this program
@@ -67,7 +71,7 @@ impl NewFile {
         }
         let replaces = may_replace(path, is_own)?;
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".sam3-").suffix(".tmp");
+        builder.prefix(PREFIX).suffix(SUFFIX);
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
@@ -120,6 +124,27 @@ impl NewFile {
             cause,
         }
     }
+}
+
+/// Removes the temporary files that a killed process left in a folder and below. The caller must
+/// know that no other process is writing there.
+///
+/// # Errors
+/// [`Error::Io`] for what can be neither listed nor removed.
+pub fn remove_abandoned(folder: &Path) -> Result<()> {
+    let failed = |cause| Error::io(folder, cause);
+    for entry in fs::read_dir(folder).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let (path, kind) = (entry.path(), entry.file_type().map_err(failed)?);
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if kind.is_dir() {
+            remove_abandoned(&path)?;
+        } else if kind.is_file() && name.starts_with(PREFIX) && name.ends_with(SUFFIX) {
+            fs::remove_file(&path).map_err(|cause| Error::io(&path, cause))?;
+        }
+    }
+    Ok(())
 }
 
 impl Write for NewFile {

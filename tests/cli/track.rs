@@ -216,6 +216,13 @@ fn a_run_that_was_stopped_goes_on_to_the_same_files() {
             .failure()
             .stderr(contains("holds a run with threshold"));
         fs::write(&last, kept).unwrap();
+        let lock = fs::File::create(parts.join(".sam3/lock")).unwrap();
+        lock.lock().unwrap();
+        run(&parts, &["--resume"])
+            .failure()
+            .stderr(contains("another process is working on"));
+        drop(lock);
+        fs::write(parts.join(".sam3-1a2b3c.tmp"), "half").unwrap(); // of a process that was killed
         run(&parts, &["--resume"]).success();
         let relative = |root: &Path| -> Vec<(PathBuf, Vec<u8>)> {
             let files = files(root).into_iter();

@@ -10,7 +10,7 @@ use super::youtube_vis::YoutubeVis;
 use super::{Format, TrackedFrame};
 use crate::image::Image;
 use crate::output::{encode_png, masks};
-use crate::write::{NewFile, write_file};
+use crate::write::{NewFile, remove_abandoned, write_file};
 use crate::{Error, Result, Size};
 
 /// Name of the file of lines of JSON, one [`TrackedFrame`] each. It is always written, and flushed
@@ -87,8 +87,9 @@ impl Writer {
     }
 
     /// Goes on in the folder of a run that was stopped. The lines of its first `frames` frames stay,
-    /// what came after them is written again; [`Writer::replay`] must be given the images of those
-    /// frames first.
+    /// what came after them is written again, and what a killed process had not completed is
+    /// removed; [`Writer::replay`] must be given the images of those frames first. No other process
+    /// may be writing to the folder.
     ///
     /// # Errors
     /// [`Error::Io`]; [`Error::Dataset`] if the folder has lines of fewer frames.
@@ -106,6 +107,7 @@ impl Writer {
         let end = past.stream_position().map_err(failed)?;
         let journal = OpenOptions::new().append(true).open(&path);
         let journal = journal.map_err(failed)?;
+        remove_abandoned(folder)?;
         journal.set_len(end).map_err(failed)?;
         past.rewind().map_err(failed)?;
         Self::new(folder, formats, about, journal, Some(past))
@@ -338,6 +340,9 @@ mod tests {
         (0..2).for_each(|t| writer.write(&frame(t), &image()).unwrap());
         drop(writer);
         assert!(!parts.join(GIF).exists());
+        for left in [".sam3-1a2b.tmp", "masks/003/.sam3-3c4d.tmp"] {
+            fs::write(parts.join(left), "half").unwrap(); // of a process that was killed
+        }
         let journal = OpenOptions::new().append(true).open(parts.join(JOURNAL));
         journal.unwrap().write_all(b"{\"frame\":2,\"obj").unwrap(); // killed while it wrote
         let mut writer = Writer::resume(&parts, &FORMATS, about(), 1).unwrap();

@@ -178,7 +178,7 @@ pub fn run(args: TrackArgs) -> Result<()> {
     let weights = label::fingerprint(&checkpoint.files())?;
     let settings = args.settings(&weights);
     let folder = args.output.clone().unwrap_or_else(|| beside(&args.input));
-    let saved = Saved::new(&folder);
+    let mut saved = Saved::new(&folder);
     match args.resume {
         true => saved.check(&settings)?,
         false => saved.check_new()?,

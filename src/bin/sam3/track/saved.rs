@@ -1,6 +1,6 @@
 //! What a run leaves in its folder to go on from.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -12,10 +12,13 @@ use serde_json::{Map, Value};
 pub struct Saved {
     folder: PathBuf,
     results: PathBuf,
+    /// Held, not used: one process at a time works on a run.
+    lock: Option<File>,
 }
 
 const SETTINGS: &str = "run.json";
 const STATE: &str = "state.safetensors";
+const LOCK: &str = "lock";
 
 impl Saved {
     /// Of the results in a folder.
@@ -23,7 +26,24 @@ impl Saved {
         Self {
             folder: results.join(".sam3"),
             results: results.to_path_buf(),
+            lock: None,
         }
+    }
+
+    /// Keeps other processes out until this one ends.
+    fn lock(&mut self) -> Result<()> {
+        let path = self.folder.join(LOCK);
+        let file = File::create(&path).with_context(|| path.display().to_string())?;
+        match file.try_lock() {
+            Ok(()) => self.lock = Some(file),
+            Err(TryLockError::WouldBlock) => {
+                bail!("another process is working on {}", self.results.display())
+            }
+            Err(TryLockError::Error(e)) => {
+                return Err(e).with_context(|| path.display().to_string());
+            }
+        }
+        Ok(())
     }
 
     /// Refuses a folder that is not empty.
@@ -38,14 +58,15 @@ impl Saved {
     }
 
     /// Notes everything that results depend on.
-    pub fn begin(&self, settings: &Map<String, Value>) -> Result<()> {
+    pub fn begin(&mut self, settings: &Map<String, Value>) -> Result<()> {
         fs::create_dir_all(&self.folder).with_context(|| self.folder.display().to_string())?;
+        self.lock()?;
         let json = serde_json::to_vec(settings)?;
         Ok(write_file(self.folder.join(SETTINGS), &json)?)
     }
 
     /// Refuses to go on with a run that is complete, or was made with other settings.
-    pub fn check(&self, settings: &Map<String, Value>) -> Result<()> {
+    pub fn check(&mut self, settings: &Map<String, Value>) -> Result<()> {
         let path = self.folder.join(SETTINGS);
         let name = self.results.display();
         let Ok(json) = fs::read(&path) else {
@@ -61,7 +82,7 @@ impl Saved {
         if !self.results.join(JOURNAL).is_file() {
             bail!("{name} lacks {JOURNAL}, which --resume goes on from; use another folder");
         }
-        Ok(())
+        self.lock()
     }
 
     /// What a session was saved as; `None` if the run was stopped before.
@@ -79,8 +100,9 @@ impl Saved {
     }
 
     /// The run is complete: there is nothing to go on with.
-    pub fn finish(&self) -> Result<()> {
-        for name in [STATE, SETTINGS] {
+    pub fn finish(mut self) -> Result<()> {
+        drop(self.lock.take()); // some systems do not remove an open file
+        for name in [STATE, SETTINGS, LOCK] {
             let path = self.folder.join(name);
             match fs::remove_file(&path) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
