@@ -126,7 +126,8 @@ def load_official(weights, needs_clicks, tokens):
     build = model_builder.build_efficientsam3_image_model if "backbone_type" in found else model_builder.build_sam3_image_model
     model = build(**found, device="cpu", eval_mode=True, load_from_HF=False, enable_inst_interactivity=needs_clicks)
     own = model.state_dict()
-    missing = [name for name in own if name not in renamed and not name.endswith("num_batches_tracked")]
+    computed = ("num_batches_tracked", "freqs_cis")  # the same in every file, and set when the model is built
+    missing = [name for name in own if name not in renamed and not name.endswith(computed)]
     if missing:
         raise SystemExit(f"the checkpoint lacks {len(missing)} tensors, such as {missing[:3]}")
     model.load_state_dict({name: tensor for name, tensor in renamed.items() if name in own}, strict=False)
@@ -177,7 +178,7 @@ def load_sam31(weights):
         weights = {new + name.removeprefix(old) if name.startswith(old) else name: t for name, t in weights.items()}
     own = {name.removeprefix("detector."): t for name, t in weights.items() if name.startswith("detector.")}
     lacking = model.load_state_dict(own, strict=False)
-    if lacking.missing_keys or lacking.unexpected_keys:
+    if lacking.unexpected_keys or any(not name.endswith("freqs_cis") for name in lacking.missing_keys):
         raise SystemExit(f"not a complete SAM 3.1: {lacking}"[:1000])
     parts = {"interactive_sam_mask_decoder.": "sam_mask_decoder.", "interactive_sam_prompt_encoder.": "sam_prompt_encoder.",
              "interactivity_no_mem_embed": "no_mem_embed"}
