@@ -8,5 +8,6 @@ mod demo_clicks;
 mod demo_quality;
 mod full_size;
 mod reference;
+mod sam2_full_size;
 mod sam31;
 mod sam_full_size;
