@@ -21,6 +21,7 @@ pub async fn upload(
     request: Request,
 ) -> Result<Response, ApiError> {
     let (parts, body) = request.into_parts();
+    let encodes = wants_encode(&parts.uri)?;
     let received = service
         .bodies
         .read(&parts.headers, body, service.config.max_upload)
@@ -28,7 +29,7 @@ pub async fn upload(
     let file = file_of(&parts.headers, &received).await?;
     let picture = keep(&service, file).await?;
     let state = picture.state();
-    if wants_encode(&parts.uri) {
+    if encodes {
         encode_ahead(&service, &picture);
     }
     let mut body = describe(&picture);
@@ -67,11 +68,20 @@ fn describe(picture: &Picture) -> Value {
     })
 }
 
-fn wants_encode(uri: &Uri) -> bool {
-    !uri.query()
-        .unwrap_or_default()
-        .split('&')
-        .any(|pair| pair == "encode=no")
+fn wants_encode(uri: &Uri) -> Result<bool, ApiError> {
+    let pairs = uri.query().unwrap_or_default().split('&');
+    let mut asked = pairs.filter_map(|pair| match pair.split_once('=') {
+        Some((name, value)) => (name == "encode").then_some(value),
+        None => (pair == "encode").then_some(""),
+    });
+    match (asked.next(), asked.next()) {
+        (None, _) => Ok(true),
+        (Some("no"), None) => Ok(false),
+        _ => Err(ApiError::invalid(
+            "encode in the query can only be no",
+            "write encode=no to encode with the first prompt",
+        )),
+    }
 }
 
 async fn file_of(headers: &HeaderMap, received: &Received) -> Result<Bytes, ApiError> {
@@ -152,4 +162,26 @@ pub(super) async fn read(
         .bodies
         .read(headers, body, service.config.max_upload)
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_that_nobody_knows_the_meaning_of_is_refused() {
+        let encodes = |query: &'static str| wants_encode(&Uri::from_static(query));
+        assert_eq!(encodes("/api/v1/images"), Ok(true));
+        assert_eq!(encodes("/api/v1/images?token=encode"), Ok(true));
+        assert_eq!(encodes("/api/v1/images?encode=no&token=x"), Ok(false));
+        for wrong in [
+            "/?encode",
+            "/?encode=",
+            "/?encode=null",
+            "/?encode=no&encode=no",
+        ] {
+            let error = wants_encode(&Uri::from_static(wrong)).unwrap_err();
+            assert_eq!(error.status, StatusCode::UNPROCESSABLE_ENTITY, "{wrong}");
+        }
+    }
 }
