@@ -6,7 +6,7 @@ use candle_sam3::{Image, LoadOptions, Run, Sam3, weights};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::args().nth(1).ok_or("give a folder")?;
-    // A real model is `&Checkpoint::open("sam3.pt")?`; this one knows coloured shapes.
+    // A real model is `&Checkpoint::open("sam3.pt")?`; this one knows colored shapes.
     let model = Sam3::load(&weights::demo()?, &LoadOptions::default())?;
     let run = &mut Run::default();
     let prompts = ["blue circle", "triangles"].map(Prompt::text);

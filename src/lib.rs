@@ -1,5 +1,5 @@
-//! Promptable segmentation in pure Rust: SAM 3, EfficientSAM3, SAM3-LiteText, SAM 1 and MobileSAM
-//! on candle, from the checkpoints that their authors publish.
+//! Promptable segmentation in pure Rust: SAM 3, EfficientSAM3, SAM3-LiteText, SAM 1, MobileSAM and
+//! SAM 2.1 on candle, from the checkpoints that their authors publish.
 //!
 //! ```no_run
 //! use candle_sam3::{Checkpoint, Image, LoadOptions, models};
@@ -32,12 +32,12 @@
 //!
 //! | modules | what they do |
 //! |---|---|
-//! | [`predict`] | [`concept`](predict::concept) for words and exemplars, [`interactive`](predict::interactive) for points, boxes and masks, [`everything`](predict::everything) |
-//! | [`models`] | [`load`](models::load) for any file; [`sam3`](models::sam3), [`sam`](models::sam) and their stages |
+//! | [`predict`] | [`concept`](predict::concept) for words and exemplars, [`interactive`](predict::interactive) for points, boxes and masks, [`everything`](predict::everything); [`tiled`](predict::tiled) for large pictures, [`dataset`](predict::dataset) for many, [`video`](predict::video) |
+//! | [`models`] | [`load`](models::load) for any file; [`sam3`](models::sam3), [`sam2`](models::sam2), [`sam`](models::sam) and their stages |
 //! | `backbones`, [`text`] | image encoders; tokenizer and text encoders |
 //! | `nn`, [`weights`], [`image`], [`mask`] | layers and CPU kernels; checkpoints of any layout; pixels; mask arithmetic |
 //! | [`eval`] | average precision, cgF1, clicks of simulated users |
-//! | [`output`] | results as overlay, PNG, JSON and COCO records |
+//! | [`output`] | results as overlay, PNG, JSON and COCO records; data sets; tracks |
 //! | `server` | HTTP API, hover socket and page |
 //!
 //! `nn` and `backbones` are internals, left out of this documentation and of semantic versioning.
@@ -53,8 +53,11 @@
 //!
 //! # Features
 //!
-//! `cli` (default) builds the command line, and `server` (default) its `serve`; `demo` embeds a tiny
-//! model, see `weights::demo`; `cuda`, `cudnn` and `metal` pass through to candle.
+//! `cli` (default) builds the command line with `demo`, and `server` (default) its `serve`. A library
+//! needs neither: `default-features = false` is enough for files, and `features = ["demo"]` adds a
+//! tiny built-in model, see `weights::demo`. `heic` decodes HEIC; `cuda`, `cudnn` and `metal` pass
+//! through to candle. The library never downloads: name a file, or let the command line or `hf-hub`
+//! fetch one.
 #![warn(missing_docs)]
 
 pub mod device;

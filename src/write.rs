@@ -25,7 +25,8 @@ const HEAD: u64 = 512;
 const PREFIX: &str = ".sam3-";
 const SUFFIX: &str = ".tmp";
 
-/// Writes a file as a whole, see the [module](self).
+/// Writes a file as a whole, or nothing; never over a file of another kind. See the
+/// [module](self).
 ///
 /// An existing file is replaced only if it is of the very kind of `bytes`: a PNG that this program
 /// wrote by another one, JSON by JSON with the same first key, a table by one whose first column

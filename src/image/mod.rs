@@ -2,7 +2,7 @@
 //!
 //! Files are read as PIL reads them for the reference implementation (`Image.open(..).convert("RGB")`),
 //! with one addition: the EXIF orientation is applied, so a photograph is seen as it was taken.
-//! Colour profiles are not applied, as in PIL.
+//! Color profiles are not applied, as in PIL.
 //!
 //! JPEG pixels differ from libjpeg-turbo's by 0.01 to 0.05 levels of 255 on average in photographs,
 //! and by up to 16 where colors change abruptly: the inverse cosine transform and the chroma

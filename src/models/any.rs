@@ -142,7 +142,8 @@ impl Model {
         }
     }
 
-    /// Encodes an image of any size for every kind of prompt that the model answers.
+    /// Encodes an image of any size for every kind of prompt that the model answers: once, where
+    /// both texts and clicks follow. [`InteractiveModel::encode_interactive`] is for clicks alone.
     ///
     /// # Errors
     /// [`Error::Cancelled`] if `run` was asked to stop.

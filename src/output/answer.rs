@@ -5,16 +5,17 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::mask::{BoxXyxy, Mask};
 use crate::models::{Point, VisualPrompt};
+use crate::predict::Instance;
 use crate::predict::concept::{Exemplar, Prediction, Prompt};
 use crate::predict::everything::MaskRecord;
 use crate::predict::interactive::{self, MaskPrediction};
 
 /// The answer to one prompt on one image.
 ///
-/// Made of a prompt and its prediction, or of the records of the mask generator:
+/// Made of a prompt and its prediction, or with `try_from` of the records of the mask generator:
 ///
 /// ```
-/// use candle_sam3::output::answer::Answer;
+/// use candle_sam3::output::Answer;
 /// use candle_sam3::predict::concept::{Prediction, Prompt};
 ///
 /// fn answers(prompts: &[Prompt], found: Vec<Prediction>) -> Vec<Answer> {
@@ -49,6 +50,32 @@ pub struct Found {
     pub stability: Option<f32>,
     /// Where the mask generator found it; `None` for objects that were asked for.
     pub sample: Option<Sample>,
+}
+
+impl Found {
+    /// An object of a concept, called `label`.
+    pub fn new(label: impl Into<String>, instance: Instance) -> Self {
+        Self {
+            label: label.into(),
+            mask: instance.mask,
+            bbox: instance.bbox,
+            score: instance.score,
+            stability: None,
+            sample: None,
+        }
+    }
+
+    /// What a click or a box cut out, called `label`.
+    pub fn cut_out(label: impl Into<String>, found: MaskPrediction) -> Self {
+        Self {
+            label: label.into(),
+            bbox: box_around(&found.mask),
+            mask: found.mask,
+            score: found.iou_score,
+            stability: Some(found.stability_score),
+            sample: None,
+        }
+    }
 }
 
 /// The grid point that led the mask generator to an object.
@@ -108,14 +135,7 @@ impl From<(&Prompt, Prediction)> for Answer {
     fn from((prompt, prediction): (&Prompt, Prediction)) -> Self {
         let prompt = Description::from(prompt);
         let instances = prediction.instances.into_iter();
-        let instances = instances.map(|instance| Found {
-            label: prompt.label().to_string(),
-            mask: instance.mask,
-            bbox: instance.bbox,
-            score: instance.score,
-            stability: None,
-            sample: None,
-        });
+        let instances = instances.map(|instance| Found::new(prompt.label(), instance));
         Self {
             presence: Some(prediction.presence),
             instances: instances.collect(),
@@ -128,14 +148,7 @@ impl From<(&VisualPrompt, interactive::Prediction)> for Answer {
     fn from((prompt, prediction): (&VisualPrompt, interactive::Prediction)) -> Self {
         let prompt = Description::from(prompt);
         let masks = prediction.masks.into_iter();
-        let instances = masks.map(|found: MaskPrediction| Found {
-            label: prompt.label().to_string(),
-            bbox: box_around(&found.mask),
-            mask: found.mask,
-            score: found.iou_score,
-            stability: Some(found.stability_score),
-            sample: None,
-        });
+        let instances = masks.map(|found| Found::cut_out(prompt.label(), found));
         Self {
             presence: prediction.object_score.map(sigmoid),
             instances: instances.collect(),
@@ -192,7 +205,6 @@ fn sigmoid(x: f32) -> f32 {
 mod tests {
     use super::*;
     use crate::mask::Rle;
-    use crate::predict::Instance;
 
     fn bar() -> Mask {
         Mask::from_fn(4, 3, |x, _| x == 1)

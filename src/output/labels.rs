@@ -234,7 +234,7 @@ fn candidates(mask: &Mask, (width, height): (f32, f32)) -> Option<Vec<(f32, f32)
     ])
 }
 
-/// Draws a label: a chip in the instance's colour with a fine dark rim, and its text.
+/// Draws a label: a chip in the instance's color with a fine dark rim, and its text.
 pub(super) fn draw(image: &mut Image, label: &Label) {
     let Label {
         rect, style, color, ..
@@ -271,7 +271,7 @@ fn readable_on(color: Color) -> Color {
     let linear = color.map(|sample| (f32::from(sample) / 255.0).powf(2.2));
     let luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
     // Contrast as WCAG defines it, (lighter + 0.05) / (darker + 0.05), is equal at 0.18; saturated
-    // colours look darker than that, so white gets some more of them.
+    // colors look darker than that, so white gets some more of them.
     if luminance > 0.26 { DARK } else { WHITE }
 }
 

@@ -7,6 +7,19 @@
 //! * [`dataset`]: the objects of many pictures, for training and annotation tools;
 //! * [`video`]: the objects of the frames of a video;
 //! * [`Place`]: where they go, and what may be replaced there.
+//!
+//! ```no_run
+//! use candle_sam3::output::{self, Found, OverlayOptions};
+//! # use candle_sam3::{Image, Model, Result};
+//! # fn draw(model: &Model) -> Result<()> {
+//! let image = Image::open("photo.jpg")?;
+//! let instances = model.segment(&image, "wheel")?.into_iter();
+//! let found: Vec<Found> = instances.map(|instance| Found::new("wheel", instance)).collect();
+//! let drawn = output::overlay(&image, &found, &OverlayOptions::default());
+//! output::write_file("overlay.png", &output::encode_png(&drawn)?)?;
+//! output::write_file("mask.png", &output::masks::mask_png(&found[0].mask)?)
+//! # }
+//! ```
 
 pub mod amg;
 pub mod answer;
@@ -28,6 +41,7 @@ mod place;
 mod png;
 pub mod video;
 
+pub use answer::{Answer, Found};
 pub use folder::write_folder;
 pub use format::{Files, Format, FormatOptions, ImageResults, Kind};
 pub use labels::stand_ins;

@@ -1,5 +1,7 @@
 //! The image with its instances drawn on it.
 
+use std::borrow::Borrow;
+
 use rayon::prelude::*;
 
 use super::answer::Found;
@@ -10,11 +12,11 @@ use crate::mask::Mask;
 /// How [`overlay`] draws.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OverlayOptions {
-    /// How much of the image the colour of a mask hides, 0 to 1.
+    /// How much of the image the color of a mask hides, 0 to 1; 0.45 by default.
     pub fill_opacity: f32,
     /// Whether objects have labels with their phrase and score; where there is not enough room for
     /// all, those of the highest scores have. For letters that the font lacks see
-    /// [`super::stand_ins`].
+    /// [`super::stand_ins`]. On by default.
     pub labels: bool,
 }
 
@@ -29,13 +31,14 @@ impl Default for OverlayOptions {
 
 /// Draws masks, outlines and labels over a copy of the image.
 ///
-/// Each instance has a colour of its own; the first one of a label has the same colour in every
-/// image. A pixel of several masks is tinted by the smallest of them only, so that colours do not
+/// Each instance has a color of its own; the first one of a label has the same color in every
+/// image. A pixel of several masks is tinted by the smallest of them only, so that colors do not
 /// mix and small masks stay visible. Lines and text scale with the image; outlines have a dark edge
 /// and labels a solid ground, to be seen on any background.
-pub fn overlay(image: &Image, found: &[&Found], options: &OverlayOptions) -> Image {
+pub fn overlay(image: &Image, found: &[impl Borrow<Found>], options: &OverlayOptions) -> Image {
+    let found: Vec<&Found> = found.iter().map(Borrow::borrow).collect();
     let colors = palette::colors(found.iter().map(|found| found.label.as_str()));
-    overlay_in(&colors, image, found, options)
+    overlay_in(&colors, image, &found, options)
 }
 
 /// As [`overlay`], in a color for each object: the frames of a video need the same for all.
@@ -123,6 +126,9 @@ mod tests {
     #[test]
     fn without_instances_the_image_stays_as_it_is() {
         let image = grey(5, 4);
-        assert_eq!(overlay(&image, &[], &OverlayOptions::default()), image);
+        assert_eq!(
+            overlay(&image, &[] as &[Found], &OverlayOptions::default()),
+            image
+        );
     }
 }

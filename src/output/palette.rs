@@ -1,9 +1,9 @@
-//! Colours for instances.
+//! Colors for instances.
 
 /// R, G, B.
 pub(super) type Color = [u8; 3];
 
-/// Vivid colours, each far from the ones before and after it.
+/// Vivid colors, each far from the ones before and after it.
 const COLORS: [Color; 16] = [
     [0x2f, 0x8c, 0xff], // blue
     [0xff, 0x8a, 0x1f], // orange
@@ -23,10 +23,10 @@ const COLORS: [Color; 16] = [
     [0xa8, 0xf0, 0xc4], // mint
 ];
 
-/// A colour for each label, in the order given.
+/// A color for each label, in the order given.
 ///
-/// A label starts at a colour of its own, whatever else is in the image, and its further instances
-/// take the ones that follow. No colour is used twice before all have been used.
+/// A label starts at a color of its own, whatever else is in the image, and its further instances
+/// take the ones that follow. No color is used twice before all have been used.
 pub(super) fn colors<'a>(labels: impl Iterator<Item = &'a str>) -> Vec<Color> {
     let mut uses = [0usize; COLORS.len()];
     labels
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sixteen_instances_have_sixteen_colours() {
+    fn sixteen_instances_have_sixteen_colors() {
         for labels in [["wheel"; 16].to_vec(), [["cat"; 8], ["dog"; 8]].concat()] {
             let distinct: HashSet<Color> = colors(labels.into_iter()).into_iter().collect();
             assert_eq!(distinct.len(), 16);
@@ -70,14 +70,14 @@ mod tests {
     }
 
     #[test]
-    fn a_label_keeps_its_colour() {
+    fn a_label_keeps_its_color() {
         let alone = colors(["person"].into_iter())[0];
         let among = colors(["wheel", "truck", "person"].into_iter())[2];
         assert_eq!(alone, among);
     }
 
     #[test]
-    fn colours_repeat_when_all_are_used() {
+    fn colors_repeat_when_all_are_used() {
         assert_eq!(colors(std::iter::repeat_n("a", 40)).len(), 40);
     }
 }

@@ -65,20 +65,21 @@ impl Prompt {
     }
 }
 
-/// Which instances to keep. The defaults are the reference's.
+/// Which instances to keep.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// Keep instances with a higher score than this, in 0..1.
+    /// Keep instances with a higher score than this, in 0..1; 0.5 by default, as in the original.
     pub threshold: f32,
-    /// A pixel belongs to a mask where its logit is higher than this.
+    /// A pixel belongs to a mask where its logit is higher than this; 0 by default.
     pub mask_threshold: f32,
-    /// Keep at most this many instances per prompt, the best ones.
+    /// Keep at most this many instances per prompt, the best ones; all by default.
     pub max_instances: Option<usize>,
-    /// Drop an instance whose mask overlaps a better one's by more than this IoU, in 0..1.
+    /// Drop an instance whose mask overlaps a better one's by more than this IoU, in 0..1;
+    /// `None`, the default, drops none.
     pub nms: Option<f32>,
-    /// Let `nms` compare instances of different prompts, too.
+    /// Let `nms` compare instances of different prompts, too; off by default.
     pub nms_across_prompts: bool,
-    /// Also return the union mask of the concept.
+    /// Also return the union mask of the concept; off by default.
     pub semantic: bool,
 }
 

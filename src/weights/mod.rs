@@ -57,7 +57,8 @@ pub use stored::Stored;
 pub use survey::Survey;
 pub use write::{WriteOptions, Written};
 
-/// A tiny model of SAM 3's architecture that knows coloured shapes, built into the library.
+/// A tiny model of SAM 3's architecture that knows colored shapes, built into the library with the
+/// feature `demo`, which the default features include.
 ///
 /// It finds circles, squares, triangles, stars, rings, crosses, hearts and hexagons in red, green,
 /// blue, yellow, orange, purple, white and black on synthetic scenes of 224 x 224 pixels;

@@ -385,8 +385,8 @@ fn a_click_or_a_box_cuts_out_the_object_under_it() {
 fn the_demo_model_says_that_it_does_not_know_photographs() {
     let folder = tempfile::tempdir().unwrap();
     let photo = folder.path().join("photo.png");
-    let colour = |x: u32, y: u32| image::Rgb([(x / 2) as u8, y as u8, ((x + y) / 3) as u8]);
-    image::RgbImage::from_fn(500, 250, colour)
+    let color = |x: u32, y: u32| image::Rgb([(x / 2) as u8, y as u8, ((x + y) / 3) as u8]);
+    image::RgbImage::from_fn(500, 250, color)
         .save(&photo)
         .unwrap();
     for question in [["--text", "dog"], ["--point", "9,9"]] {
@@ -395,7 +395,7 @@ fn the_demo_model_says_that_it_does_not_know_photographs() {
             command.arg("segment").args(question).args(["-o", "-"]);
             command.args(extra).arg(image).assert().success()
         };
-        ask(&photo, &[]).stderr(contains("knows only coloured shapes").count(1));
+        ask(&photo, &[]).stderr(contains("knows only colored shapes").count(1));
         ask(&photo, &["-q"]).stderr("");
         ask(&scene(), &[]).stderr(contains("photograph").not());
     }

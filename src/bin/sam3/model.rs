@@ -16,7 +16,7 @@ use crate::names::{self, Located};
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
     /// Name from `sam3 models`, downloaded on first use; checkpoint file; model folder; or `demo`
-    /// for the built-in model of coloured shapes
+    /// for the built-in model of colored shapes
     #[arg(short, long, default_value = "demo", value_name = "NAME|FILE|DIR")]
     pub model: PathBuf,
 

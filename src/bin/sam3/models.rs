@@ -90,7 +90,7 @@ fn table(entries: &[Entry]) -> String {
         "8 MB",
         "yes",
         "text exemplars clicks everything",
-        "of coloured shapes",
+        "of colored shapes",
         "MIT or Apache-2.0",
     ]
     .map(String::from);

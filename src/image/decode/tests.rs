@@ -169,7 +169,7 @@ fn the_first_frame_of_an_animation_is_taken() {
 }
 
 #[test]
-fn a_cmyk_jpeg_has_the_colours_that_pil_shows() {
+fn a_cmyk_jpeg_has_the_colors_that_pil_shows() {
     let image = Image::open(golden("image_cmyk.jpg")).unwrap();
     assert_eq!((image.width(), image.height()), (16, 8));
     // PIL: (200, 30, 30) on the left and (30, 30, 200) on the right, within 3 levels.

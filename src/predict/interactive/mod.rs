@@ -5,16 +5,19 @@
 //! coordinates are pixels of the original image, and several prompts are decoded in one batch.
 //! Refinement is a loop: each answer's `low_res_logits` are the next prompt's `mask_logits`.
 //!
-//! ```
-//! # use candle_sam3::{InteractiveModel, Result, Run, VisualPrompt, predict::interactive::*};
-//! # use candle_sam3::models::InteractiveEmbedding;
-//! # fn refine(model: &dyn InteractiveModel, image: &InteractiveEmbedding) -> Result<()> {
-//! let run = &mut Run::default();
+//! ```no_run
+//! use candle_sam3::predict::interactive::{Options, predict_one};
+//! use candle_sam3::{Checkpoint, Image, LoadOptions, Run, VisualPrompt, models};
+//!
+//! let model = models::load(&Checkpoint::open("sam3.pt")?, &LoadOptions::with_interactive())?;
+//! let model = model.as_interactive()?;
+//! let (options, run) = (Options::default(), &mut Run::default());
+//! let embedding = model.encode_interactive(&Image::open("photo.jpg")?, run)?;
 //! let prompt = VisualPrompt::point(120., 80.);
-//! let first = predict_one(model, image, &prompt, &Options::default(), run)?;
+//! let first = predict_one(model, &embedding, &prompt, &options, run)?;
 //! let prompt = first.refined(prompt).and_not(30., 90.); // not this part
-//! let refined = predict_one(model, image, &prompt, &Options::default(), run)?;
-//! # Ok(()) }
+//! let refined = predict_one(model, &embedding, &prompt, &options, run)?;
+//! # Ok::<(), candle_sam3::Error>(())
 //! ```
 
 mod decode;
@@ -43,11 +46,11 @@ const PROMPTS_PER_BATCH: usize = 64;
 /// Which masks to return, and how to cut them from logits.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// Number of masks per prompt.
+    /// Number of masks per prompt; [`Multimask::Auto`] by default.
     pub multimask: Multimask,
-    /// A pixel belongs to a mask where its logit is higher than this.
+    /// A pixel belongs to a mask where its logit is higher than this; 0 by default.
     pub mask_threshold: f32,
-    /// Distance by which the threshold is moved up and down to measure stability.
+    /// Distance by which the threshold is moved up and down to measure stability; 1 by default.
     pub stability_score_offset: f32,
 }
 
@@ -65,7 +68,8 @@ impl Default for Options {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Multimask {
-    /// One mask: for a lone point, which may mean a part or the whole, the best of three.
+    /// One mask: for a lone point, which may mean a part or the whole, the best of three;
+    /// with more points, a box or the mask of an earlier answer as [`Multimask::One`].
     #[default]
     Auto,
     /// Three masks: a part, a larger part, the whole. `multimask_output=True` of the original.

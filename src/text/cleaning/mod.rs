@@ -13,7 +13,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 use unicode_normalization::UnicodeNormalization;
 
-/// Colours and other commands for a terminal.
+/// Colors and other commands for a terminal.
 static TERMINAL_ESCAPE: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"\x1b\[[\d;]*[a-zA-Z]").expect("the pattern is constant and tested")
 });

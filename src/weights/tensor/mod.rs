@@ -242,7 +242,7 @@ pub(super) fn checked_name(prefix: &str, name: &str) -> Result<String, String> {
     }
 }
 
-/// Characters that move the cursor, colour text or turn its direction.
+/// Characters that move the cursor, color text or turn its direction.
 fn is_invisible(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')

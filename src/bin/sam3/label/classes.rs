@@ -110,8 +110,8 @@ mod tests {
         let classes = read(&path).unwrap();
         assert_eq!((classes[0].phrases().len(), classes[0].min_area), (2, 50));
         assert_eq!((classes[0].threshold, classes[1].threshold), (0.5, 0.3));
-        std::fs::write(&path, "[[class]]\nname = \"car\"\ncolour = 1\n").unwrap();
+        std::fs::write(&path, "[[class]]\nname = \"car\"\ncolor = 1\n").unwrap();
         let error = format!("{:#}", read(&path).unwrap_err());
-        assert!(error.contains("colour"), "{error}");
+        assert!(error.contains("color"), "{error}");
     }
 }
