@@ -93,7 +93,8 @@ fn polygons_are_filled_as_pillow_fills_them() {
 fn polygons_are_filled_as_ultralytics_fills_them() {
     for case in golden().polygons {
         let [height, width] = case.size;
-        let filled = Fill::Ultralytics.union(&[case.inside.clone()], Size::new(width, height));
+        let path = std::slice::from_ref(&case.inside);
+        let filled = Fill::Ultralytics.union(path, Size::new(width, height));
         let want = Rle::from_compressed(case.size, &case.ultralytics).unwrap();
         assert_eq!(filled.unwrap(), want.decode().unwrap(), "{:?}", case.inside);
     }
