@@ -158,6 +158,15 @@ impl Mask {
         (intersection as f64 / union as f64) as f32
     }
 
+    /// Intersection over the smaller area in 0..=1; 0 when a mask is empty or they differ in size.
+    pub fn iom(&self, other: &Self) -> f32 {
+        let smaller = self.area().min(other.area());
+        if smaller == 0 {
+            return 0.0;
+        }
+        (self.intersection(other) as f64 / smaller as f64) as f32
+    }
+
     /// Puts all pixels of `other` in; without effect when the masks differ in size.
     pub fn unite(&mut self, other: &Self) {
         if (self.width, self.height) == (other.width, other.height) {

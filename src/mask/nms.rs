@@ -27,6 +27,13 @@ pub fn mask_nms(masks: &[&Mask], scores: &[f32], iou_threshold: f32) -> Vec<usiz
     })
 }
 
+/// As [`mask_nms`], by the intersection over the smaller area.
+pub fn mask_nms_by_smaller(masks: &[&Mask], scores: &[f32], threshold: f32) -> Vec<usize> {
+    greedy(masks.len().min(scores.len()), scores, |a, b| {
+        masks[a].iom(masks[b]) > threshold
+    })
+}
+
 /// As [`mask_nms`], for boxes.
 pub fn box_nms(boxes: &[BoxXyxy], scores: &[f32], iou_threshold: f32) -> Vec<usize> {
     greedy(boxes.len().min(scores.len()), scores, |a, b| {

@@ -30,11 +30,14 @@ impl Golden {
         }
     }
 
+    /// A tensor, in f32 if it is kept in f16.
     pub fn tensor(&self, name: &str) -> Tensor {
-        self.tensors
-            .get(name)
-            .unwrap_or_else(|| panic!("no tensor {name}"))
-            .clone()
+        let tensor = self.tensors.get(name);
+        let tensor = tensor.unwrap_or_else(|| panic!("no tensor {name}"));
+        match tensor.dtype() {
+            DType::F16 => tensor.to_dtype(DType::F32).unwrap(),
+            _ => tensor.clone(),
+        }
     }
 
     pub fn names(&self) -> impl Iterator<Item = &str> {

@@ -62,6 +62,21 @@ impl AxialRope {
         })
     }
 
+    /// For the tokens of `grids` grids one after the other, and `still` more that are not rotated.
+    pub fn repeated(&self, grids: usize, still: usize) -> Result<Self> {
+        let (_, pairs) = self.cos.dims2()?;
+        let extend = |table: &Tensor, rest: f32| {
+            let rest = Tensor::full(rest, (still, pairs), table.device())?;
+            let mut tables = vec![table; grids];
+            tables.push(&rest);
+            Tensor::cat(&tables, 0)
+        };
+        Ok(Self {
+            cos: extend(&self.cos, 1.)?,
+            sin: extend(&self.sin, 0.)?,
+        })
+    }
+
     /// Rotates `xs` (b, h, n, c), in f32 -> (b, h, n, c)
     pub fn apply(&self, xs: &Tensor) -> Result<Tensor> {
         if on_cpu_in_f32(xs) {

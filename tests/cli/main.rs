@@ -3,6 +3,7 @@
 mod bench;
 mod convert;
 mod inspect;
+mod multiplex;
 mod results;
 mod track;
 mod verify;

@@ -16,7 +16,9 @@ use std::time::Instant;
 use candle::Tensor;
 use candle_sam3::image::Image;
 use candle_sam3::models::sam2::Sam2;
-use candle_sam3::models::tracker::{Answers, Entry, Memories, MemoryBank, Position, TrackingModel};
+use candle_sam3::models::tracker::{
+    Answers, Entry, Memories, MemoryBank, Position, Slots, TrackingModel,
+};
 use candle_sam3::predict::video::{FrameMasks, Keep, Options, Session, Span};
 use candle_sam3::weights::Checkpoint;
 use candle_sam3::{LoadOptions, Mask, Precision, Run, Size, VisualPrompt};
@@ -107,6 +109,7 @@ fn fed(model: &Sam2, frames: &[Image], want: &Reference) {
                 let selection = bank.select(&rules, at);
                 let memory = Memories {
                     bank,
+                    slots: &Slots::of(1, 1),
                     selection: &selection,
                     num_frames: frames.len(),
                 };
@@ -124,9 +127,18 @@ fn fed(model: &Sam2, frames: &[Image], want: &Reference) {
                 object_scores: values(&part("object_score")),
                 iou_scores: vec![1.],
             };
+            let slots = Slots::of(1, 1);
+            let entry = match is_cond {
+                true => Entry::new(answers, &slots),
+                false => Entry::tracked(answers, &slots),
+            };
+            let entry = Entry {
+                memory: Some(memory),
+                ..entry.unwrap()
+            };
             match is_cond {
-                true => bank.insert_cond(t, Entry::prompted(answers, Some(memory))),
-                false => bank.insert_ordinary(t, Entry::tracked(answers, Some(memory))),
+                true => bank.insert_cond(t, entry),
+                false => bank.insert_ordinary(t, entry),
             }
         }
     }

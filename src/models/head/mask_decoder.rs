@@ -2,7 +2,9 @@
 //!
 //! Follows `MaskDecoder`,
 //! <https://github.com/facebookresearch/segment-anything/blob/dca509f/segment_anything/modeling/mask_decoder.py#L16>
-//! and <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/sam/mask_decoder.py#L15>.
+//! and <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/sam/mask_decoder.py#L15>; for
+//! SAM 3.1, whose pass answers many objects without a prompt, `MultiplexMaskDecoder`,
+//! <https://github.com/facebookresearch/sam3/blob/96914d2/sam3/model/multiplex_mask_decoder.py>.
 //!
 //! The upscaling never sees two pixels at a time, so it runs on tokens: each becomes four, twice,
 //! and only the finished logits are put where they belong.
@@ -72,14 +74,14 @@ impl ImageTokens {
     }
 }
 
-/// Decoder outputs for `b` prompts, before mask upscaling.
+/// Decoder outputs for `b` prompts, or `b` slots of several passes, before mask upscaling.
 #[derive(Debug, Clone)]
 pub struct Decoded {
-    /// Output tokens of all masks (b, [`NUM_MASKS`], d): what object pointers are made of.
+    /// Output tokens of all masks (b, masks, d): what object pointers are made of.
     pub mask_tokens: Tensor,
-    /// Image tokens after the transformer (b, g * g, d).
+    /// Image tokens after the transformer (passes, g * g, d): one pass for each prompt.
     pub image: Tensor,
-    /// Predicted IoU of all masks (b, [`NUM_MASKS`]), f32.
+    /// Predicted IoU of all masks (b, masks), f32.
     pub iou: Tensor,
     /// Logit of "there is an object" (b), f32; not in SAM 1.
     pub object_score: Option<Tensor>,
@@ -101,11 +103,11 @@ impl Decoded {
     }
 }
 
-/// The mask decoder of SAM 1 and of SAM 3's click head.
+/// The mask decoder of SAM 1, of SAM 3's click head, and of SAM 3.1's tracker.
 #[derive(Debug, Clone)]
 pub struct MaskDecoder {
     transformer: TwoWayTransformer,
-    output_tokens: Tensor, // ([object score,] IoU, masks; d)
+    output_tokens: Tensor, // ([object scores,] IoUs, masks slot by slot; d)
     upscale1: Linear,      // to the four pixels of each token
     norm: LayerNorm,
     upscale2: Linear,
@@ -116,6 +118,7 @@ pub struct MaskDecoder {
     object_score_head: Option<Mlp>,
     iou_sigmoid: bool,
     grid: usize,
+    slots: usize,
 }
 
 impl MaskDecoder {
@@ -125,9 +128,12 @@ impl MaskDecoder {
     pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
         let (d, hidden) = (cfg.dim, cfg.iou_hidden_dim);
         let tokens = |name: &str, n| vb.pp(name).get((n, d), "weight");
-        let mut output_tokens = vec![tokens("iou_token", 1)?, tokens("mask_tokens", NUM_MASKS)?];
+        let mut output_tokens = vec![
+            tokens("iou_token", cfg.slots)?,
+            tokens("mask_tokens", cfg.slots * cfg.masks)?,
+        ];
         if cfg.object_score {
-            output_tokens.insert(0, tokens("obj_score_token", 1)?);
+            output_tokens.insert(0, tokens("obj_score_token", cfg.slots)?);
         }
         let pointwise = |channels: usize, name: &str| {
             conv2d(d, channels, 1, ConvConfig::default(), vb.pp(name))
@@ -141,7 +147,7 @@ impl MaskDecoder {
             false => None,
         };
         let upscaling = vb.pp("output_upscaling");
-        let hypernetworks = (0..NUM_MASKS).map(|i| {
+        let hypernetworks = (0..cfg.masks).map(|i| {
             let vb = vb.pp("output_hypernetworks_mlps").pp(i);
             Mlp::new(&[d, d, d, d / 8], vb)
         });
@@ -153,13 +159,14 @@ impl MaskDecoder {
             upscale2: conv_transpose2x2_tokens(d / 4, d / 8, upscaling.pp(3))?,
             hypernetworks: hypernetworks.collect::<Result<_>>()?,
             iou_head: Mlp::new(
-                &[d, hidden, hidden, NUM_MASKS],
+                &[d, hidden, hidden, cfg.masks],
                 vb.pp("iou_prediction_head"),
             )?,
             high_res,
             object_score_head,
             iou_sigmoid: cfg.iou_sigmoid,
             grid: cfg.grid,
+            slots: cfg.slots,
         })
     }
 
@@ -172,18 +179,22 @@ impl MaskDecoder {
         let Some([conv_s0, conv_s1]) = &self.high_res else {
             return Ok(None);
         };
+        let (fine, middle) = (fine.apply(conv_s0)?, middle.apply(conv_s1)?);
+        Ok(Some(self.by_tokens(&fine, &middle)?))
+    }
+
+    /// Maps (1, d / 8, 4g, 4g) and (1, d / 4, 2g, 2g) as [`ImageTokens::high_res_features`].
+    pub(crate) fn by_tokens(&self, fine: &Tensor, middle: &Tensor) -> Result<[Tensor; 2]> {
         let g = self.grid;
-        let s1 = middle.apply(conv_s1)?;
-        let s1 = s1
-            .reshape(vec![1, s1.dim(1)?, g, 2, g, 2])?
+        let s1 = middle
+            .reshape(vec![1, middle.dim(1)?, g, 2, g, 2])?
             .permute(vec![0, 2, 4, 3, 5, 1])?
-            .reshape((1, g * g, 4, s1.dim(1)?))?;
-        let s0 = fine.apply(conv_s0)?;
-        let s0 = s0
-            .reshape(vec![1, s0.dim(1)?, g, 2, 2, g, 2, 2])?
+            .reshape((1, g * g, 4, middle.dim(1)?))?;
+        let s0 = fine
+            .reshape(vec![1, fine.dim(1)?, g, 2, 2, g, 2, 2])?
             .permute(vec![0, 2, 5, 3, 6, 4, 7, 1])?
-            .reshape((1, g * g, 16, s0.dim(1)?))?;
-        Ok(Some([s1, s0]))
+            .reshape((1, g * g, 16, fine.dim(1)?))?;
+        Ok([s1, s0])
     }
 
     /// `image` tokens with the embedded mask (1 or b, g * g, d), `image_pe` (1, g * g, d),
@@ -217,30 +228,70 @@ impl MaskDecoder {
         let (b, _, d) = prompts.dims3()?;
         let (first, _) = self.output_tokens.dims2()?;
         let output_tokens = self.output_tokens.unsqueeze(0)?.expand((b, first, d))?;
-        let tokens = Tensor::cat(&[&output_tokens, prompts], 1)?;
-        let (hs, image) = self.transformer.forward(image, image_pe, &tokens)?;
+        self.decode(
+            image,
+            image_pe,
+            &Tensor::cat(&[&output_tokens, prompts], 1)?,
+        )
+    }
 
-        let iou_at = first - NUM_MASKS - 1;
-        let token = |i: usize| hs.narrow(1, i, 1)?.squeeze(1)?.contiguous();
-        let iou = token(iou_at)?.apply(&self.iou_head)?.to_dtype(DType::F32)?;
+    /// What is in each slot of `b` passes without a prompt: `image` tokens (b, g * g, d), `image_pe`
+    /// (1, g * g, d), `occupied` (b, slots, d) what each slot's masks are told -> outputs for
+    /// b * slots
+    ///
+    /// # Errors
+    /// For tensors of another shape.
+    pub fn attend_slots(
+        &self,
+        image: &Tensor,
+        image_pe: &Tensor,
+        occupied: &Tensor,
+    ) -> Result<Decoded> {
+        let (b, slots, d) = occupied.dims3()?;
+        let (all, masks) = (self.output_tokens.dim(0)?, self.hypernetworks.len());
+        let first = all - slots * masks;
+        let to_masks = self.output_tokens.narrow(0, first, slots * masks)?;
+        let to_masks = to_masks.reshape((1, slots, masks, d))?;
+        let to_masks =
+            to_masks
+                .broadcast_add(&occupied.unsqueeze(2)?)?
+                .reshape((b, slots * masks, d))?;
+        let others = self.output_tokens.narrow(0, 0, first)?;
+        let others = others.unsqueeze(0)?.expand((b, first, d))?;
+        let tokens = Tensor::cat(&[&others, &to_masks], 1)?;
+        self.decode(&self.prepare(image, image_pe)?, image_pe, &tokens)
+    }
+
+    /// `tokens` (b, n, d), the output tokens first
+    fn decode(&self, image: &PreparedImage, image_pe: &Tensor, tokens: &Tensor) -> Result<Decoded> {
+        let (hs, image) = self.transformer.forward(image, image_pe, tokens)?;
+        let ((b, _, d), slots, masks) = (hs.dims3()?, self.slots, self.hypernetworks.len());
+        // one row for each slot
+        let of_slots = |first: usize| hs.narrow(1, first, slots)?.reshape((b * slots, d));
+        let (first_iou, object_score) = match &self.object_score_head {
+            None => (0, None),
+            Some(head) => {
+                let score = of_slots(0)?.apply(head)?.squeeze(1)?;
+                (slots, Some(score.to_dtype(DType::F32)?))
+            }
+        };
+        let iou = of_slots(first_iou)?.apply(&self.iou_head)?;
+        let iou = iou.to_dtype(DType::F32)?;
         let iou = if self.iou_sigmoid {
             sigmoid(&iou)?
         } else {
             iou
         };
-        let object_score = match &self.object_score_head {
-            None => None,
-            Some(head) => Some(token(0)?.apply(head)?.squeeze(1)?.to_dtype(DType::F32)?),
-        };
+        let mask_tokens = hs.narrow(1, first_iou + slots, slots * masks)?;
         Ok(Decoded {
-            mask_tokens: hs.narrow(1, iou_at + 1, NUM_MASKS)?,
+            mask_tokens: mask_tokens.reshape((b * slots, masks, d))?,
             image,
             iou,
             object_score,
         })
     }
 
-    /// The logits of `masks`, of the [`NUM_MASKS`]: (b, masks, 4g, 4g), f32
+    /// The logits of some `masks` of each: (b, masks, 4g, 4g), f32
     pub fn draw(
         &self,
         decoded: &Decoded,
@@ -254,17 +305,23 @@ impl MaskDecoder {
             })
             .collect::<Result<Vec<_>>>()?;
         let weights = Tensor::stack(&weights, 1)?; // (b, masks, d / 8)
+        let (b, masks, channels) = weights.dims3()?;
+        let passes = decoded.image.dim(0)?;
+        let weights = weights.reshape((passes, (), channels))?;
         let upscale = Upscale {
             first: &self.upscale1,
             norm: &self.norm,
             second: &self.upscale2,
             details: high_res,
         };
-        if let Some(logits) = upscale.draw(&decoded.image, &weights, self.grid)? {
-            return Ok(logits);
-        }
-        let logits = weights.matmul(&self.upscale(&decoded.image, high_res)?.t()?)?;
-        self.place(&logits)?.to_dtype(DType::F32)
+        let logits = match upscale.draw(&decoded.image, &weights, self.grid)? {
+            Some(logits) => logits,
+            None => {
+                let logits = weights.matmul(&self.upscale(&decoded.image, high_res)?.t()?)?;
+                self.place(&logits)?.to_dtype(DType::F32)?
+            }
+        };
+        logits.reshape((b, masks, 4 * self.grid, 4 * self.grid))
     }
 
     /// (b, g * g, d) -> the 4 x 4 pixels of each token (b, g * g * 16, d / 8)

@@ -48,6 +48,10 @@ pub struct Config {
     pub stability_fallback: bool,
     /// Largest magnitude of logits that are handed back as the next mask prompt.
     pub max_prompt_logit: Option<f32>,
+    /// Objects that one pass answers, each in a slot of its own.
+    pub slots: usize,
+    /// Masks of each.
+    pub masks: usize,
 }
 
 impl Config {
@@ -66,6 +70,8 @@ impl Config {
             box_first: false,
             stability_fallback: false,
             max_prompt_logit: None,
+            slots: 1,
+            masks: NUM_MASKS,
         }
     }
 

@@ -55,21 +55,17 @@ impl PromptEncoder {
         let in_f32 = |shape: (usize, usize), vb: VarBuilder, name: &str| {
             vb.get_with_hints_dtype(shape, name, Default::default(), DType::F32)
         };
-        let frequencies = in_f32(
-            (2, d / 2),
-            vb.pp("pe_layer"),
-            "positional_encoding_gaussian_matrix",
-        )?;
+        let frequencies = frequencies(d, vb.pp("pe_layer"))?;
         let mut labels = vec![in_f32((1, d), vb.pp("not_a_point_embed"), "weight")?];
         for i in 0..4 {
             labels.push(in_f32((1, d), vb.pp("point_embeddings").pp(i), "weight")?);
         }
-        let dense_pe = fourier(&cell_centres(cfg.grid, vb.device())?, &frequencies)?;
+        let dense_pe = grid_positions(cfg.grid, &frequencies, dtype)?;
         Ok(Self {
             frequencies,
             labels: Tensor::cat(&labels, 0)?,
             no_mask: vb.pp("no_mask_embed").get((1, d), "weight")?.unsqueeze(0)?,
-            dense_pe: dense_pe.unsqueeze(0)?.to_dtype(dtype)?,
+            dense_pe,
             mask_downscaling: MaskDownscaling::new(d, vb.pp("mask_downscaling"))?,
             cfg: cfg.clone(),
         })
@@ -125,6 +121,22 @@ fn fourier(coords: &Tensor, frequencies: &Tensor) -> Result<Tensor> {
     let angles = coords.affine(2., -1.)?.matmul(frequencies)?;
     let angles = (angles * std::f64::consts::TAU)?;
     Tensor::cat(&[angles.sin()?, angles.cos()?], 1)
+}
+
+/// The random frequencies of a layer that encodes positions in `d` channels (2, d / 2), f32.
+pub(in crate::models) fn frequencies(d: usize, vb: VarBuilder) -> Result<Tensor> {
+    let name = "positional_encoding_gaussian_matrix";
+    vb.get_with_hints_dtype((2, d / 2), name, Default::default(), DType::F32)
+}
+
+/// Positions of the image tokens (1, grid², d), by rows.
+pub(in crate::models) fn grid_positions(
+    grid: usize,
+    frequencies: &Tensor,
+    dtype: DType,
+) -> Result<Tensor> {
+    let positions = fourier(&cell_centres(grid, frequencies.device())?, frequencies)?;
+    positions.unsqueeze(0)?.to_dtype(dtype)
 }
 
 /// x and y of the centres of a grid's cells, by rows: (grid², 2) in 0..1

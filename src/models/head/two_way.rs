@@ -22,6 +22,9 @@ use crate::nn::{LayerNorm, Linear, layer_norm, linear, on_cpu_in_f32};
 
 const DEPTH: usize = 2;
 const EPS: f64 = 1e-5;
+/// From this many tokens on, asking each image token for all of them costs more than projecting the
+/// image once.
+const MANY_TOKENS: usize = 48;
 
 /// Image tokens, and what the first layer makes of them whatever the prompt.
 #[derive(Debug, Clone)]
@@ -90,7 +93,7 @@ impl TwoWayTransformer {
         image_pe: &Tensor,
         tokens: &Tensor,
     ) -> Result<(Tensor, Tensor)> {
-        match on_cpu_in_f32(tokens) {
+        match on_cpu_in_f32(tokens) && tokens.dim(1)? < MANY_TOKENS {
             true => self.forward_in_passes(image, image_pe, tokens),
             false => self.forward_by_layers(image, image_pe, tokens),
         }

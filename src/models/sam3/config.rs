@@ -67,6 +67,23 @@ impl Config {
     pub fn with_multiplex(mut self, multiplex: bool) -> Self {
         self.multiplex = multiplex;
         self.interactive.iou_sigmoid = !multiplex;
+        if multiplex {
+            let tracker::Config {
+                dim,
+                grid,
+                image_size,
+                attention_layers,
+                attention_ffn_dim,
+                ..
+            } = self.tracker;
+            self.tracker = tracker::Config {
+                dim,
+                memory_dim: dim,
+                attention_layers,
+                attention_ffn_dim,
+                ..tracker::Config::sam31(grid, image_size)
+            };
+        }
         self
     }
 

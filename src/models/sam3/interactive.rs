@@ -19,11 +19,12 @@ use candle::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::neck::Neck;
+use super::parts::{PROPAGATION_NECK, Parts};
 use super::{Config, ImageEmbedding, Sam3};
 use crate::image::Image;
 use crate::mask::{Mask, regions, upsample::upsample_bilinear};
-use crate::models::head::{self, Decoded, ImageTokens, SamHead, drawn_mask};
-use crate::models::tracker::TrackerNetwork;
+use crate::models::head::{self, Decoded, ImageTokens, MaskDecoder, SamHead, drawn_mask};
+use crate::models::tracker::{FrameFeatures, MultiplexNetwork, Tracker, TrackerNetwork};
 use crate::models::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
 use crate::{Error, Run, Size};
 
@@ -32,91 +33,28 @@ const MAX_HOLE_AREA: usize = 256;
 /// Logit of the pixels in a filled hole.
 const FILLED: f32 = 10.;
 
-/// Where a file keeps what only points, boxes, masks and video need.
-#[derive(Debug)]
-pub(in crate::models) struct Parts {
-    prompt_encoder: &'static str,
-    mask_decoder: &'static str,
-    no_mem_embed: &'static str,
-    neck: &'static str,
-    /// What only video needs.
-    pub(super) only_video: &'static [&'static str],
-    /// All of these.
-    pub(super) tracker: &'static [&'static str],
-}
-
-const SAM3: Parts = Parts {
-    prompt_encoder: "tracker.sam_prompt_encoder",
-    mask_decoder: "tracker.sam_mask_decoder",
-    no_mem_embed: "tracker.no_mem_embed",
-    neck: "detector.backbone.vision_backbone.sam2_convs",
-    only_video: &[
-        "tracker.transformer", // attention to earlier frames
-        "tracker.maskmem_backbone",
-        "tracker.maskmem_tpos_enc",
-        "tracker.mask_downsample",
-        "tracker.no_mem_pos_enc",
-        "tracker.no_obj_embed_spatial",
-        "tracker.no_obj_ptr",
-        "tracker.obj_ptr_proj",
-        "tracker.obj_ptr_tpos_proj",
-        "detector.backbone.vision_backbone.sam2_convs.3", // a pyramid level that is dropped
-    ],
-    tracker: &["tracker", "detector.backbone.vision_backbone.sam2_convs"],
-};
-
-const SAM31: Parts = Parts {
-    prompt_encoder: "tracker.model.interactive_sam_prompt_encoder",
-    mask_decoder: "tracker.model.interactive_sam_mask_decoder",
-    no_mem_embed: "tracker.model.interactivity_no_mem_embed",
-    neck: "detector.backbone.vision_backbone.interactive_convs",
-    only_video: &[
-        "tracker.model.transformer",      // attention to earlier frames
-        "tracker.model.sam_mask_decoder", // of 16 objects at a time
-        "tracker.model.maskmem_backbone",
-        "tracker.model.maskmem_tpos_enc",
-        "tracker.model.no_obj_embed_spatial",
-        "tracker.model.no_obj_ptr_linear",
-        "tracker.model.obj_ptr_proj",
-        "tracker.model.obj_ptr_tpos_proj",
-        "tracker.model.output_valid_embed",
-        "tracker.model.output_invalid_embed",
-        "tracker.model.image_pe_layer",
-        "tracker.model.interactive_mask_downsample",
-        "tracker.model.interactive_obj_ptr_proj",
-        "detector.backbone.vision_backbone.propagation_convs",
-    ],
-    tracker: &[
-        "tracker",
-        "detector.backbone.vision_backbone.interactive_convs",
-        "detector.backbone.vision_backbone.propagation_convs",
-    ],
-};
-
-impl Parts {
-    /// Of SAM 3.1 or of SAM 3.
-    pub(in crate::models) fn of(multiplex: bool) -> &'static Self {
-        if multiplex { &SAM31 } else { &SAM3 }
-    }
-
-    /// What points, boxes and masks need.
-    pub(in crate::models) fn interactive(&self) -> [&'static str; 4] {
-        [
-            self.prompt_encoder,
-            self.mask_decoder,
-            self.no_mem_embed,
-            self.neck,
-        ]
-    }
-}
-
 /// The part of SAM 3 that answers points, boxes and masks: a neck, and the head of SAM.
 #[derive(Debug)]
 pub struct InteractiveHead {
+    prompts: PromptPart,
+    tracking: Option<Tracking>,
+}
+
+/// What prompts look at, and what answers them.
+#[derive(Debug, Clone)]
+struct PromptPart {
     neck: Neck,
     no_mem_embed: Tensor, // (1, 1, d)
     head: SamHead,
-    tracker: Option<TrackerNetwork>,
+}
+
+/// What follows objects.
+#[derive(Debug)]
+enum Tracking {
+    /// On the features that prompts look at.
+    Sam3(Box<TrackerNetwork>),
+    /// On features of their own, from this neck.
+    Sam31(Box<(Neck, MultiplexNetwork)>),
 }
 
 impl InteractiveHead {
@@ -124,52 +62,85 @@ impl InteractiveHead {
     /// of the file.
     pub(super) fn new(cfg: &Config, tracking: bool, vb: VarBuilder) -> Result<Self> {
         let (d, parts) = (cfg.d_model(), Parts::of(cfg.multiplex));
-        let neck = vb.pp(parts.neck);
+        let (dim, grid) = (cfg.image_encoder.dim(), cfg.image_encoder.grid());
+        let neck = |part: &str| Neck::new(dim, d, grid, vb.pp(part));
         let head = SamHead::new(
             &cfg.interactive,
             vb.pp(parts.prompt_encoder),
             vb.pp(parts.mask_decoder),
         )?;
-        let network = || TrackerNetwork::new(&cfg.tracker, &head, vb.pp("tracker"));
+        let network = || -> Result<Tracking> {
+            if cfg.multiplex {
+                let vb = vb.pp("tracker.model");
+                let network = MultiplexNetwork::new(&cfg.tracker, &head, vb)?;
+                let neck = neck(PROPAGATION_NECK)?;
+                return Ok(Tracking::Sam31(Box::new((neck, network))));
+            }
+            let network = TrackerNetwork::new(&cfg.tracker, &head, vb.pp("tracker"))?;
+            Ok(Tracking::Sam3(Box::new(network)))
+        };
         Ok(Self {
-            neck: Neck::new(cfg.image_encoder.dim(), d, cfg.image_encoder.grid(), neck)?,
-            no_mem_embed: vb.get((1, 1, d), parts.no_mem_embed)?,
-            tracker: tracking.then(network).transpose()?,
-            head,
+            tracking: tracking.then(network).transpose()?,
+            prompts: PromptPart {
+                neck: neck(parts.neck)?,
+                no_mem_embed: vb.get((1, 1, d), parts.no_mem_embed)?,
+                head,
+            },
         })
     }
 
     /// Prompt encoder and mask decoder, for running single stages.
     pub fn head(&self) -> &SamHead {
-        &self.head
+        &self.prompts.head
     }
 
     /// The tracker, if it was loaded: [`crate::LoadOptions::tracking`].
-    pub fn tracker(&self) -> Option<&TrackerNetwork> {
-        self.tracker.as_ref()
+    pub fn tracker(&self) -> Option<&dyn Tracker> {
+        match self.tracking.as_ref()? {
+            Tracking::Sam3(network) => Some(&**network),
+            Tracking::Sam31(parts) => Some(&parts.1),
+        }
     }
 
-    /// Trunk features (1, c, h, w), resized to the ViT grid or not -> features of a frame as the
-    /// tracker keeps them, without the "no memory" embedding
+    /// Trunk features (1, c, h, w), resized to the ViT grid or not, of an image of `size` -> the frame
+    /// as the tracker keeps it, without the "no memory" embedding
     ///
     /// # Errors
     /// For features of another shape.
-    pub fn embed_frame(&self, trunk: &Tensor) -> Result<ImageTokens> {
-        let [fine, middle, coarse] = self.neck.forward(trunk)?;
-        let tokens = coarse.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
-        let high_res_features = self.head.mask_decoder().high_res_features(&fine, &middle)?;
-        Ok(ImageTokens::new(tokens, high_res_features))
+    pub fn embed_frame(&self, trunk: &Tensor, size: Size) -> Result<FrameFeatures> {
+        let Some(Tracking::Sam31(parts)) = &self.tracking else {
+            return Ok(FrameFeatures::new(self.prompts.embed(trunk)?, size));
+        };
+        let (neck, network) = &**parts;
+        let features = image_tokens(neck, network.decoder(), trunk)?;
+        let (prompts, trunk) = (self.prompts.clone(), trunk.clone());
+        Ok(FrameFeatures::new(features, size).with_interactive(move || prompts.embed(&trunk)))
     }
 
-    /// Like [`InteractiveHead::embed_frame`], for an image that has no memory of earlier frames.
+    /// Trunk features as of [`InteractiveHead::embed_frame`] -> what prompts look at, on an image that
+    /// has no memory of earlier frames
     ///
     /// # Errors
     /// For features of another shape.
     pub fn embed(&self, trunk: &Tensor) -> Result<ImageTokens> {
-        let frame = self.embed_frame(trunk)?;
-        let tokens = frame.tokens.broadcast_add(&self.no_mem_embed)?;
-        Ok(ImageTokens::new(tokens, frame.high_res_features))
+        let image = self.prompts.embed(trunk)?;
+        let tokens = image.tokens.broadcast_add(&self.prompts.no_mem_embed)?;
+        Ok(ImageTokens::new(tokens, image.high_res_features))
     }
+}
+
+impl PromptPart {
+    fn embed(&self, trunk: &Tensor) -> Result<ImageTokens> {
+        image_tokens(&self.neck, self.head.mask_decoder(), trunk)
+    }
+}
+
+/// Trunk features (1, c, h, w) as a decoder takes them from its neck.
+fn image_tokens(neck: &Neck, decoder: &MaskDecoder, trunk: &Tensor) -> Result<ImageTokens> {
+    let [fine, middle, coarse] = neck.forward(trunk)?;
+    let tokens = coarse.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
+    let high_res_features = decoder.high_res_features(&fine, &middle)?;
+    Ok(ImageTokens::new(tokens, high_res_features))
 }
 
 impl Sam3 {
@@ -240,7 +211,7 @@ impl InteractiveModel for Sam3 {
         image: &InteractiveEmbedding,
         prompts: &[&VisualPrompt],
     ) -> crate::Result<Decoded> {
-        let head = &self.interactive_head()?.head;
+        let head = self.interactive_head()?.head();
         head.attend_stretched(image, prompts)
     }
 
@@ -250,7 +221,7 @@ impl InteractiveModel for Sam3 {
         decoded: &Decoded,
         masks: Range<usize>,
     ) -> crate::Result<Tensor> {
-        let head = &self.interactive_head()?.head;
+        let head = self.interactive_head()?.head();
         Ok(head.draw(&image.features, decoded, masks)?)
     }
 

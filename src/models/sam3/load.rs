@@ -2,8 +2,9 @@
 
 use candle_nn::VarBuilder;
 
-use super::interactive::{InteractiveHead, Parts};
-use super::{Config, Detector, Sam3, tracking};
+use super::interactive::InteractiveHead;
+use super::parts::Parts;
+use super::{Config, Detector, Sam3};
 use crate::models::LoadOptions;
 use crate::models::inspect::Reading;
 use crate::models::variant::{PromptKind, Variant, is_interactive, is_multiplex};
@@ -80,7 +81,8 @@ impl Sam3 {
         if (options.interactive || options.tracking) && !is_interactive(checkpoint)? {
             return Err(no_interactive_head(&name));
         }
-        if options.tracking && !tracking::PARTS.iter().all(|p| checkpoint.contains_part(p)) {
+        let parts = Parts::of(config.multiplex);
+        if options.tracking && !parts.tracking.iter().all(|p| checkpoint.contains_part(p)) {
             return Err(no_tracker(&name));
         }
         let build = |vb: VarBuilder| {
@@ -89,7 +91,7 @@ impl Sam3 {
         };
         let never = left_out_of(dead_trunk).map(|(part, _)| part);
         let video = match options.tracking {
-            true => tracking::LEFT_OUT,
+            true => parts.unread,
             false => only_video(&config, options.interactive),
         };
         let left_out: Vec<_> = never.chain(video.iter().copied()).collect();
@@ -147,8 +149,9 @@ fn no_interactive_head(name: &str) -> Error {
 
 fn no_tracker(name: &str) -> Error {
     Error::Unsupported {
-        what: format!("tracking with {name} from this file, which has no tracker of SAM 3's kind"),
-        instead: "use sam3.pt, or a LiteText or Stage-1 EfficientSAM3 file".into(),
+        what: format!("tracking with {name} from this file, which has no tracker"),
+        instead: "use sam3.pt, sam3.1_multiplex.pt, or a LiteText or Stage-1 EfficientSAM3 file"
+            .into(),
     }
 }
 

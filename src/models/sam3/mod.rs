@@ -8,6 +8,7 @@ pub mod geometry_encoder;
 pub mod interactive;
 mod load;
 pub mod neck;
+mod parts;
 pub mod scoring;
 pub mod segmentation_head;
 mod tracking;
@@ -18,8 +19,8 @@ pub use config::Config;
 pub use detector::{Detector, Grounding, ImageFeatures, PromptTokens, TextFeatures};
 pub use geometry_encoder::ExemplarBox;
 pub use interactive::InteractiveHead;
-pub(super) use interactive::Parts;
 pub(super) use load::{left_out, survey};
+pub(super) use parts::Parts;
 
 use crate::image::{Image, transform::Square};
 use crate::nn::WeightFormat;

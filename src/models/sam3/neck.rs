@@ -4,7 +4,8 @@
 //! <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/necks.py#L13>.
 //!
 //! The detector (`convs`) and the interactive head (`sam2_convs`, in SAM 3.1 `interactive_convs`) have
-//! one each, equal in shape and with different weights. SAM 3 files have a fourth level (half size),
+//! one each, equal in shape and with different weights, and SAM 3.1 a third one for video
+//! (`propagation_convs`). SAM 3 files have a fourth level (half size),
 //! which is not computed: the model drops it.
 //!
 //! Two steps with nothing between them are one: a transposed convolution and the 1x1 convolution
@@ -19,7 +20,7 @@ use crate::nn::conv_transpose::ConvTranspose2x2;
 use crate::nn::sample::resize_bilinear;
 
 /// Three levels at four, two and one times the trunk's resolution.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Neck {
     grid: usize,
     up4: (ConvTranspose2x2, ConvTranspose2x2),

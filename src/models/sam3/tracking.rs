@@ -5,24 +5,6 @@ use crate::image::Image;
 use crate::models::tracker::{FrameFeatures, Tracker, TrackingModel};
 use crate::{Error, Result, Run};
 
-/// The parts of the files that only tracking needs.
-pub(super) const PARTS: &[&str] = &[
-    "tracker.transformer", // attention to earlier frames
-    "tracker.maskmem_backbone",
-    "tracker.maskmem_tpos_enc",
-    "tracker.mask_downsample",
-    "tracker.no_obj_embed_spatial",
-    "tracker.no_obj_ptr",
-    "tracker.obj_ptr_proj",
-    "tracker.obj_ptr_tpos_proj",
-];
-
-/// The parts of the tracker and its neck that nothing reads.
-pub(super) const LEFT_OUT: &[&str] = &[
-    "tracker.no_mem_pos_enc",
-    "detector.backbone.vision_backbone.sam2_convs.3", // a pyramid level that is dropped
-];
-
 impl Sam3 {
     /// The features of an image that was encoded for text, as a frame of a video: the trunk does not
     /// run again.
@@ -38,7 +20,7 @@ impl Sam3 {
                 instead: "encode it with this model".into(),
             });
         };
-        Ok(FrameFeatures::new(head.embed_frame(trunk)?, image.size))
+        Ok(head.embed_frame(trunk, image.size)?)
     }
 }
 
@@ -61,8 +43,9 @@ impl TrackingModel for Sam3 {
         let head = self.interactive_head()?;
         let pixels = run.stage("preprocess", || self.preprocess(image))?;
         let trunk = run.stage("trunk", || self.detector.features(&pixels))?;
-        let features = run.stage("interactive_neck", || head.embed_frame(&trunk))?;
-        Ok(FrameFeatures::new(features, image.size()))
+        run.stage("interactive_neck", || {
+            head.embed_frame(&trunk, image.size())
+        })
     }
 }
 
@@ -71,18 +54,20 @@ mod tests {
     use candle::{DType, Device};
     use candle_nn::VarBuilder;
 
-    use super::*;
-    use crate::models::sam3::{Config, InteractiveHead};
+    use crate::models::sam3::{Config, InteractiveHead, Parts};
     use crate::weights::Checkpoint;
     use crate::weights::key_lists::key_list;
 
     #[test]
     fn the_tracker_of_every_kind_of_release_is_read_completely() {
-        for list in [
-            "sam3",
-            "sam3_hf",
-            "litetext_mobileclip-s0_ctx16",
-            "efficientsam3_repvit-m0.9_mobileclip-s1",
+        for (list, multiplex) in [
+            ("sam3", false),
+            ("sam3_hf", false),
+            ("litetext_mobileclip-s0_ctx16", false),
+            ("efficientsam3_repvit-m0.9_mobileclip-s1", false),
+            ("sam3.1", true),
+            ("litetext3.1_mobileclip-s0_ctx16", true),
+            ("efficientsam3.1_tinyvit-5m_mobileclip-s0", true),
         ] {
             let checkpoint = Checkpoint::from_shapes(key_list(list)).unwrap();
             let detector = [
@@ -94,8 +79,9 @@ mod tests {
                 "detector.segmentation_head",
                 "detector.dot_prod_scoring",
             ];
-            let left_out = [LEFT_OUT, &detector].concat();
-            let build = |vb: VarBuilder| InteractiveHead::new(&Config::sam3(), true, vb);
+            let left_out = [Parts::of(multiplex).unread, &detector].concat();
+            let config = Config::sam3().with_multiplex(multiplex);
+            let build = |vb: VarBuilder| InteractiveHead::new(&config, true, vb);
             let head = checkpoint.build(DType::F32, &Device::Cpu, &left_out, build);
             assert!(head.unwrap().tracker().is_some(), "{list}");
         }

@@ -19,12 +19,13 @@ use candle::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::Config;
+use super::rotary::RotaryAttention;
 use crate::nn::rope::AxialRope;
-use crate::nn::{LayerNorm, Linear, Precision, layer_norm, linear, sdpa};
+use crate::nn::{LayerNorm, Linear, layer_norm, linear};
 
-const EPS: f64 = 1e-5;
+pub(super) const EPS: f64 = 1e-5;
 /// How much of the frame's positions its features get.
-const POSITION_SHARE: f64 = 0.1;
+pub(super) const POSITION_SHARE: f64 = 0.1;
 
 /// The keys and values of memory attention.
 #[derive(Debug, Clone)]
@@ -42,17 +43,17 @@ pub struct MemoryTokens {
 pub struct MemoryAttention {
     layers: Vec<Layer>,
     norm: LayerNorm,
+    rotary: RotaryAttention,
 }
 
 impl MemoryAttention {
     /// Reads `layers.*` and `norm`.
     pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
-        let rope = AxialRope::new(cfg.dim, cfg.grid, 1., cfg.rope_theta, vb.device())?;
-        let layers =
-            (0..cfg.attention_layers).map(|i| Layer::new(cfg, &rope, vb.pp("layers").pp(i)));
+        let layers = (0..cfg.attention_layers).map(|i| Layer::new(cfg, vb.pp("layers").pp(i)));
         Ok(Self {
             layers: layers.collect::<Result<_>>()?,
             norm: layer_norm(cfg.dim, EPS, vb.pp("norm"))?,
+            rotary: RotaryAttention::new(cfg, vb.device())?,
         })
     }
 
@@ -62,7 +63,7 @@ impl MemoryAttention {
         let xs = (features + (pos * POSITION_SHARE)?)?;
         match self.layers.first() {
             None => Ok(xs),
-            Some(layer) => layer.attend_self(&xs),
+            Some(layer) => layer.attend_self(&xs, &self.rotary),
         }
     }
 
@@ -79,12 +80,13 @@ impl MemoryAttention {
         mut record: impl FnMut(&Tensor),
     ) -> Result<Tensor> {
         let placed = memory.tokens.broadcast_add(&memory.positions)?;
+        let places = self.rotary.places(placed.dim(1)?, memory.pointer_tokens)?;
         let mut xs = attended.clone();
         for (i, layer) in self.layers.iter().enumerate() {
             if i > 0 {
-                xs = layer.attend_self(&xs)?;
+                xs = layer.attend_self(&xs, &self.rotary)?;
             }
-            xs = layer.attend_memory(&xs, &placed, memory)?;
+            xs = layer.attend_memory(&xs, (&placed, &memory.tokens), (&self.rotary, &places))?;
             record(&xs);
         }
         Ok(xs)
@@ -103,9 +105,9 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(cfg: &Config, rope: &AxialRope, vb: VarBuilder) -> Result<Self> {
+    fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
         let norm = |name| layer_norm(cfg.dim, EPS, vb.pp(name));
-        let attention = |width, name| Attention::new(cfg, width, rope, vb.pp(name));
+        let attention = |width, name| Attention::new(cfg, width, vb.pp(name));
         Ok(Self {
             norm1: norm("norm1")?,
             self_attn: attention(cfg.dim, "self_attn")?,
@@ -117,78 +119,61 @@ impl Layer {
         })
     }
 
-    fn attend_self(&self, xs: &Tensor) -> Result<Tensor> {
+    fn attend_self(&self, xs: &Tensor, rotary: &RotaryAttention) -> Result<Tensor> {
         let normed = xs.apply(&self.norm1)?;
-        xs + self.self_attn.forward(&normed, &normed, &normed, 0)?
+        let places = rotary.cells();
+        xs + self
+            .self_attn
+            .forward([&normed, &normed, &normed], (rotary, places))?
     }
 
-    /// `xs` (1 or b, n, d), `placed` the memory tokens with their positions (b, k, m)
-    fn attend_memory(&self, xs: &Tensor, placed: &Tensor, memory: &MemoryTokens) -> Result<Tensor> {
+    /// `xs` (1 or b, n, d), the memory tokens with their positions and without (b, k, m)
+    fn attend_memory(
+        &self,
+        xs: &Tensor,
+        (placed, tokens): (&Tensor, &Tensor),
+        rotary: (&RotaryAttention, &AxialRope),
+    ) -> Result<Tensor> {
         let normed = xs.apply(&self.norm2)?;
-        let (values, pointers) = (&memory.tokens, memory.pointer_tokens);
-        let attended = self.cross_attn.forward(&normed, placed, values, pointers)?;
+        let attended = self.cross_attn.forward([&normed, placed, tokens], rotary)?;
         let xs = attended.broadcast_add(xs)?;
         let hidden = self.linear1.forward_relu(&xs.apply(&self.norm3)?)?;
         self.linear2.forward_onto(&xs, &hidden)
     }
 }
 
-/// Attention with one head, whose queries and keys are rotated by their place in the frame.
+/// The projections of one attention.
 #[derive(Debug, Clone)]
 struct Attention {
     q_proj: Linear,
     k_proj: Linear,
     v_proj: Linear,
     out_proj: Linear,
-    rope: AxialRope,
-    cells: usize, // image tokens of a frame
-    precision: Precision,
 }
 
 impl Attention {
     /// `width` is that of keys and values as they come in.
-    fn new(cfg: &Config, width: usize, rope: &AxialRope, vb: VarBuilder) -> Result<Self> {
+    fn new(cfg: &Config, width: usize, vb: VarBuilder) -> Result<Self> {
         let dim = cfg.dim;
         Ok(Self {
             q_proj: linear(dim, dim, vb.pp("q_proj"))?,
             k_proj: linear(width, dim, vb.pp("k_proj"))?,
             v_proj: linear(width, dim, vb.pp("v_proj"))?,
             out_proj: linear(dim, dim, vb.pp("out_proj"))?,
-            rope: rope.clone(),
-            cells: cfg.grid * cfg.grid,
-            precision: Precision::current(),
         })
     }
 
-    /// `q` (1 or b, n, d), `k` and `v` (b, m, width), of whose keys the last `unrotated` have no
-    /// place -> (b, n, d)
-    fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor, unrotated: usize) -> Result<Tensor> {
-        let q = self.rope.apply(&q.apply(&self.q_proj)?.unsqueeze(1)?)?;
-        let k = self.rotate_keys(&k.apply(&self.k_proj)?, unrotated)?;
-        let (k, v) = (k.unsqueeze(1)?, v.unsqueeze(1)?);
-        let ((_, _, n, d), b) = (q.dims4()?, k.dim(0)?);
-        let q = q.broadcast_as((b, 1, n, d))?;
-        let scale = (d as f64).powf(-0.5);
+    /// Queries (1 or b, n, d), keys and values (b, m, width) -> (b, n, d)
+    fn forward(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        (rotary, places): (&RotaryAttention, &AxialRope),
+    ) -> Result<Tensor> {
+        let (q, k) = (q.apply(&self.q_proj)?, k.apply(&self.k_proj)?);
         // With weights that sum to one, values can be projected when they are attended to: memories
         // are a quarter as wide as what they are projected to, and there are seven of each frame.
-        let attended = sdpa(&q, &k, &v, scale, None, self.precision)?;
-        let attended = attended.squeeze(1)?.apply(&self.v_proj)?;
-        attended.apply(&self.out_proj)
-    }
-
-    /// (b, m, d), whole frames and then `unrotated` tokens -> (b, m, d)
-    fn rotate_keys(&self, k: &Tensor, unrotated: usize) -> Result<Tensor> {
-        let (b, m, d) = k.dims3()?;
-        let Some(rotated) = m.checked_sub(unrotated) else {
-            candle::bail!("{unrotated} of {m} keys are without a place");
-        };
-        let frames = k.narrow(1, 0, rotated)?.contiguous()?;
-        let frames = frames.reshape((b, (), self.cells, d))?;
-        let frames = self.rope.apply(&frames)?.reshape((b, rotated, d))?;
-        match unrotated {
-            0 => Ok(frames),
-            _ => Tensor::cat(&[&frames, &k.narrow(1, rotated, unrotated)?], 1),
-        }
+        let attended = rotary.attend(&q, &k, v, places)?;
+        attended.apply(&self.v_proj)?.apply(&self.out_proj)
     }
 }
 

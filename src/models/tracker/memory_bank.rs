@@ -2,170 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use candle::{Result, Tensor};
+use candle::Result;
 
+use super::Slots;
+use super::entry::Entry;
 use super::selection::{Position, Rules, Selection};
-
-/// What the decoder says of `b` objects on one frame.
-#[derive(Debug, Clone)]
-pub struct Answers {
-    /// Mask logits (b, 4g, 4g), f32; [`ABSENT_LOGIT`] everywhere for an object that is not there.
-    pub low_res_logits: Tensor,
-    /// Object pointers (b, d)
-    pub pointers: Tensor,
-    /// Logit of "the object is there" of each object.
-    pub object_scores: Vec<f32>,
-    /// Predicted IoU of each mask.
-    pub iou_scores: Vec<f32>,
-}
-
-/// Logits of an object that is not there.
-pub const ABSENT_LOGIT: f32 = -1024.;
-
-impl Answers {
-    /// The answer for each object, one after the other.
-    ///
-    /// # Errors
-    /// If a tensor operation fails.
-    pub fn split(&self) -> Result<Vec<Self>> {
-        (0..self.object_scores.len())
-            .map(|i| {
-                Ok(Self {
-                    low_res_logits: self.low_res_logits.narrow(0, i, 1)?,
-                    pointers: self.pointers.narrow(0, i, 1)?,
-                    object_scores: vec![self.object_scores[i]],
-                    iou_scores: vec![self.iou_scores[i]],
-                })
-            })
-            .collect()
-    }
-
-    /// Answers for several objects together.
-    ///
-    /// # Errors
-    /// If there are none, or their sizes differ.
-    pub fn join(answers: &[Self]) -> Result<Self> {
-        let cat =
-            |of: fn(&Self) -> &Tensor| Tensor::cat(&answers.iter().map(of).collect::<Vec<_>>(), 0);
-        Ok(Self {
-            low_res_logits: cat(|a| &a.low_res_logits)?,
-            pointers: cat(|a| &a.pointers)?,
-            object_scores: answers
-                .iter()
-                .flat_map(|a| a.object_scores.clone())
-                .collect(),
-            iou_scores: answers.iter().flat_map(|a| a.iou_scores.clone()).collect(),
-        })
-    }
-}
-
-/// A frame that was answered, and its memory.
-#[derive(Debug, Clone)]
-pub struct Entry {
-    /// Mask logits (b, 4g, 4g), as long as the frame may be prompted again.
-    pub low_res_logits: Option<Tensor>,
-    /// Object pointers (b, d)
-    pub pointers: Tensor,
-    /// Logit of "the object is there" of each object.
-    pub object_scores: Vec<f32>,
-    /// Predicted IoU of each mask.
-    pub iou_scores: Vec<f32>,
-    /// Memory tokens (b, g * g, m), from when the frame is encoded on.
-    pub memory: Option<Tensor>,
-    /// [`Entry::mean_quality`]; not of frames that were prompted.
-    pub quality: Option<f32>,
-}
-
-impl Entry {
-    /// A frame that was prompted.
-    pub fn prompted(answers: Answers, memory: Option<Tensor>) -> Self {
-        Self {
-            low_res_logits: Some(answers.low_res_logits),
-            pointers: answers.pointers,
-            object_scores: answers.object_scores,
-            iou_scores: answers.iou_scores,
-            memory,
-            quality: None,
-        }
-    }
-
-    /// A frame that was tracked.
-    pub fn tracked(answers: Answers, memory: Option<Tensor>) -> Self {
-        let mut entry = Self::prompted(answers, memory);
-        entry.quality = Some(entry.mean_quality());
-        entry
-    }
-
-    /// How good the masks are taken together: the mean over objects of the probability that the
-    /// object is there, rescaled to 0 at logit 0, times the mean of the predicted IoUs.
-    ///
-    /// Follows `cal_mem_score`,
-    /// <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/sam3_tracker_base.py#L508>.
-    ///
-    /// Easy to get wrong: it is no mean of products. There scores are a column and IoUs a row, so
-    /// each score meets each IoU.
-    pub fn mean_quality(&self) -> f32 {
-        let mean = |xs: &[f32]| xs.iter().sum::<f32>() / xs.len().max(1) as f32;
-        mean(&self.presence()) * mean(&self.iou_scores)
-    }
-
-    /// Of each object the probability that it is there, rescaled to 0 at logit 0.
-    fn presence(&self) -> Vec<f32> {
-        let rescaled = |score: &f32| match *score > 0. {
-            true => 2. / (1. + (-score).exp()) - 1.,
-            false => 0.,
-        };
-        self.object_scores.iter().map(rescaled).collect()
-    }
-
-    /// Limits of the quality after any of the objects are removed.
-    fn quality_limits(&self) -> [f32; 2] {
-        let presence = self.presence();
-        let limit = |pick: fn(f32, f32) -> f32| {
-            let of = |xs: &[f32]| xs.iter().copied().reduce(pick).unwrap_or_default();
-            of(&presence) * of(&self.iou_scores)
-        };
-        [limit(f32::min), limit(f32::max)]
-    }
-
-    /// The answer for one object, if its mask is still there.
-    ///
-    /// # Errors
-    /// If a tensor operation fails.
-    pub fn answer(&self, object: usize) -> Result<Option<Answers>> {
-        let Some(logits) = &self.low_res_logits else {
-            return Ok(None);
-        };
-        Ok(Some(Answers {
-            low_res_logits: logits.narrow(0, object, 1)?,
-            pointers: self.pointers.narrow(0, object, 1)?,
-            object_scores: vec![self.object_scores[object]],
-            iou_scores: vec![self.iou_scores[object]],
-        }))
-    }
-
-    /// Keeps only the objects at `indices`.
-    fn keep_objects(&mut self, indices: &[u32]) -> Result<()> {
-        let rows = Tensor::new(indices, self.pointers.device())?;
-        let of = |values: &[f32]| indices.iter().map(|i| values[*i as usize]).collect();
-        let pick = |xs: &Tensor| xs.contiguous()?.index_select(&rows, 0);
-        self.low_res_logits = self.low_res_logits.as_ref().map(pick).transpose()?;
-        self.pointers = pick(&self.pointers)?;
-        self.memory = self.memory.as_ref().map(pick).transpose()?;
-        self.object_scores = of(&self.object_scores);
-        self.iou_scores = of(&self.iou_scores);
-        self.quality = Some(self.mean_quality());
-        Ok(())
-    }
-
-    fn bytes(&self) -> usize {
-        let tensors = self.memory.iter().chain(&self.low_res_logits);
-        let tensors = tensors.chain([&self.pointers]);
-        tensors
-            .map(|t| t.elem_count() * t.dtype().size_in_bytes())
-            .sum()
-    }
-}
 
 /// The frames that later ones can attend to, for objects that are tracked together.
 #[derive(Debug, Clone, Default)]
@@ -206,6 +47,11 @@ impl MemoryBank {
         found.map(|(_, entry)| entry)
     }
 
+    /// Whether a frame is remembered as an ordinary one.
+    pub fn is_ordinary(&self, frame: usize) -> bool {
+        self.ordinary.contains_key(&frame)
+    }
+
     /// A frame of either kind.
     pub fn get(&self, frame: usize) -> Option<&Entry> {
         self.cond(frame).or_else(|| self.ordinary.get(&frame))
@@ -243,14 +89,16 @@ impl MemoryBank {
         true
     }
 
-    /// Keeps only the objects at `indices`. The quality of every frame is now theirs.
+    /// Takes out the object at a place, in `slots` as well. The quality of every frame is now that of
+    /// the others.
     ///
     /// # Errors
     /// If a tensor operation fails.
-    pub fn keep_objects(&mut self, indices: &[u32]) -> Result<()> {
+    pub fn remove_object(&mut self, object: usize, slots: &mut Slots) -> Result<()> {
+        let left = slots.remove(object);
         let entries = self.cond.iter_mut().map(|(_, entry)| entry);
         for entry in entries.chain(self.ordinary.values_mut()) {
-            entry.keep_objects(indices)?;
+            entry.remove_object(object, &left, slots.width())?;
         }
         Ok(())
     }
@@ -275,6 +123,11 @@ impl MemoryBank {
         self.forget_cond(rules, at, reach);
         let Some(min_quality) = rules.min_quality else {
             self.ordinary.retain(|t, _| t + reach > at);
+            for (t, entry) in &mut self.ordinary {
+                if t + rules.num_memories - 1 <= at {
+                    (entry.memory, entry.features) = (None, None);
+                }
+            }
             return;
         };
         let mut good_for_all = 0;
@@ -319,7 +172,8 @@ impl MemoryBank {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle::{DType, Device};
+    use crate::models::tracker::Answers;
+    use candle::{DType, Device, Tensor};
 
     /// Two objects of which each is good on every third frame, and both on every sixth.
     fn entry(frame: usize) -> Entry {
@@ -331,7 +185,10 @@ mod tests {
             object_scores: vec![score(2), score(3)],
             iou_scores: vec![0.9, 0.8],
         };
-        Entry::tracked(answers, Some(zeros(&[2, 1, 2])))
+        Entry {
+            memory: Some(zeros(&[2, 1, 2])),
+            ..Entry::tracked(answers, &Slots::of(1, 2)).unwrap()
+        }
     }
 
     fn rules(min_quality: Option<f32>) -> Rules {
@@ -340,6 +197,7 @@ mod tests {
             max_cond_frames: Some(4),
             max_pointers: 16,
             min_quality,
+            placed_conditioning: false,
         }
     }
 
@@ -381,7 +239,7 @@ mod tests {
             }
             // Quality rises when the second object goes, and what is needed then is still there.
             for bank in [&mut all, &mut some] {
-                bank.keep_objects(&[0]).unwrap();
+                bank.remove_object(1, &mut Slots::of(1, 2)).unwrap();
             }
             let at = Position {
                 frame: 400,

@@ -4,23 +4,41 @@
 //! <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/sam3_tracker_base.py#L20>, which
 //! is the tracker of SAM 2.1 with other limits.
 //!
+//! The tracker of SAM 3.1, which answers up to 16 objects in one pass, shares everything that is
+//! kept and selected, see [`multiplex`].
+//!
 //! Tensors have the official names; all of them lie below `tracker` in a file of SAM 3.
 
+pub mod decoupled_attention;
+pub mod entry;
+pub mod frame;
 pub mod memory_attention;
 pub mod memory_bank;
 pub mod memory_encoder;
+pub mod multiplex;
 pub mod network;
 pub mod object_pointer;
+mod prompt_network;
+mod rotary;
 pub mod selection;
+pub mod slots;
+#[cfg(test)]
+pub(crate) mod toy;
 
 use candle::{Result, Tensor};
 
+pub use decoupled_attention::DecoupledAttention;
+pub use entry::{ABSENT_LOGIT, Answers, Entry};
+pub use frame::FrameFeatures;
 pub use memory_attention::{MemoryAttention, MemoryTokens};
-pub use memory_bank::{ABSENT_LOGIT, Answers, Entry, MemoryBank};
-pub use memory_encoder::{MaskProbability, MemoryEncoder};
-pub use network::{FrameFeatures, LabeledPoint, TrackerNetwork};
-pub use object_pointer::ObjectPointers;
+pub use memory_bank::MemoryBank;
+pub use memory_encoder::{MaskProbability, MemoryEncoder, MemoryMasks};
+pub use multiplex::MultiplexNetwork;
+pub use network::TrackerNetwork;
+pub use object_pointer::{PointerHead, PointerTokens};
+pub use prompt_network::LabeledPoint;
 pub use selection::{Position, Rules, Selection};
+pub use slots::Slots;
 
 use crate::Run;
 use crate::image::Image;
@@ -38,6 +56,8 @@ pub struct Config {
     pub image_size: usize,
     /// Layers of the memory attention.
     pub attention_layers: usize,
+    /// Its heads.
+    pub attention_heads: usize,
     /// Hidden width of its feed-forward networks.
     pub attention_ffn_dim: usize,
     /// Base of its rotary frequencies.
@@ -52,6 +72,12 @@ pub struct Config {
     pub min_quality: Option<f32>,
     /// Points of a prompt that are looked at: as many of the first as of the last.
     pub max_prompt_points: Option<usize>,
+    /// Objects that one pass answers, see [`Slots`].
+    pub slots: usize,
+    /// Channels of the masks after each halving of their side in the memory encoder.
+    pub mask_channels: [usize; 5],
+    /// What probabilities of 1 become before they are encoded; those of 0 are the negative.
+    pub mask_magnitude: f64,
     /// The rules by which a session prompts and groups objects.
     pub generation: Generation,
 }
@@ -65,6 +91,9 @@ pub enum Generation {
     /// Objects are tracked together, and of their masks on a prompted frame each pixel belongs to
     /// one. Prompts look at their own frame only. A mask stays what it is at the size of the video.
     Sam3,
+    /// As SAM 3, but a prompt does not see earlier answers either, and what a prompted frame is
+    /// remembered by are probabilities. An object can join others where they were tracked.
+    Sam31,
 }
 
 impl Config {
@@ -76,6 +105,7 @@ impl Config {
             grid,
             image_size,
             attention_layers: 4,
+            attention_heads: 1,
             attention_ffn_dim: 2048,
             rope_theta: 10_000.,
             max_pointers: 16,
@@ -83,7 +113,24 @@ impl Config {
             max_cond_frames: Some(4),
             min_quality: Some(0.01),
             max_prompt_points: Some(16),
+            slots: 1,
+            mask_channels: [1, 4, 16, 64, 256],
+            mask_magnitude: 10.,
             generation: Generation::Sam3,
+        }
+    }
+
+    /// The tracker of every released SAM 3.1 with `grid`² image tokens.
+    pub fn sam31(grid: usize, image_size: usize) -> Self {
+        Self {
+            memory_dim: 256,
+            attention_heads: 8,
+            min_quality: None,
+            slots: 16,
+            mask_channels: [32, 16, 64, 256, 1024],
+            mask_magnitude: 1.,
+            generation: Generation::Sam31,
+            ..Self::sam3(grid, image_size)
         }
     }
 
@@ -115,6 +162,7 @@ impl Config {
             max_cond_frames: self.max_cond_frames,
             max_pointers: self.max_pointers,
             min_quality: self.min_quality,
+            placed_conditioning: self.generation == Generation::Sam31,
         }
     }
 }
@@ -124,10 +172,19 @@ impl Config {
 pub struct Memories<'a> {
     /// What is remembered of other frames.
     pub bank: &'a MemoryBank,
+    /// The slots of its objects.
+    pub slots: &'a Slots,
     /// What of it was selected.
     pub selection: &'a Selection,
     /// Frames of the video.
     pub num_frames: usize,
+}
+
+impl<'a> Memories<'a> {
+    fn entry(&self, frame: usize) -> Result<&'a Entry> {
+        let entry = self.bank.get(frame);
+        entry.ok_or_else(|| network::not_remembered(frame))
+    }
 }
 
 /// Follows objects from frame to frame. The objects that are tracked together are a batch.
@@ -161,19 +218,13 @@ pub trait Tracker: Send + Sync {
     /// If nothing was selected, or what was is not in the bank.
     fn track(&self, frame: &FrameFeatures, memory: Memories) -> Result<Answers>;
 
-    /// The memory (b, g * g, m) of a frame whose objects have mask logits (b, side, side).
+    /// The memory (buckets, g * g, m) of a frame.
     ///
     /// # Errors
-    /// If a tensor operation fails.
-    fn remember(
-        &self,
-        frame: &FrameFeatures,
-        mask_logits: &Tensor,
-        object_scores: &[f32],
-        probability: MaskProbability,
-    ) -> Result<Tensor>;
+    /// For more or fewer masks than objects have slots.
+    fn remember(&self, frame: &FrameFeatures, masks: &MemoryMasks) -> Result<Tensor>;
 
-    /// The pointer (1, d) to an object that is not there.
+    /// The pointer (1, d) to an object that was never seen on a frame.
     fn absent_pointer(&self) -> Tensor;
 }
 

@@ -1,69 +1,27 @@
-//! The network of a tracker: head, memory encoder and memory attention together.
+//! The network of a tracker of one object at a time: head, memory encoder and memory attention
+//! together.
 
-use std::ops::Range;
-use std::sync::{Arc, OnceLock};
-
-use candle::{DType, Result, Tensor};
+use candle::{Result, Tensor};
 use candle_nn::VarBuilder;
 
+use super::entry::Answers;
+use super::frame::FrameFeatures;
 use super::memory_attention::{MemoryAttention, MemoryTokens};
-use super::memory_bank::{ABSENT_LOGIT, Answers};
-use super::memory_encoder::{MaskProbability, MemoryEncoder};
-use super::object_pointer::ObjectPointers;
+use super::memory_encoder::{MemoryEncoder, MemoryMasks};
+use super::object_pointer::PointerTokens;
+use super::prompt_network::{LabeledPoint, PromptNetwork};
 use super::{Config, Memories, Tracker};
-use crate::Size;
-use crate::models::head::{Decoded, ImageTokens, Label, NUM_MASKS, SamHead};
-use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
+use crate::models::head::SamHead;
 use crate::nn::posenc::sine_2d;
-
-/// A point or a corner of a box, in pixels of the model's input.
-pub type LabeledPoint = ([f32; 2], Label);
-
-/// A mask is stable if moving the threshold by this much either way...
-const STABILITY_DELTA: f32 = 0.05;
-/// ...keeps at least this share of its pixels.
-const STABILITY_THRESHOLD: f32 = 0.98;
-
-/// A frame as every object of it sees it: cheap to clone.
-#[derive(Debug, Clone)]
-pub struct FrameFeatures {
-    /// Features of the neck, without the "no memory" embedding.
-    pub image: ImageTokens,
-    /// Size of the original frame.
-    pub size: Size,
-    /// The first self-attention of the memory attention, the same for all objects; computed when
-    /// the frame is first tracked.
-    attended: Arc<OnceLock<Tensor>>,
-}
-
-impl FrameFeatures {
-    /// A frame that was not tracked yet.
-    pub fn new(image: ImageTokens, size: Size) -> Self {
-        Self {
-            image,
-            size,
-            attended: Arc::default(),
-        }
-    }
-
-    /// Memory that the features keep, in bytes.
-    pub fn bytes(&self) -> usize {
-        let attended = self.attended.get();
-        let attended = attended.map_or(0, |t| t.elem_count() * t.dtype().size_in_bytes());
-        self.image.bytes() + attended
-    }
-}
 
 /// The network of a tracker. Objects that are tracked together are a batch.
 #[derive(Debug, Clone)]
 pub struct TrackerNetwork {
     cfg: Config,
-    head: SamHead,
+    prompts: PromptNetwork,
     encoder: MemoryEncoder,
     attention: MemoryAttention,
-    pointers: ObjectPointers,
-    mask_downsample: Conv2d,
-    no_memory: Tensor,             // (1, 1, d)
+    pointers: PointerTokens,
     frame_positions: Tensor,       // (1, g * g, d)
     memory_positions: Vec<Tensor>, // of each row of the temporal embedding (1, g * g, m)
 }
@@ -75,148 +33,76 @@ impl TrackerNetwork {
     /// # Errors
     /// If a tensor is missing or has another shape.
     pub fn new(cfg: &Config, head: &SamHead, vb: VarBuilder) -> Result<Self> {
-        let (d, m, g) = (cfg.dim, cfg.memory_dim, cfg.grid);
-        let positions = |width| -> Result<Tensor> {
-            let map = sine_2d(g, g, width, vb.device())?.to_dtype(vb.dtype())?;
-            map.flatten_from(2)?.transpose(1, 2)?.contiguous()
-        };
-        let in_space = positions(m)?;
-        let in_time = vb.get((cfg.num_memories, 1, 1, m), "maskmem_tpos_enc")?;
-        let row = |i| in_space.broadcast_add(&in_time.narrow(0, i, 1)?.squeeze(0)?);
         Ok(Self {
-            head: head.clone(),
+            prompts: PromptNetwork::new(head, vb.clone())?,
             encoder: MemoryEncoder::new(cfg, vb.clone())?,
             attention: MemoryAttention::new(cfg, vb.pp("transformer.encoder"))?,
-            pointers: ObjectPointers::new(cfg, vb.clone())?,
-            mask_downsample: mask_downsample(vb.clone())?,
-            no_memory: vb.get((1, 1, d), "no_mem_embed")?,
-            frame_positions: positions(d)?,
-            memory_positions: (0..cfg.num_memories).map(row).collect::<Result<_>>()?,
+            pointers: PointerTokens::new(cfg, vb.clone())?,
+            frame_positions: frame_positions(cfg.grid, cfg.dim, &vb)?,
+            memory_positions: memory_positions(cfg, &vb)?,
             cfg: cfg.clone(),
         })
     }
 
     /// Prompt encoder and mask decoder.
     pub fn head(&self) -> &SamHead {
-        &self.head
-    }
-
-    fn memory_tokens(&self, memory: Memories) -> Result<MemoryTokens> {
-        let Memories {
-            bank,
-            selection,
-            num_frames,
-        } = memory;
-        let missing = |t: usize| candle::Error::msg(format!("frame {t} is not remembered"));
-        let entry = |t: usize| bank.get(t).ok_or_else(|| missing(t));
-        let (mut tokens, mut positions) = (vec![], vec![]);
-        for (t, row) in &selection.memories {
-            let memory = entry(*t)?.memory.as_ref();
-            tokens.push(memory.ok_or_else(|| missing(*t))?.clone());
-            positions.push(self.memory_positions[*row].clone());
-        }
-        let mut pointer_tokens = 0;
-        if !selection.pointers.is_empty() {
-            let (frames, offsets): (Vec<usize>, Vec<i64>) =
-                selection.pointers.iter().copied().unzip();
-            let pointers = frames.iter().map(|t| Ok(&entry(*t)?.pointers));
-            let pointers = self
-                .pointers
-                .tokens(&pointers.collect::<Result<Vec<_>>>()?)?;
-            pointer_tokens = pointers.dim(1)?;
-            tokens.push(pointers);
-            positions.push(self.pointers.positions(&offsets, num_frames)?);
-        }
-        Ok(MemoryTokens {
-            tokens: Tensor::cat(&tokens, 1)?,
-            positions: Tensor::cat(&positions, 1)?,
-            pointer_tokens,
-        })
+        self.prompts.head()
     }
 
     /// The features of a frame (1 or b, g * g, d) that know of `memory`.
     fn remind(&self, frame: &FrameFeatures, memory: Memories) -> Result<Tensor> {
-        let memory = self.memory_tokens(memory)?;
-        let attended = match frame.attended.get() {
-            Some(attended) => attended.clone(),
-            None => {
-                let tokens = &frame.image.tokens;
-                let attended = self.attention.attend_frame(tokens, &self.frame_positions)?;
-                frame.attended.get_or_init(|| attended).clone()
-            }
-        };
-        self.attention.forward(&attended, &memory)
+        let memory = memory_tokens(memory, &self.memory_positions, &self.pointers)?;
+        let tokens = &frame.image.tokens;
+        let attend = || self.attention.attend_frame(tokens, &self.frame_positions);
+        self.attention.forward(frame.attended(attend)?, &memory)
     }
+}
 
-    /// `tokens` (1 or b, g * g, d) with as many points for each of `b` objects
-    fn decode(
-        &self,
-        tokens: &Tensor,
-        points: &[&[LabeledPoint]],
-        mask: Option<&Tensor>,
-    ) -> Result<Decoded> {
-        let encoder = self.head.prompt_encoder();
-        let dense = match mask {
-            Some(mask) => encoder.embed_masks(mask)?,
-            None => encoder.no_mask().clone(),
-        };
-        self.head.mask_decoder().attend(
-            &tokens.broadcast_add(&dense)?,
-            encoder.dense_pe(),
-            &encoder.embed_points(points)?,
-        )
-    }
+/// Positions of a frame's tokens in `width` channels (1, g * g, width).
+pub(super) fn frame_positions(grid: usize, width: usize, vb: &VarBuilder) -> Result<Tensor> {
+    let map = sine_2d(grid, grid, width, vb.device())?.to_dtype(vb.dtype())?;
+    map.flatten_from(2)?.transpose(1, 2)?.contiguous()
+}
 
-    /// The best of three masks where the prompt is `ambiguous`, else the first one, or the best of
-    /// the others if it is not stable.
-    ///
-    /// Easy to get wrong: the pointer of a mask that is not stable is still that of the first one.
-    fn answers(
-        &self,
-        frame: &FrameFeatures,
-        decoded: &Decoded,
-        ambiguous: bool,
-    ) -> Result<Answers> {
-        let masks: Range<usize> = if ambiguous {
-            1..NUM_MASKS
-        } else {
-            0..NUM_MASKS
-        };
-        let logits = self.head.draw(&frame.image, decoded, masks.clone())?;
-        let ious = decoded
-            .iou
-            .narrow(1, masks.start, masks.len())?
-            .to_vec2::<f32>()?;
-        let (mut chosen, mut pointed, mut iou_scores) = (vec![], vec![], vec![]);
-        for (i, ious) in ious.iter().enumerate() {
-            let best = match ambiguous || !is_stable(&logits.get(i)?.get(0)?)? {
-                true => first_largest(ious, usize::from(!ambiguous)),
-                false => 0,
-            };
-            chosen.push(logits.narrow(0, i, 1)?.narrow(1, best, 1)?.squeeze(1)?);
-            let token = if ambiguous { masks.start + best } else { 0 };
-            pointed.push(
-                decoded
-                    .mask_tokens
-                    .narrow(0, i, 1)?
-                    .narrow(1, token, 1)?
-                    .squeeze(1)?,
-            );
-            iou_scores.push(ious[best]);
-        }
-        let is_there = present(decoded)?;
-        let logits = Tensor::cat(&chosen, 0)?;
-        let absent = Tensor::full(ABSENT_LOGIT, logits.shape(), logits.device())?;
-        let mask = is_there.reshape(((), 1, 1))?.broadcast_as(logits.shape())?;
-        Ok(Answers {
-            low_res_logits: mask.where_cond(&logits, &absent)?,
-            pointers: self
-                .pointers
-                .forward(&Tensor::cat(&pointed, 0)?, &is_there)?,
-            object_scores: object_scores(decoded)?.to_vec1()?,
-            iou_scores,
-        })
+/// Positions in space and time of memory tokens, of each row of `maskmem_tpos_enc` (1, g * g, m).
+pub(super) fn memory_positions(cfg: &Config, vb: &VarBuilder) -> Result<Vec<Tensor>> {
+    let in_space = frame_positions(cfg.grid, cfg.memory_dim, vb)?;
+    let in_time = vb.get((cfg.num_memories, 1, 1, cfg.memory_dim), "maskmem_tpos_enc")?;
+    let row = |i| in_space.broadcast_add(&in_time.narrow(0, i, 1)?.squeeze(0)?);
+    (0..cfg.num_memories).map(row).collect()
+}
+
+/// What a frame attends to: memories in the order in which they were selected, then pointers.
+pub(super) fn memory_tokens(
+    memory: Memories,
+    rows: &[Tensor],
+    pointers: &PointerTokens,
+) -> Result<MemoryTokens> {
+    let (mut tokens, mut positions) = (vec![], vec![]);
+    for (t, row) in &memory.selection.memories {
+        let kept = memory.entry(*t)?.memory.as_ref();
+        tokens.push(kept.ok_or_else(|| not_remembered(*t))?.clone());
+        positions.push(rows[*row].clone());
     }
+    let mut pointer_tokens = 0;
+    if !memory.selection.pointers.is_empty() {
+        let selected = memory.selection.pointers.iter().copied();
+        let (frames, offsets): (Vec<usize>, Vec<i64>) = selected.unzip();
+        let kept = frames.iter().map(|t| Ok(&memory.entry(*t)?.pointers));
+        let kept = pointers.tokens(&kept.collect::<Result<Vec<_>>>()?)?;
+        pointer_tokens = kept.dim(1)?;
+        tokens.push(kept);
+        positions.push(pointers.positions(&offsets, memory.num_frames)?);
+    }
+    Ok(MemoryTokens {
+        tokens: Tensor::cat(&tokens, 1)?,
+        positions: Tensor::cat(&positions, 1)?,
+        pointer_tokens,
+    })
+}
+
+pub(super) fn not_remembered(frame: usize) -> candle::Error {
+    candle::Error::msg(format!("frame {frame} is not remembered"))
 }
 
 impl Tracker for TrackerNetwork {
@@ -231,105 +117,26 @@ impl Tracker for TrackerNetwork {
         earlier: Option<&Tensor>,
         memory: Option<Memories>,
     ) -> Result<Answers> {
-        let padded = [points, &[PADDING]].concat();
-        let tokens = match memory {
-            Some(memory) => self.remind(frame, memory)?,
-            None => frame.image.tokens.broadcast_add(&self.no_memory)?,
-        };
-        let decoded = self.decode(&tokens, &[&padded], earlier)?;
-        self.answers(frame, &decoded, points.len() <= 1)
+        let tokens = memory
+            .map(|memory| self.remind(frame, memory))
+            .transpose()?;
+        self.prompts.prompt(&frame.image, tokens, points, earlier)
     }
 
     fn point_to_mask(&self, frame: &FrameFeatures, mask: &Tensor) -> Result<Tensor> {
-        let prompt = mask
-            .unsqueeze(1)?
-            .apply(&self.mask_downsample)?
-            .squeeze(1)?;
-        let decoded = self.decode(&frame.image.tokens, &[&[PADDING; 2]], Some(&prompt))?;
-        let is_there = present(&decoded)?;
-        let is_drawn = mask.flatten_from(1)?.max(1)?.gt(0f64)?;
-        let token = decoded.mask_tokens.narrow(1, 0, 1)?.squeeze(1)?;
-        self.pointers.forward(&token, &(is_there * is_drawn)?)
+        self.prompts.point_to_mask(&frame.image, mask)
     }
 
     fn track(&self, frame: &FrameFeatures, memory: Memories) -> Result<Answers> {
-        let tokens = self.remind(frame, memory)?;
-        let points = vec![&[PADDING; 2][..]; tokens.dim(0)?];
-        let decoded = self.decode(&tokens, &points, None)?;
-        self.answers(frame, &decoded, true)
+        self.prompts
+            .follow(&frame.image, &self.remind(frame, memory)?)
     }
 
-    fn remember(
-        &self,
-        frame: &FrameFeatures,
-        mask_logits: &Tensor,
-        object_scores: &[f32],
-        probability: MaskProbability,
-    ) -> Result<Tensor> {
-        let features = &frame.image.tokens;
-        let scores = Tensor::new(object_scores, features.device())?;
-        self.encoder
-            .forward(features, mask_logits, &scores, probability)
+    fn remember(&self, frame: &FrameFeatures, masks: &MemoryMasks) -> Result<Tensor> {
+        self.encoder.forward(&frame.image.tokens, masks)
     }
 
     fn absent_pointer(&self) -> Tensor {
-        self.pointers.absent().clone()
-    }
-}
-
-/// Makes of a mask (b, 1, 16g, 16g) a mask prompt of a quarter of its side.
-fn mask_downsample(vb: VarBuilder) -> Result<Conv2d> {
-    let quarter = ConvConfig::default().with_stride(4);
-    conv2d(1, 1, 4, quarter, vb.pp("mask_downsample"))
-}
-
-/// A point that is none.
-const PADDING: LabeledPoint = ([0., 0.], Label::Padding);
-
-fn object_scores(decoded: &Decoded) -> Result<&Tensor> {
-    match &decoded.object_score {
-        Some(scores) => Ok(scores),
-        None => candle::bail!("a tracker needs a head that scores objects"),
-    }
-}
-
-/// Of each object whether it is there (b), u8
-fn present(decoded: &Decoded) -> Result<Tensor> {
-    object_scores(decoded)?.gt(0f64)
-}
-
-/// The index of the largest value from `start` on, of equal ones the first.
-fn first_largest(values: &[f32], start: usize) -> usize {
-    let mut best = start;
-    for i in start..values.len() {
-        if values[i] > values[best] {
-            best = i;
-        }
-    }
-    best
-}
-
-/// Mask logits that hardly depend on the threshold.
-fn is_stable(logits: &Tensor) -> Result<bool> {
-    let above = |threshold: f32| -> Result<f32> {
-        let above = logits.gt(f64::from(threshold))?.to_dtype(DType::F32)?;
-        above.sum_all()?.to_scalar()
-    };
-    let low = above(-STABILITY_DELTA)?;
-    Ok(low == 0. || above(STABILITY_DELTA)? / low >= STABILITY_THRESHOLD)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::nn::golden::{Golden, assert_close};
-
-    #[test]
-    fn a_mask_becomes_the_prompt_that_it_is_to_the_original() -> Result<()> {
-        let golden = Golden::open("object_pointer");
-        let prompt = mask_downsample(golden.weights())?;
-        let got = golden.tensor("in.mask").apply(&prompt)?;
-        assert_close(&got, &golden.tensor("out.mask_prompt"), 5e-6);
-        Ok(())
+        self.prompts.pointers().never_seen().clone()
     }
 }

@@ -11,6 +11,8 @@
 //! - The neighbour is among them whatever its quality, even if it has no memory of its own.
 //! - Going forward, frame 0 is never looked at as an ordinary frame.
 //! - A conditioning frame that was not chosen counts as an ordinary one.
+//! - In SAM 3.1 a conditioning frame at distance d of 1 to 6 has row 6 - d, which is that of the
+//!   ordinary frame at distance 7 - d, and any other row 6. Its pointer counts ahead of it, too.
 
 use std::collections::BTreeMap;
 
@@ -25,6 +27,8 @@ pub struct Rules {
     pub max_pointers: usize,
     /// Only frames whose quality is above this are recent ones; all without it.
     pub min_quality: Option<f32>,
+    /// Conditioning frames are placed in time by their distance, and those ahead have a pointer.
+    pub placed_conditioning: bool,
 }
 
 /// The frame that attends.
@@ -79,8 +83,14 @@ impl Rules {
         let recent = self.recent(at, ordinary, quality);
         let rank_of = |rank: usize| recent.get(rank - 1).copied().flatten();
 
-        let cond_row = self.num_memories - 1;
-        let mut memories: Vec<_> = chosen.iter().map(|t| (*t, cond_row)).collect();
+        let last_row = self.num_memories - 1;
+        let cond_row = |t: usize| match usize::try_from(at.offset(t)) {
+            Ok(distance) if self.placed_conditioning && (1..=last_row).contains(&distance) => {
+                last_row - distance
+            }
+            _ => last_row,
+        };
+        let mut memories: Vec<_> = chosen.iter().map(|t| (*t, cond_row(*t))).collect();
         for rank in (1..self.num_memories).rev() {
             if let Some(t) = rank_of(rank).filter(|t| is_known(*t)) {
                 memories.push((t, rank - 1));
@@ -89,7 +99,8 @@ impl Rules {
         let mut pointers: Vec<_> = chosen
             .iter()
             .map(|t| (*t, at.offset(*t)))
-            .filter(|(_, offset)| *offset >= 0)
+            .filter(|(_, offset)| *offset >= 0 || self.placed_conditioning)
+            .map(|(t, offset)| (t, offset.abs()))
             .collect();
         let ranks = match self.min_quality {
             None => recent.len(),
@@ -191,6 +202,7 @@ mod tests {
             max_cond_frames: Some(4),
             max_pointers: 16,
             min_quality: memory_selection.then_some(0.01),
+            placed_conditioning: false,
         }
     }
 
@@ -216,6 +228,27 @@ mod tests {
             };
             assert_eq!(got, want, "case {i}: {at:?}");
         }
+    }
+
+    #[test]
+    fn conditioning_frames_of_sam31_are_placed_by_their_distance_on_either_side() {
+        let rules = Rules {
+            placed_conditioning: true,
+            ..rules(false)
+        };
+        let ordinary: BTreeMap<usize, ()> = (1..8).map(|t| (t, ())).collect();
+        let select = |frame| {
+            let at = Position {
+                frame,
+                num_frames: 30,
+                reverse: false,
+            };
+            rules.select(at, &[0, 20], &ordinary, |()| None)
+        };
+        let near = select(3);
+        assert_eq!(near.memories, [(0, 3), (20, 6), (1, 1), (2, 0)]);
+        assert_eq!(near.pointers, [(0, 3), (20, 17), (2, 1), (1, 2)]);
+        assert_eq!(select(7).memories[..3], [(0, 6), (20, 6), (1, 5)]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use candle::Tensor;
 use serde_json::Value;
 
-use super::group::{Group, Known};
+use super::group::{Group, Known, Prompted};
 use crate::models::head::Label;
 use crate::models::sam3::Sam3;
 use crate::models::tracker::{FrameFeatures, LabeledPoint, Position, Rules, TrackingModel};
@@ -100,7 +100,7 @@ fn repeat(reference: &Reference, model: &Sam3, frames: &[FrameFeatures], is_fed:
         ..rules
     };
     let side = tracker.config().image_size as f32;
-    let mut group = Group::default();
+    let mut group = Group::new(tracker.config().slots);
     for (i, step) in reference.steps.iter().enumerate() {
         let t = step["frame"].as_u64().unwrap() as usize;
         let name = step["step"].as_str().unwrap();
@@ -112,7 +112,9 @@ fn repeat(reference: &Reference, model: &Sam3, frames: &[FrameFeatures], is_fed:
                 .unwrap();
         } else {
             if group.is_pending() {
-                group.remember_prompts(tracker).unwrap();
+                group
+                    .remember_prompts(tracker, Prompted::Conditioning)
+                    .unwrap();
             }
             let at = Position {
                 frame: t,

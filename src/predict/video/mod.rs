@@ -33,6 +33,8 @@ mod frames;
 mod full_size;
 mod group;
 #[cfg(test)]
+mod multiplex_tests;
+#[cfg(test)]
 mod sam2_tests;
 pub mod session;
 pub mod simple;

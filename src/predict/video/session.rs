@@ -12,7 +12,7 @@ use crate::models::tracker::{
 use crate::{Error, Result, Run, Size};
 
 use super::frames::{Frames, other_size};
-use super::group::{Group, mask_of, unknown};
+use super::group::{Group, Prompted, mask_of, unknown};
 use super::state::{self, GroupRecord};
 use super::{FrameMasks, ObjectMask};
 
@@ -40,8 +40,8 @@ pub enum Keep {
     All,
 }
 
-/// Which objects share a batch and the choice of the frames they attend to. SAM 2.1 tracks each object
-/// alone whatever this is.
+/// Which objects share a batch and the choice of the frames they attend to, and in SAM 3.1 the passes
+/// that answer 16 of them. SAM 2.1 tracks each object alone whatever this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Grouping {
@@ -276,7 +276,7 @@ impl<'m> Session<'m> {
         let index = match known.or_else(open) {
             Some(index) => index,
             None => {
-                self.groups.push(Group::default());
+                self.groups.push(Group::new(self.tracker.config().slots));
                 self.first_frames.push(frame);
                 self.groups.len() - 1
             }
@@ -295,7 +295,7 @@ impl<'m> Session<'m> {
         let rules = self.tracker.config().rules();
         for group in &mut self.groups {
             if group.is_pending() {
-                group.remember_prompts(self.tracker)?;
+                group.remember_prompts(self.tracker, Prompted::Conditioning)?;
             }
             if group.bank().cond_frames().next().is_some() {
                 run.stage("track", || {
@@ -308,7 +308,7 @@ impl<'m> Session<'m> {
             // A correction of SAM 2.1 on this frame looks at what this frame could look at.
             let last = match self.tracker.config().generation {
                 Generation::Sam2 => frame.saturating_sub(1),
-                Generation::Sam3 => frame,
+                Generation::Sam3 | Generation::Sam31 => frame,
             };
             for group in &mut self.groups {
                 group.forget_before(&rules, last);
@@ -382,7 +382,7 @@ impl<'m> Session<'m> {
     /// If a tensor operation fails.
     pub fn save(&mut self) -> Result<Vec<u8>> {
         for group in self.groups.iter_mut().filter(|group| group.is_pending()) {
-            group.remember_prompts(self.tracker)?;
+            group.remember_prompts(self.tracker, Prompted::Conditioning)?;
         }
         let mut tensors = state::Tensors::new();
         let groups = self.groups.iter().enumerate();
@@ -404,11 +404,12 @@ impl<'m> Session<'m> {
     /// [`Error::InvalidArgument`] for bytes of another model, or that are no session.
     pub fn restore(&mut self, bytes: &[u8]) -> Result<()> {
         let device = self.tracker.absent_pointer().device().clone();
+        let slots = self.tracker.config().slots;
         let (record, tensors) = state::from_bytes::<Record>(bytes, &device)?;
         state::check_model(&record.model, self.model.name())?;
         let groups = record.groups.into_iter().enumerate();
         self.groups = groups
-            .map(|(i, group)| state::restore_group(group, i, &tensors))
+            .map(|(i, group)| state::restore_group(group, i, &tensors, slots))
             .collect::<Result<_>>()?;
         self.first_frames = record.first_frames;
         self.first_frames.resize(self.groups.len(), 0);

@@ -2,7 +2,7 @@
 //!
 //! A safetensors file: memories, pointers and masks as tensors, all else as JSON in its metadata.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use candle::{Device, Tensor};
 use serde::de::DeserializeOwned;
@@ -10,17 +10,18 @@ use serde::{Deserialize, Serialize};
 
 use super::group::{Group, Object};
 use crate::models::head::Label;
-use crate::models::tracker::{Entry, MemoryBank};
+use crate::models::tracker::{Entry, MemoryBank, Slots};
 use crate::{Error, Result};
 
 /// Key of the JSON in the metadata; the number changes with its form.
-const KEY: &str = "candle_sam3.video.2";
+const KEY: &str = "candle_sam3.video.3";
 
 /// A group without its tensors.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct GroupRecord {
     started: bool,
     objects: Vec<ObjectRecord>,
+    slots: Slots,
     entries: Vec<EntryRecord>,
     tracked: BTreeMap<usize, bool>,
 }
@@ -38,6 +39,7 @@ struct EntryRecord {
     is_cond: bool,
     object_scores: Vec<f32>,
     iou_scores: Vec<f32>,
+    prompted: BTreeSet<u32>,
     quality: Option<f32>,
 }
 
@@ -79,6 +81,7 @@ pub(super) fn record_group(group: &Group, number: usize, tensors: &mut Tensors) 
                 ("memory", entry.memory.as_ref()),
                 ("pointers", Some(&entry.pointers)),
                 ("low_res_logits", entry.low_res_logits.as_ref()),
+                ("features", entry.features.as_ref()),
             ] {
                 if let Some(tensor) = tensor {
                     tensors.insert(name(number, frame, part), tensor.clone());
@@ -89,6 +92,7 @@ pub(super) fn record_group(group: &Group, number: usize, tensors: &mut Tensors) 
                 is_cond,
                 object_scores: entry.object_scores.clone(),
                 iou_scores: entry.iou_scores.clone(),
+                prompted: entry.prompted.clone(),
                 quality: entry.quality,
             }
         })
@@ -96,6 +100,7 @@ pub(super) fn record_group(group: &Group, number: usize, tensors: &mut Tensors) 
     GroupRecord {
         started: !group.is_open(),
         objects: group.objects.iter().map(object).collect(),
+        slots: group.slots().clone(),
         entries,
         tracked: group.tracked.clone(),
     }
@@ -104,11 +109,13 @@ pub(super) fn record_group(group: &Group, number: usize, tensors: &mut Tensors) 
 /// Puts a group together again.
 ///
 /// # Errors
-/// [`Error::InvalidArgument`] for a tensor that is missing or of another number of objects.
+/// [`Error::InvalidArgument`] for a tensor that is missing or of another number of objects, and for
+/// buckets of another width than `slots`.
 pub(super) fn restore_group(
     record: GroupRecord,
     number: usize,
     tensors: &Tensors,
+    slots: usize,
 ) -> Result<Group> {
     let objects = record.objects.into_iter().map(|object| {
         let mut restored = Object::new(object.id);
@@ -124,6 +131,11 @@ pub(super) fn restore_group(
         Ok(restored)
     });
     let objects = objects.collect::<Result<Vec<_>>>()?;
+    if !record.slots.is_sound(slots, objects.len()) {
+        return Err(broken(
+            "the slots of its objects are those of another tracker",
+        ));
+    }
     let mut bank = MemoryBank::default();
     for entry in record.entries {
         let tensor = |part: &str| tensors.get(&name(number, entry.frame, part)).cloned();
@@ -133,17 +145,18 @@ pub(super) fn restore_group(
             object_scores: entry.object_scores,
             iou_scores: entry.iou_scores,
             memory: tensor("memory"),
+            features: tensor("features"),
+            prompted: entry.prompted,
             quality: entry.quality,
         };
-        let parts = restored.memory.iter().chain(&restored.low_res_logits);
-        let counts = parts
-            .chain([&restored.pointers])
-            .map(|t| t.dims().first().copied());
-        let scores = [restored.object_scores.len(), restored.iou_scores.len()];
-        if counts
-            .chain(scores.map(Some))
-            .any(|count| count != Some(objects.len()))
-        {
+        let (buckets, slots) = (record.slots.buckets(), &record.slots);
+        let rows = |t: &Tensor| t.dims().first().copied().unwrap_or_default();
+        let is_sound = restored.object_scores.len() <= objects.len()
+            && restored.iou_scores.len() == restored.object_scores.len()
+            && rows(&restored.pointers) == buckets * slots.width()
+            && restored.memory.iter().all(|t| rows(t) == buckets)
+            && (restored.low_res_logits.iter()).all(|t| rows(t) == restored.object_scores.len());
+        if !is_sound {
             return Err(broken("a frame has another number of objects"));
         }
         match entry.is_cond {
@@ -153,6 +166,7 @@ pub(super) fn restore_group(
     }
     Ok(Group::from_parts(
         objects,
+        record.slots,
         bank,
         record.started,
         record.tracked,

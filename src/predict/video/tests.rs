@@ -3,7 +3,7 @@
 use candle::{DType, Device, Module, Tensor};
 use serde_json::Value;
 
-use super::group::{Group, mask_of};
+use super::group::{Group, Prompted, mask_of};
 use super::{FrameMasks, Keep, Options, Session, Span};
 use crate::backbones::vit::{self, Vit};
 use crate::image::Image;
@@ -12,7 +12,7 @@ use crate::models::VisualPrompt;
 use crate::models::head::{self, ImageTokens, Label, SamHead};
 use crate::models::sam3::neck::Neck;
 use crate::models::tracker::{
-    self, Answers, FrameFeatures, LabeledPoint, MaskProbability, Memories, Position, Tracker,
+    self, Answers, FrameFeatures, LabeledPoint, Memories, MemoryMasks, Position, Tracker,
     TrackerNetwork, TrackingModel,
 };
 use crate::nn::golden::{Golden, assert_close};
@@ -117,15 +117,8 @@ impl Tracker for Toy {
         self.tracker.track(frame, memory)
     }
 
-    fn remember(
-        &self,
-        frame: &FrameFeatures,
-        mask_logits: &Tensor,
-        object_scores: &[f32],
-        probability: MaskProbability,
-    ) -> candle::Result<Tensor> {
-        let tracker = &self.tracker;
-        let memory = tracker.remember(frame, mask_logits, object_scores, probability)?;
+    fn remember(&self, frame: &FrameFeatures, masks: &MemoryMasks) -> candle::Result<Tensor> {
+        let memory = self.tracker.remember(frame, masks)?;
         match self.is_coarse {
             true => memory.to_dtype(DType::BF16)?.to_dtype(DType::F32),
             false => Ok(memory),
@@ -176,7 +169,7 @@ impl Replay {
             .map(|t| toy.encode(&pixels.get(t).unwrap(), size).unwrap())
             .collect();
         Self {
-            group: Group::default(),
+            group: Group::new(1),
             golden,
             toy,
             frames,
@@ -233,7 +226,9 @@ impl Replay {
             "remove" => self.group.remove(id).unwrap(),
             _ if name.starts_with("preflight") => {
                 if is_first {
-                    self.group.remember_prompts(&self.toy).unwrap();
+                    self.group
+                        .remember_prompts(&self.toy, Prompted::Conditioning)
+                        .unwrap();
                 }
             }
             _ => {

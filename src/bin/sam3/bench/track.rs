@@ -4,7 +4,8 @@
 use anyhow::Result;
 use candle_sam3::models::head::Label;
 use candle_sam3::models::tracker::{
-    Answers, Entry, MaskProbability, Memories, MemoryBank, Position, TrackingModel,
+    Answers, Entry, MaskProbability, Memories, MemoryBank, MemoryMasks, Position, Slots,
+    TrackingModel,
 };
 use candle_sam3::{Image, Run};
 
@@ -33,19 +34,27 @@ pub fn run(
         let points = [([middle; 2], Label::Positive)];
         let one = tracker.prompt(&frame, &points, None, None)?;
         let all = Answers::join(&vec![one; objects])?;
+        let slots = Slots::of(tracker.config().slots, objects);
         let remember = |answers: &Answers| {
-            let (logits, scores) = (&answers.low_res_logits, &answers.object_scores);
-            tracker.remember(&frame, logits, scores, MaskProbability::Sigmoid)
-        };
-        let memory = remember(&all)?;
-        let mut bank = MemoryBank::default();
-        bank.insert_cond(0, Entry::prompted(all.clone(), Some(memory.clone())));
-        for t in 1..FRAMES {
-            let entry = Entry {
-                quality: Some(1.), // whatever random weights say, it is looked at
-                ..Entry::tracked(all.clone(), Some(memory.clone()))
+            let masks = MemoryMasks {
+                logits: &answers.low_res_logits,
+                probability: MaskProbability::Sigmoid,
+                object_scores: &answers.object_scores,
+                slots: &slots,
+                prompted: &vec![false; objects],
             };
-            bank.insert_ordinary(t, entry);
+            tracker.remember(&frame, &masks)
+        };
+        let entry = Entry {
+            memory: Some(remember(&all)?),
+            features: Some(frame.image.tokens.clone()),
+            quality: Some(1.), // whatever random weights say, it is looked at
+            ..Entry::new(all, &slots)?
+        };
+        let mut bank = MemoryBank::default();
+        bank.insert_cond(0, entry.clone());
+        for t in 1..FRAMES {
+            bank.insert_ordinary(t, entry.clone());
         }
         let at = Position {
             frame: FRAMES,
@@ -56,6 +65,7 @@ pub fn run(
         clock.lap()?;
         let memories = Memories {
             bank: &bank,
+            slots: &slots,
             selection: &selection,
             num_frames: at.num_frames,
         };

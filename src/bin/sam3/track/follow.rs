@@ -47,23 +47,37 @@ impl<'m> Following<'m> {
         }
         let label = args.text.clone().unwrap_or_else(|| "object".into());
         if args.simple {
+            let options = detections::Options::default();
             let options = detections::Options {
-                threshold: args.threshold,
-                new_threshold: args.new_threshold,
-                ..detections::Options::default()
+                threshold: args.threshold.unwrap_or(options.threshold),
+                new_threshold: args.new_threshold.unwrap_or(options.new_threshold),
+                ..options
             };
             let model = model.as_concept()?;
             let run = &mut Run::default();
             let session = Box::new(DetectionSession::new(model, &label, options, run)?);
             return Ok(Self::Detections { session, label });
         }
+        let concept_model = model.as_concept()?;
+        if args.like_official && !concept_model.config().multiplex {
+            bail!(
+                "--like-official is about SAM 3.1; {} has no such rules",
+                model.name()
+            );
+        }
+        let options = concept::Options::of(concept_model);
         let options = match args.no_delay {
-            true => concept::Options::without_delay(),
-            false => concept::Options::default(),
+            true => options.without_delay(),
+            false => options,
         };
         let options = concept::Options {
-            threshold: args.threshold,
-            new_threshold: args.new_threshold,
+            threshold: args.threshold.unwrap_or(options.threshold),
+            new_threshold: args.new_threshold.unwrap_or(options.new_threshold),
+            first_threshold: match args.new_threshold {
+                Some(threshold) if concept_model.config().multiplex => threshold,
+                _ => options.first_threshold,
+            },
+            like_official: args.like_official,
             ..options
         };
         let late = options.hotstart.saturating_sub(1);
@@ -72,7 +86,7 @@ impl<'m> Following<'m> {
             exemplars: args.exemplar.into_iter().map(positive).collect(),
             ..Prompt::default()
         };
-        let session = ConceptSession::new(model.as_concept()?, prompt, options)?;
+        let session = ConceptSession::new(concept_model, prompt, options)?;
         let session = Box::new(match frames {
             Some(frames) => session.with_num_frames(frames),
             None => session,

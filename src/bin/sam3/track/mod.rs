@@ -68,15 +68,23 @@ pub struct TrackArgs {
     )]
     no_delay: bool,
 
-    /// Detections of a text need a higher score than this
-    #[arg(long, default_value_t = 0.5, value_name = "0..1", value_parser = parse_fraction,
-        help_heading = "Tracking")]
-    threshold: f32,
+    /// Detections of a text need a higher score than this (default: 0.5; with SAM 3.1 0.4)
+    #[arg(long, value_name = "0..1", value_parser = parse_fraction, help_heading = "Tracking")]
+    threshold: Option<f32>,
 
-    /// A detection becomes an object from this score on
-    #[arg(long, default_value_t = 0.7, value_name = "0..1", value_parser = parse_fraction,
-        help_heading = "Tracking")]
-    new_threshold: f32,
+    /// A detection becomes an object from this score on (default: 0.7; with SAM 3.1 0.65)
+    #[arg(long, value_name = "0..1", value_parser = parse_fraction, help_heading = "Tracking")]
+    new_threshold: Option<f32>,
+
+    /// With a text and SAM 3.1, also do what the original does against its own description: for
+    /// comparisons
+    #[arg(
+        long,
+        requires = "text",
+        conflicts_with = "simple",
+        help_heading = "Tracking"
+    )]
+    like_official: bool,
 
     /// Folder for the results, new or empty (default: INPUT.tracked)
     #[arg(short, long, value_name = "DIR", help_heading = "Output")]
@@ -144,6 +152,7 @@ impl TrackArgs {
             "no_delay": self.no_delay,
             "threshold": self.threshold,
             "new_threshold": self.new_threshold,
+            "like_official": self.like_official,
             "formats": formats,
             "fps": self.fps,
             "model": weights,

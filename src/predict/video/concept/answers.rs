@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 
 use super::engine::Answer;
 use super::probation::Probation;
-use super::{ConceptMasks, ConceptObject};
+use super::{ConceptMasks, ConceptObject, Options};
 use crate::Result;
 use crate::mask::{BoxXyxy, Mask, Rle};
 
@@ -15,9 +15,21 @@ pub(crate) type Waiting = (usize, Vec<(u32, Rle, f32, f32)>);
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Queue {
     waiting: VecDeque<(usize, Vec<Answer>)>,
+    /// Frames after which an object must be confirmed to be shown.
+    confirmed_after: usize,
+    /// Objects that were removed are shown on the frames before.
+    shows_removed: bool,
 }
 
 impl Queue {
+    pub(crate) fn new(options: &Options) -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            confirmed_after: options.confirmations.saturating_sub(1),
+            shows_removed: options.like_official,
+        }
+    }
+
     pub(crate) fn push(&mut self, frame: usize, answers: Vec<Answer>) {
         self.waiting.push_back((frame, answers));
     }
@@ -25,9 +37,24 @@ impl Queue {
     /// The frame that has waited for `delay` frames, without what was removed since.
     pub(crate) fn pop(&mut self, delay: usize, probation: &Probation) -> Option<ConceptMasks> {
         match self.waiting.len() >= delay.max(1) {
-            true => self.pop_any(probation),
+            true => self.pop_first(probation, false),
             false => None,
         }
+    }
+
+    /// The frame that waited longest, after the last one has come.
+    pub(crate) fn pop_any(&mut self, probation: &Probation) -> Option<ConceptMasks> {
+        self.pop_first(probation, true)
+    }
+
+    fn pop_first(&mut self, probation: &Probation, is_over: bool) -> Option<ConceptMasks> {
+        let (frame, mut answers) = self.waiting.pop_front()?;
+        if !self.shows_removed {
+            answers.retain(|answer| !probation.removed().contains(&answer.id));
+        }
+        let unconfirmed = probation.unconfirmed(frame, self.confirmed_after, is_over);
+        answers.retain(|answer| !unconfirmed.contains(&answer.id));
+        Some(shown(frame, answers))
     }
 
     /// The frames that wait, to be saved.
@@ -43,7 +70,7 @@ impl Queue {
     ///
     /// # Errors
     /// [`crate::Error::InvalidMask`] for a broken mask.
-    pub(crate) fn restore(waiting: Vec<Waiting>) -> Result<Self> {
+    pub(crate) fn restore(waiting: Vec<Waiting>, options: &Options) -> Result<Self> {
         let answer = |(id, mask, score, visible): (u32, Rle, f32, f32)| {
             Ok(Answer {
                 id,
@@ -61,23 +88,17 @@ impl Queue {
         };
         Ok(Self {
             waiting: waiting.into_iter().map(frame).collect::<Result<_>>()?,
+            ..Self::new(options)
         })
-    }
-
-    /// The frame that waited longest.
-    pub(crate) fn pop_any(&mut self, probation: &Probation) -> Option<ConceptMasks> {
-        let (frame, answers) = self.waiting.pop_front()?;
-        Some(shown(frame, answers, probation))
     }
 }
 
-/// The objects of a frame that are shown: those with a mask that were not removed, by id. Each pixel
-/// belongs to one of them.
+/// The objects of a frame that have a mask, by id. Each pixel belongs to one of them.
 ///
 /// Easy to get wrong: boxes are of the masks before pixels are given to one object, so an object may
 /// be left without any.
-pub(crate) fn shown(frame: usize, mut answers: Vec<Answer>, probation: &Probation) -> ConceptMasks {
-    answers.retain(|a| !a.mask.is_empty() && !probation.removed().contains(&a.id));
+fn shown(frame: usize, mut answers: Vec<Answer>) -> ConceptMasks {
+    answers.retain(|answer| !answer.mask.is_empty());
     answers.sort_by_key(|answer| answer.id);
     let boxes: Vec<BoxXyxy> = answers.iter().filter_map(|a| a.mask.bbox()).collect();
     let mut by_visibility: Vec<usize> = (0..answers.len()).collect();

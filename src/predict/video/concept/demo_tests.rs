@@ -129,13 +129,10 @@ fn detector_and_tracker_together_find_what_the_original_finds() {
     for t in 0..frames {
         let pixels = pixels(t as i64, size.width as i64);
         let (mut features, trunk) = model.detector().encode_images(&pixels, run).unwrap();
-        let tokens = model
-            .interactive_head()
-            .unwrap()
-            .embed_frame(&trunk)
-            .unwrap();
-        let frame = FrameFeatures::new(tokens, size);
-        let detections = session.detect(&features[0], size, run).unwrap();
+        let head = model.interactive_head().unwrap();
+        let frame = head.embed_frame(&trunk, size).unwrap();
+        let found = session.find(&features[0], size, run).unwrap();
+        let detections = session.best(&found, false);
         // the frame of the prompt is the first two entries
         let number = t + 1;
         let scores = golden.tensor(&format!("out.{number}.det_scores"));

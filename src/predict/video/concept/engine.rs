@@ -11,8 +11,13 @@
 //!   the frame being a conditioning one change, the latter for all that are tracked together.
 //! - Masks are filled before they are matched and remembered, but not where they are stored.
 //! - What is remembered has a score by its area, not the decoder's.
+//!
+//! In SAM 3.1, <https://github.com/facebookresearch/sam3/blob/96914d2/sam3/model/sam3_multiplex_base.py>,
+//! new objects join those with the fewest free slots among which they fit, and the frame is
+//! remembered anew for all of these from masks and scores as they were tracked. A track takes over a
+//! detection's logits where the two differ, before anything is remembered; its frame stays what it was.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use candle::Tensor;
 use serde::{Deserialize, Serialize};
@@ -23,8 +28,8 @@ use super::probation::Probation;
 use super::{Options, sigmoid};
 use crate::mask::Mask;
 use crate::mask::upsample::{threshold_upsampled, upsample_bilinear};
-use crate::models::tracker::{FrameFeatures, MaskProbability, Position, Tracker};
-use crate::predict::video::group::Group;
+use crate::models::tracker::{FrameFeatures, Generation, MaskProbability, Position, Tracker};
+use crate::predict::video::group::{Group, Prompted};
 use crate::predict::video::state::{self, GroupRecord};
 use crate::{Result, Size};
 
@@ -124,9 +129,13 @@ impl Engine {
     ///
     /// # Errors
     /// As [`state::restore_group`].
-    pub(crate) fn restore(record: EngineRecord, tensors: &state::Tensors) -> Result<Self> {
+    pub(crate) fn restore(
+        record: EngineRecord,
+        tensors: &state::Tensors,
+        slots: usize,
+    ) -> Result<Self> {
         let groups = record.groups.into_iter().enumerate();
-        let groups = groups.map(|(i, group)| state::restore_group(group, i, tensors));
+        let groups = groups.map(|(i, group)| state::restore_group(group, i, tensors, slots));
         Ok(Self {
             groups: groups.collect::<Result<_>>()?,
             probation: record.probation,
@@ -152,7 +161,8 @@ impl Engine {
         let mut tracks = self.track(tracker, frame, at, options)?;
         let ids: Vec<u32> = tracks.iter().map(|track| track.id).collect();
         let tracked: Vec<Mask> = tracks.iter().map(|track| track.mask.clone()).collect();
-        let mut association = associate(detections, &tracked, options);
+        let generation = tracker.config().generation;
+        let mut association = associate(detections, &tracked, options, generation);
         keep_best(
             &mut association.new,
             detections,
@@ -171,19 +181,23 @@ impl Engine {
             of(&association.unmatched),
             together.iter().map(Vec::as_slice),
             direction,
-            options,
+            (options, generation),
         );
         let side = tracker.config().low_res_side();
         let reconditioned = self.recondition(
             tracker,
             frame,
             at.frame,
-            (&tracks, &association, detections),
+            (&mut tracks, &association, detections),
             options,
         )?;
-        let hidden = self
-            .occlusion
-            .update(&ids, &tracked, options.occlusion_iou, direction);
+        let leaving: &[u32] = match generation {
+            Generation::Sam31 => &removed,
+            Generation::Sam2 | Generation::Sam3 => &[],
+        };
+        let masks: Vec<Mask> = tracks.iter().map(|track| track.mask.clone()).collect();
+        let iou = options.occlusion_iou;
+        let hidden = (self.occlusion).update(&ids, &masks, iou, direction, leaving);
         for i in &hidden {
             hide(&mut tracks[*i].logits);
         }
@@ -197,6 +211,11 @@ impl Engine {
         for id in &removed {
             self.remove(*id)?;
         }
+
+        let found = together.iter().flatten().chain(&born).copied();
+        let found: BTreeSet<u32> = found.collect();
+        self.probation
+            .confirm(at.frame, &self.ids(), &found, options);
 
         let mut answers = vec![];
         for track in &tracks {
@@ -262,6 +281,7 @@ impl Engine {
                 });
             }
         }
+        tracks.sort_by_key(|track| track.id);
         Ok(tracks)
     }
 
@@ -271,22 +291,40 @@ impl Engine {
         tracker: &dyn Tracker,
         frame: &FrameFeatures,
         t: usize,
-        (tracks, association, detections): (&[Track], &Association, &[Detection]),
+        (tracks, association, detections): (&mut [Track], &Association, &[Detection]),
         options: &Options,
     ) -> Result<Vec<u32>> {
         let mut done = vec![];
         if options.recondition_every == 0 || !t.is_multiple_of(options.recondition_every) {
             return Ok(done);
         }
+        let merges = tracker.config().generation == Generation::Sam31;
+        let mut masks: BTreeMap<usize, Vec<(u32, Mask)>> = BTreeMap::new();
         for (i, k) in &association.recondition {
-            let track = &tracks[*i];
-            if track.object_score > options.recondition_object_score {
-                let mask = enlarged(&detections[*k].logits, tracker)?;
+            let (track, detection) = (&mut tracks[*i], &detections[*k]);
+            if track.object_score <= options.recondition_object_score {
+                continue;
+            }
+            let mask = enlarged(&detection.logits, tracker)?;
+            done.push(track.id);
+            if !merges {
                 let group = &mut self.groups[track.group];
                 group.add_mask(tracker, (t, frame), track.id, &mask)?;
-                group.condition_on_pending(tracker)?;
-                done.push(track.id);
+                group.take_prompts(tracker, Prompted::Conditioning)?;
+                continue;
             }
+            masks.entry(track.group).or_default().push((track.id, mask));
+            let logits = track.logits.iter_mut().zip(&detection.logits);
+            let differ = logits.filter(|(old, new)| (**old > 0.) != (**new > 0.));
+            differ.for_each(|(old, new)| *old = *new);
+            let side = tracker.config().low_res_side();
+            fill(&mut track.logits, side, options.fill_area);
+            track.mask = cut(&track.logits, side);
+        }
+        for (g, masks) in masks {
+            let group = &mut self.groups[g];
+            group.add_masks(tracker, (t, frame), &masks)?;
+            group.take_prompts(tracker, Prompted::AsTracked)?;
         }
         Ok(done)
     }
@@ -323,13 +361,13 @@ impl Engine {
                 }
             };
             let scores: Vec<f32> = members.iter().map(score).collect();
-            let memory = tracker.remember(frame, &logits, &scores, MaskProbability::Sigmoid)?;
-            group.set_memory(t, memory);
+            let masks = (&logits, scores.as_slice());
+            group.remember(tracker, (t, frame), masks, MaskProbability::Sigmoid)?;
         }
         Ok(())
     }
 
-    /// Makes objects of detections that are new; they are tracked together.
+    /// Makes objects of detections that are new; they are tracked together, in SAM 3.1 with others.
     fn bear(
         &mut self,
         tracker: &dyn Tracker,
@@ -340,15 +378,25 @@ impl Engine {
         if new.is_empty() {
             return Ok(());
         }
-        let mut group = Group::default();
+        let mut masks = vec![];
         for (k, id) in new.iter().zip(ids) {
-            let mask = enlarged(&detections[*k].logits, tracker)?;
-            group.add_mask(tracker, (t, frame), *id, &mask)?;
+            masks.push((*id, enlarged(&detections[*k].logits, tracker)?));
             self.scores.insert(*id, detections[*k].score);
         }
-        group.remember_prompts(tracker)?;
-        self.groups.push(group);
-        Ok(())
+        let group = self.group_with_room(tracker, masks.len());
+        group.add_masks(tracker, (t, frame), &masks)?;
+        group.remember_prompts(tracker, Prompted::AsTracked)
+    }
+
+    /// The group of SAM 3.1 with the fewest free slots among which so many objects fit, else a new one.
+    fn group_with_room(&mut self, tracker: &dyn Tracker, objects: usize) -> &mut Group {
+        let fit = (0..self.groups.len()).filter(|g| self.groups[*g].slots().free() >= objects);
+        let g = fit.min_by_key(|g| self.groups[*g].slots().free());
+        let g = g.unwrap_or_else(|| {
+            self.groups.push(Group::new(tracker.config().slots));
+            self.groups.len() - 1
+        });
+        &mut self.groups[g]
     }
 
     /// Takes an object out.

@@ -43,6 +43,9 @@ pub(crate) fn fill(logits: &mut [f32], side: usize, max_area: usize) {
     }
 }
 
+/// A frame after all others.
+const ALWAYS: usize = 100_000;
+
 /// When each object was last hidden.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Occlusion {
@@ -52,6 +55,7 @@ pub(crate) struct Occlusion {
 impl Occlusion {
     /// Hides, of two objects whose masks overlap by `iou`, the one that was hidden later, and
     /// remembers which objects are not visible on this frame. The places of those that are hidden.
+    /// Objects that are `leaving` count as hidden after all others.
     ///
     /// Follows `_suppress_overlapping_based_on_recent_occlusion`,
     /// <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/sam3_video_base.py#L820>.
@@ -64,8 +68,13 @@ impl Occlusion {
         masks: &[Mask],
         iou: f32,
         (frame, reverse): (usize, bool),
+        leaving: &[u32],
     ) -> Vec<usize> {
-        let last: Vec<Option<usize>> = ids.iter().map(|id| self.last.get(id).copied()).collect();
+        let last = |id: &u32| match leaving.contains(id) {
+            true => Some(ALWAYS),
+            false => self.last.get(id).copied(),
+        };
+        let last: Vec<Option<usize>> = ids.iter().map(last).collect();
         let gives_way = |i: usize, other: usize| {
             // `None` is before all frames
             last[other].is_some()
@@ -162,12 +171,20 @@ mod tests {
         let ids = [5, 6];
         let mut occlusion = Occlusion::default();
         let both = [same.clone(), same.clone()];
-        assert!(occlusion.update(&ids, &both, 0.7, (0, false)).is_empty());
-        occlusion.update(&ids, &[empty.clone(), same.clone()], 0.7, (1, false));
+        assert!(
+            occlusion
+                .update(&ids, &both, 0.7, (0, false), &[])
+                .is_empty()
+        );
+        occlusion.update(&ids, &[empty.clone(), same.clone()], 0.7, (1, false), &[]);
         // 6 was never hidden, so nothing is known about who is in front
-        assert!(occlusion.update(&ids, &both, 0.7, (2, false)).is_empty());
-        occlusion.update(&ids, &[same.clone(), empty], 0.7, (3, false));
-        assert_eq!(occlusion.update(&ids, &both, 0.7, (4, false)), [1]);
+        assert!(
+            occlusion
+                .update(&ids, &both, 0.7, (2, false), &[])
+                .is_empty()
+        );
+        occlusion.update(&ids, &[same.clone(), empty], 0.7, (3, false), &[]);
+        assert_eq!(occlusion.update(&ids, &both, 0.7, (4, false), &[]), [1]);
     }
 
     #[test]

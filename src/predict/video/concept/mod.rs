@@ -3,6 +3,11 @@
 //! Follows `Sam3VideoInferenceWithInstanceInteractivity`,
 //! <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/sam3_video_inference.py>.
 //!
+//! For SAM 3.1 `Sam3MultiplexTrackingWithInteractivity`,
+//! <https://github.com/facebookresearch/sam3/blob/96914d2/sam3/model/sam3_multiplex_tracking.py>, by
+//! the rules of [`Options::sam31`]. A box is looked at on its own frame, as in SAM 3; that original
+//! goes on with a placeholder for the text.
+//!
 //! The detector looks for instances on every frame, the tracker carries on those that are known, and
 //! both are matched. An object is certain after some frames only, so answers come late by
 //! [`Options::hotstart`] less one.
@@ -29,7 +34,7 @@ use super::state;
 use crate::image::Image;
 use crate::mask::{BoxXyxy, Mask};
 use crate::models::sam3::{ExemplarBox, ImageFeatures, Sam3, TextEmbedding};
-use crate::models::tracker::{FrameFeatures, Position, Tracker, TrackingModel};
+use crate::models::tracker::{FrameFeatures, Generation, Position, Tracker, TrackingModel};
 use crate::predict::concept::{self, Prompt};
 use crate::{Error, Result, Run, Size};
 use answers::{Queue, Waiting};
@@ -117,11 +122,11 @@ impl<'m> ConceptSession<'m> {
             tracker,
             prompt,
             text,
+            queue: Queue::new(&options),
             options,
             keep: Keep::Needed,
             num_frames: usize::MAX,
             engine: Engine::default(),
-            queue: Queue::default(),
             size: None,
             prompted: None,
             next: 0,
@@ -228,8 +233,9 @@ impl<'m> ConceptSession<'m> {
     pub fn restore(&mut self, bytes: &[u8]) -> Result<()> {
         let (record, tensors) = state::from_bytes::<Record>(bytes, self.model.device())?;
         state::check_model(&record.model, self.model.name())?;
-        self.engine = Engine::restore(record.engine, &tensors)?;
-        self.queue = Queue::restore(record.waiting)?;
+        let slots = self.tracker.config().slots;
+        self.engine = Engine::restore(record.engine, &tensors, slots)?;
+        self.queue = Queue::restore(record.waiting, &self.options)?;
         self.size = record.size;
         self.prompted = record.prompted;
         self.next = record.next;
@@ -268,10 +274,11 @@ impl<'m> ConceptSession<'m> {
         run: &mut Run,
     ) -> Result<()> {
         let is_first = self.prompted.is_none();
-        let detections = match self.prompt.text.is_some() || is_first {
-            true => self.detect(image, features.size, run)?,
+        let found = match self.prompt.text.is_some() || is_first {
+            true => self.find(image, features.size, run)?,
             false => vec![],
         };
+        let detections = self.best(&found, false);
         let at = Position {
             frame,
             num_frames: self.num_frames,
@@ -279,6 +286,7 @@ impl<'m> ConceptSession<'m> {
         };
         if is_first {
             self.prompted = Some(frame);
+            let detections = self.best(&found, true);
             self.engine
                 .step(self.tracker, features, at, &detections, &self.options)?;
         }
@@ -296,8 +304,8 @@ impl<'m> ConceptSession<'m> {
         Ok(())
     }
 
-    /// What the detector finds on a frame; the box holds for the first one only.
-    fn detect(&self, image: &ImageFeatures, size: Size, run: &mut Run) -> Result<Vec<Detection>> {
+    /// What the detector finds on a frame, with what overlaps; the box holds for the first one only.
+    fn find(&self, image: &ImageFeatures, size: Size, run: &mut Run) -> Result<Vec<Detection>> {
         let boxes: Vec<ExemplarBox> = match self.prompted {
             None => self
                 .prompt
@@ -334,17 +342,31 @@ impl<'m> ConceptSession<'m> {
             .masks(&grounding.pixels, &hs)?
             .to_dtype(candle::DType::F32)?;
         let side = maps.dim(3)?;
+        let boxes = grounding.found.boxes.index_select(&queries, 1)?;
+        let boxes = boxes.squeeze(0)?.to_dtype(candle::DType::F32)?;
+        let boxes = boxes.to_vec2::<f32>()?; // centre and size, in shares of the sides
+        let margin = self.options.border;
+        let is_near = |centre: &f32| margin > 0. && (*centre <= margin || *centre >= 1. - margin);
         let maps = maps.squeeze(0)?.flatten_from(1)?.to_vec2::<f32>()?;
-        let detection = |(i, logits): (&u32, Vec<f32>)| Detection {
+        let detection = |((i, logits), bbox): ((&u32, Vec<f32>), Vec<f32>)| Detection {
             score: scores[*i as usize],
             mask: masks::cut(&logits, side),
             logits,
+            is_at_border: bbox[..2].iter().any(is_near),
         };
-        let found: Vec<Detection> = kept.iter().zip(maps).map(detection).collect();
-        let best = matching::suppress(&found, self.options.nms);
-        let found = found.into_iter().enumerate();
-        let found = found.filter(|(i, _)| best.contains(i));
-        Ok(found.map(|(_, detection)| detection).collect())
+        let found = kept.iter().zip(maps).zip(boxes);
+        Ok(found.map(detection).collect())
+    }
+
+    /// The detections that overlap no better one, on the frame of the prompt or on any.
+    fn best(&self, found: &[Detection], is_prompted: bool) -> Vec<Detection> {
+        let (options, generation) = (&self.options, self.tracker.config().generation);
+        let is_official = is_prompted && options.like_official && generation == Generation::Sam31;
+        let best = match is_official {
+            true => matching::suppress_all(found, options.nms),
+            false => matching::suppress(found, options.nms, generation),
+        };
+        best.into_iter().map(|i| found[i].clone()).collect()
     }
 }
 

@@ -1,0 +1,210 @@
+//! The network of SAM 3.1's tracker: up to 16 objects share a memory, an attention to memories and a
+//! decoder pass.
+//!
+//! Follows `VideoTrackingMultiplex`,
+//! <https://github.com/facebookresearch/sam3/blob/96914d2/sam3/model/video_tracking_multiplex.py#L40>.
+//!
+//! Tensors have the official names; all of them lie below `tracker.model` in a file of SAM 3.1.
+//!
+//! # Easy to get wrong
+//! - Prompts and tracking have a neck and a decoder each. Of the decoders' tensors 120 have one shape.
+//! - The decoder is told which slots have an object; an empty slot is answered as well.
+//! - Of the three masks of an object the best is taken as it is: there is none for clear prompts.
+//! - The pointer of an object that is not there is mapped, not replaced.
+
+use candle::{Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::decoupled_attention::DecoupledAttention;
+use super::entry::Answers;
+use super::frame::FrameFeatures;
+use super::memory_encoder::{MemoryEncoder, MemoryMasks};
+use super::network::{frame_positions, memory_positions, memory_tokens, not_remembered};
+use super::object_pointer::{PointerHead, PointerTokens};
+use super::prompt_network::{
+    LabeledPoint, PromptNetwork, first_largest, object_scores, present, without_absent,
+};
+use super::{Config, Memories, Slots, Tracker};
+use crate::models::head::prompt_encoder::{frequencies, grid_positions};
+use crate::models::head::{self, ImageTokens, MaskDecoder, SamHead};
+
+/// Masks that the decoder offers for each object.
+const MASKS: usize = 3;
+
+/// The network of SAM 3.1's tracker.
+#[derive(Debug, Clone)]
+pub struct MultiplexNetwork {
+    cfg: Config,
+    prompts: PromptNetwork,
+    decoder: MaskDecoder,
+    decoder_positions: Tensor, // (1, g * g, d)
+    valid: Tensor,             // (slots, d)
+    invalid: Tensor,           // (slots, d)
+    encoder: MemoryEncoder,
+    attention: DecoupledAttention,
+    pointer_head: PointerHead,
+    pointers: PointerTokens,
+    frame_positions: Tensor,       // (1, g * g, d)
+    memory_positions: Vec<Tensor>, // of each row of the temporal embedding (1, g * g, m)
+}
+
+impl MultiplexNetwork {
+    /// Reads everything below `tracker.model` but the interactive `head`, which is shared with clicks
+    /// on images.
+    ///
+    /// # Errors
+    /// If a tensor is missing or has another shape.
+    pub fn new(cfg: &Config, head: &SamHead, vb: VarBuilder) -> Result<Self> {
+        let (d, slots) = (cfg.dim, cfg.slots);
+        let decoder = head::Config {
+            slots,
+            masks: MASKS,
+            iou_sigmoid: false,
+            ..head.config().clone()
+        };
+        let frequencies = frequencies(d, vb.pp("image_pe_layer"))?;
+        Ok(Self {
+            prompts: PromptNetwork::multiplex(head, vb.clone())?,
+            decoder: MaskDecoder::new(&decoder, vb.pp("sam_mask_decoder"))?,
+            decoder_positions: grid_positions(cfg.grid, &frequencies, vb.dtype())?,
+            valid: vb.get((slots, d), "output_valid_embed")?,
+            invalid: vb.get((slots, d), "output_invalid_embed")?,
+            encoder: MemoryEncoder::new(cfg, vb.clone())?,
+            attention: DecoupledAttention::new(cfg, vb.pp("transformer.encoder"))?,
+            pointer_head: PointerHead::multiplex(d, "obj_ptr_proj", vb.clone())?,
+            pointers: PointerTokens::new(cfg, vb.clone())?,
+            frame_positions: frame_positions(cfg.grid, d, &vb)?,
+            memory_positions: memory_positions(cfg, &vb)?,
+            cfg: cfg.clone(),
+        })
+    }
+
+    /// The decoder of tracked frames, whose finer maps are those of the features to track on.
+    pub fn decoder(&self) -> &MaskDecoder {
+        &self.decoder
+    }
+
+    /// The features of a frame (buckets, g * g, d) that know of `memory`.
+    fn remind(&self, frame: &FrameFeatures, memory: Memories) -> Result<Tensor> {
+        let tokens = memory_tokens(memory, &self.memory_positions, &self.pointers)?;
+        let looks = memory.selection.memories.iter().map(|(t, _)| {
+            let features = memory.entry(*t)?.features.as_ref();
+            features.ok_or_else(|| not_remembered(*t))
+        });
+        let looks = Tensor::cat(&looks.collect::<Result<Vec<_>>>()?, 1)?;
+        let features = &frame.image.tokens;
+        let attend = || self.attention.attend_frame(features, &self.frame_positions);
+        let attended = frame.attended(attend)?;
+        self.attention.forward(attended, features, &looks, &tokens)
+    }
+
+    /// What is in the slots, by features (buckets, g * g, d) that know of other frames.
+    fn decode(&self, image: &ImageTokens, features: &Tensor, slots: &Slots) -> Result<Answers> {
+        let d = self.cfg.dim;
+        let is_taken = Tensor::ones(
+            (slots.places().len(), 1),
+            features.dtype(),
+            features.device(),
+        )?;
+        let is_taken = slots.fill(&is_taken)?;
+        let is_taken = is_taken.reshape((slots.buckets(), slots.width(), 1))?;
+        let (taken, empty) = (&is_taken, (1. - &is_taken)?);
+        let told = (taken.broadcast_mul(&self.valid)? + empty.broadcast_mul(&self.invalid)?)?;
+        let decoded = self
+            .decoder
+            .attend_slots(features, &self.decoder_positions, &told)?;
+        let high_res = image.high_res_features.as_ref();
+        let logits = slots.pick(&self.decoder.draw(&decoded, high_res, 0..MASKS)?)?;
+        let ious = slots.pick(&decoded.iou)?.to_vec2::<f32>()?;
+        let best: Vec<usize> = ious.iter().map(|ious| first_largest(ious, 0)).collect();
+        let mask_tokens = slots.pick(&decoded.mask_tokens)?;
+        let of_best = |xs: &Tensor| -> Result<Tensor> {
+            let rows = best.iter().enumerate();
+            let rows = rows.map(|(object, best)| xs.get(object)?.narrow(0, *best, 1));
+            Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)
+        };
+        let is_there = slots.pick(&present(&decoded)?)?;
+        let tokens = of_best(&mask_tokens)?.reshape((best.len(), d))?;
+        Ok(Answers {
+            low_res_logits: without_absent(&of_best(&logits)?, &is_there)?,
+            pointers: self.pointer_head.forward(&tokens, &is_there)?,
+            object_scores: slots.pick(object_scores(&decoded)?)?.to_vec1()?,
+            iou_scores: ious
+                .iter()
+                .zip(&best)
+                .map(|(ious, best)| ious[*best])
+                .collect(),
+        })
+    }
+}
+
+impl Tracker for MultiplexNetwork {
+    fn config(&self) -> &Config {
+        &self.cfg
+    }
+
+    fn prompt(
+        &self,
+        frame: &FrameFeatures,
+        points: &[LabeledPoint],
+        earlier: Option<&Tensor>,
+        memory: Option<Memories>,
+    ) -> Result<Answers> {
+        if memory.is_some() {
+            candle::bail!("a prompt of SAM 3.1 looks at its own frame only");
+        }
+        let image = frame.interactive()?;
+        self.prompts.prompt(image, None, points, earlier)
+    }
+
+    fn point_to_mask(&self, frame: &FrameFeatures, mask: &Tensor) -> Result<Tensor> {
+        self.prompts.point_to_mask(frame.interactive()?, mask)
+    }
+
+    fn track(&self, frame: &FrameFeatures, memory: Memories) -> Result<Answers> {
+        let features = self.remind(frame, memory)?;
+        self.decode(&frame.image, &features, memory.slots)
+    }
+
+    fn remember(&self, frame: &FrameFeatures, masks: &MemoryMasks) -> Result<Tensor> {
+        self.encoder.forward(&frame.image.tokens, masks)
+    }
+
+    fn absent_pointer(&self) -> Tensor {
+        self.prompts.pointers().never_seen().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::models::tracker::toy::{multiplex, multiplex_network};
+    use crate::nn::golden::assert_close;
+
+    #[test]
+    fn a_pass_answers_its_slots_as_officially_and_a_second_bucket_beside_them() -> Result<()> {
+        let (golden, cfg) = multiplex();
+        let network = multiplex_network(&golden, &cfg);
+        for objects in [1, 19] {
+            let input = |part: &str| golden.tensor(&format!("in.decoder.{objects}.{part}"));
+            let high_res = network.decoder.by_tokens(&input("s0"), &input("s1"))?;
+            let features = golden.tokens(&format!("in.decoder.{objects}.x"));
+            let image = ImageTokens::new(features.clone(), Some(high_res));
+            let slots = Slots::of(cfg.slots, objects);
+            let got = network.decode(&image, &features, &slots)?;
+            let want = |part: &str| golden.tensor(&format!("out.decoder.{objects}.{part}"));
+            let masks = want("low_res_masks").squeeze(1)?;
+            println!("{objects} objects");
+            assert_close(&got.low_res_logits, &masks, 1e-5);
+            assert_close(&got.pointers, &want("obj_ptr"), 1e-5);
+            // The recorded head of the scores is steep: its last layer is twelve times a usual one.
+            let scores = want("object_score_logits")
+                .flatten_all()?
+                .to_vec1::<f32>()?;
+            for (got, want) in got.object_scores.iter().zip(scores) {
+                assert!((got - want).abs() < 1e-4, "{got} {want}");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,236 @@
+//! Answers to prompts on a frame, with pointers to what was answered.
+
+use std::ops::Range;
+
+use candle::{DType, Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::entry::{ABSENT_LOGIT, Answers};
+use super::object_pointer::PointerHead;
+use crate::models::head::{Decoded, ImageTokens, Label, NUM_MASKS, SamHead};
+use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
+
+/// A point or a corner of a box, in pixels of the model's input.
+pub type LabeledPoint = ([f32; 2], Label);
+
+/// A point that is none.
+pub(super) const PADDING: LabeledPoint = ([0., 0.], Label::Padding);
+/// A mask is stable if moving the threshold by this much either way...
+const STABILITY_DELTA: f32 = 0.05;
+/// ...keeps at least this share of its pixels.
+const STABILITY_THRESHOLD: f32 = 0.98;
+
+/// What a tracker answers prompts with: the head that is shared with clicks on images, and what makes
+/// pointers of its tokens.
+#[derive(Debug, Clone)]
+pub(super) struct PromptNetwork {
+    head: SamHead,
+    pointers: PointerHead,
+    mask_downsample: Conv2d,
+    no_memory: Tensor, // (1, 1, d)
+    /// Masks that are given are looked at without memory, too; else on the features as they are.
+    masks_without_memory: bool,
+}
+
+impl PromptNetwork {
+    /// Reads `no_mem_embed`, `mask_downsample` and what [`PointerHead::new`] reads.
+    pub(super) fn new(head: &SamHead, vb: VarBuilder) -> Result<Self> {
+        let d = head.config().dim;
+        Ok(Self {
+            head: head.clone(),
+            pointers: PointerHead::new(d, vb.clone())?,
+            mask_downsample: mask_downsample(vb.pp("mask_downsample"))?,
+            no_memory: vb.get((1, 1, d), "no_mem_embed")?,
+            masks_without_memory: false,
+        })
+    }
+
+    /// Of SAM 3.1: reads `interactivity_no_mem_embed`, `interactive_mask_downsample`,
+    /// `interactive_obj_ptr_proj` and `no_obj_ptr_linear`.
+    pub(super) fn multiplex(head: &SamHead, vb: VarBuilder) -> Result<Self> {
+        let d = head.config().dim;
+        Ok(Self {
+            head: head.clone(),
+            pointers: PointerHead::multiplex(d, "interactive_obj_ptr_proj", vb.clone())?,
+            mask_downsample: mask_downsample(vb.pp("interactive_mask_downsample"))?,
+            no_memory: vb.get((1, 1, d), "interactivity_no_mem_embed")?,
+            masks_without_memory: true,
+        })
+    }
+
+    /// Prompt encoder and mask decoder.
+    pub(super) fn head(&self) -> &SamHead {
+        &self.head
+    }
+
+    /// What makes pointers of the head's tokens.
+    pub(super) fn pointers(&self) -> &PointerHead {
+        &self.pointers
+    }
+
+    /// Answers one prompt on `tokens` (1, g * g, d) of a frame, which know of other frames or, if there
+    /// are none, of nothing else.
+    pub(super) fn prompt(
+        &self,
+        image: &ImageTokens,
+        tokens: Option<Tensor>,
+        points: &[LabeledPoint],
+        earlier: Option<&Tensor>,
+    ) -> Result<Answers> {
+        let padded = [points, &[PADDING]].concat();
+        let tokens = match tokens {
+            Some(tokens) => tokens,
+            None => image.tokens.broadcast_add(&self.no_memory)?,
+        };
+        let decoded = self.decode(&tokens, &[&padded], earlier)?;
+        self.answers(image, &decoded, points.len() <= 1)
+    }
+
+    /// See [`super::Tracker::point_to_mask`].
+    pub(super) fn point_to_mask(&self, image: &ImageTokens, mask: &Tensor) -> Result<Tensor> {
+        let prompt = mask
+            .unsqueeze(1)?
+            .apply(&self.mask_downsample)?
+            .squeeze(1)?;
+        let tokens = match self.masks_without_memory {
+            true => image.tokens.broadcast_add(&self.no_memory)?,
+            false => image.tokens.clone(),
+        };
+        let decoded = self.decode(&tokens, &[&[PADDING; 2]], Some(&prompt))?;
+        let is_drawn = mask.flatten_from(1)?.max(1)?.gt(0f64)?;
+        let token = decoded.mask_tokens.narrow(1, 0, 1)?.squeeze(1)?;
+        let pointer = self.pointers.forward(&token, &present(&decoded)?)?;
+        self.pointers.without_absent(&pointer, &is_drawn)
+    }
+
+    /// What is followed to `tokens` (b, g * g, d) that know of other frames, one object each.
+    pub(super) fn follow(&self, image: &ImageTokens, tokens: &Tensor) -> Result<Answers> {
+        let points = vec![&[PADDING; 2][..]; tokens.dim(0)?];
+        let decoded = self.decode(tokens, &points, None)?;
+        self.answers(image, &decoded, true)
+    }
+
+    /// `tokens` (1 or b, g * g, d) with as many points for each of `b` objects
+    fn decode(
+        &self,
+        tokens: &Tensor,
+        points: &[&[LabeledPoint]],
+        mask: Option<&Tensor>,
+    ) -> Result<Decoded> {
+        let encoder = self.head.prompt_encoder();
+        let dense = match mask {
+            Some(mask) => encoder.embed_masks(mask)?,
+            None => encoder.no_mask().clone(),
+        };
+        self.head.mask_decoder().attend(
+            &tokens.broadcast_add(&dense)?,
+            encoder.dense_pe(),
+            &encoder.embed_points(points)?,
+        )
+    }
+
+    /// The best of three masks where the prompt is `ambiguous`, else the first one, or the best of
+    /// the others if it is not stable.
+    ///
+    /// Easy to get wrong: the pointer of a mask that is not stable is still that of the first one.
+    fn answers(&self, image: &ImageTokens, decoded: &Decoded, ambiguous: bool) -> Result<Answers> {
+        let masks: Range<usize> = if ambiguous {
+            1..NUM_MASKS
+        } else {
+            0..NUM_MASKS
+        };
+        let logits = self.head.draw(image, decoded, masks.clone())?;
+        let ious = decoded
+            .iou
+            .narrow(1, masks.start, masks.len())?
+            .to_vec2::<f32>()?;
+        let (mut chosen, mut pointed, mut iou_scores) = (vec![], vec![], vec![]);
+        for (i, ious) in ious.iter().enumerate() {
+            let best = match ambiguous || !is_stable(&logits.get(i)?.get(0)?)? {
+                true => first_largest(ious, usize::from(!ambiguous)),
+                false => 0,
+            };
+            chosen.push(logits.narrow(0, i, 1)?.narrow(1, best, 1)?.squeeze(1)?);
+            let token = if ambiguous { masks.start + best } else { 0 };
+            pointed.push(
+                decoded
+                    .mask_tokens
+                    .narrow(0, i, 1)?
+                    .narrow(1, token, 1)?
+                    .squeeze(1)?,
+            );
+            iou_scores.push(ious[best]);
+        }
+        let is_there = present(decoded)?;
+        let pointed = Tensor::cat(&pointed, 0)?;
+        Ok(Answers {
+            low_res_logits: without_absent(&Tensor::cat(&chosen, 0)?, &is_there)?,
+            pointers: self.pointers.forward(&pointed, &is_there)?,
+            object_scores: object_scores(decoded)?.to_vec1()?,
+            iou_scores,
+        })
+    }
+}
+
+/// Makes of a mask (b, 1, 16g, 16g) a mask prompt of a quarter of its side.
+fn mask_downsample(vb: VarBuilder) -> Result<Conv2d> {
+    let quarter = ConvConfig::default().with_stride(4);
+    conv2d(1, 1, 4, quarter, vb)
+}
+
+/// Logits (b, h, w), and [`ABSENT_LOGIT`] where `is_present` (b) is 0.
+pub(super) fn without_absent(logits: &Tensor, is_present: &Tensor) -> Result<Tensor> {
+    let absent = Tensor::full(ABSENT_LOGIT, logits.shape(), logits.device())?;
+    let is_present = is_present
+        .reshape(((), 1, 1))?
+        .broadcast_as(logits.shape())?;
+    is_present.where_cond(logits, &absent)
+}
+
+pub(super) fn object_scores(decoded: &Decoded) -> Result<&Tensor> {
+    match &decoded.object_score {
+        Some(scores) => Ok(scores),
+        None => candle::bail!("a tracker needs a head that scores objects"),
+    }
+}
+
+/// Of each object whether it is there (b), u8
+pub(super) fn present(decoded: &Decoded) -> Result<Tensor> {
+    object_scores(decoded)?.gt(0f64)
+}
+
+/// The index of the largest value from `start` on, of equal ones the first.
+pub(super) fn first_largest(values: &[f32], start: usize) -> usize {
+    let mut best = start;
+    for i in start..values.len() {
+        if values[i] > values[best] {
+            best = i;
+        }
+    }
+    best
+}
+
+/// Mask logits that hardly depend on the threshold.
+fn is_stable(logits: &Tensor) -> Result<bool> {
+    let above = |threshold: f32| -> Result<f32> {
+        let above = logits.gt(f64::from(threshold))?.to_dtype(DType::F32)?;
+        above.sum_all()?.to_scalar()
+    };
+    let low = above(-STABILITY_DELTA)?;
+    Ok(low == 0. || above(STABILITY_DELTA)? / low >= STABILITY_THRESHOLD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::golden::{Golden, assert_close};
+
+    #[test]
+    fn a_mask_becomes_the_prompt_that_it_is_to_the_original() -> Result<()> {
+        let golden = Golden::open("object_pointer");
+        let prompt = mask_downsample(golden.weights().pp("mask_downsample"))?;
+        let got = golden.tensor("in.mask").apply(&prompt)?;
+        assert_close(&got, &golden.tensor("out.mask_prompt"), 5e-6);
+        Ok(())
+    }
+}
