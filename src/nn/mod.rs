@@ -20,6 +20,8 @@ pub mod window;
 #[cfg(test)]
 pub(crate) mod golden;
 #[cfg(test)]
+mod random_tests;
+#[cfg(test)]
 mod tests;
 
 pub use attention::{MultiHeadAttention, ScoreBias, sdpa};
