@@ -24,7 +24,9 @@ fn models_are_listed_with_what_is_cached() {
     assert!(line("demo").contains("built in"));
     assert!(line(NAME).contains("cached") && line(NAME).contains("text exemplars"));
     assert!(line("sam3").contains("gated") && line("sam3").contains("3.45 GB"));
-    assert!(line("mobile-sam").contains("clicks everything"));
+    assert!(line("mobile-sam").contains("clicks everything  "));
+    assert!(line("sam3.1").contains("text exemplars clicks everything video"));
+    assert!(line("sam2.1-hiera-tiny").contains("clicks everything video"));
 
     let assert = home.sam3(&["models", "--json"]).assert().success();
     let json: serde_json::Value = serde_json::from_slice(&assert.get_output().stdout).unwrap();

@@ -114,7 +114,10 @@ fn row(entry: &Entry) -> [String; 7] {
         cached,
         pinned,
     } = entry;
-    let takes: Vec<&str> = release.prompts.iter().map(|kind| kind.name()).collect();
+    let mut takes: Vec<&str> = release.prompts.iter().map(|kind| kind.name()).collect();
+    if release.video {
+        takes.push("video");
+    }
     let encoders = match release.text_encoder {
         Some(text) => format!("{} + {text}", release.image_encoder),
         None => release.image_encoder.into(),

@@ -258,6 +258,12 @@ impl Variant {
         PromptKind::answered(self.text_encoder.is_some(), self.interactive)
     }
 
+    /// True if complete files have a tracker: where there is an interactive head, but for SAM 1 and
+    /// MobileSAM, which have no memory.
+    pub fn has_tracker(&self) -> bool {
+        self.family() != Family::Sam && self.interactive
+    }
+
     /// What the model is called, as in "EfficientSAM3 (RepViT-M0.9 + MobileCLIP-S1)".
     pub fn name(&self) -> String {
         let version = if self.multiplex { "3.1" } else { "3" };

@@ -21,6 +21,8 @@ pub struct Release {
     pub text_encoder: Option<&'static str>,
     /// The prompts that it answers.
     pub prompts: Vec<PromptKind>,
+    /// True if it follows objects through a video with a memory.
+    pub video: bool,
     /// Repository on the Hugging Face Hub, `owner/name`.
     pub repository: String,
     /// Path of the file in the repository, with forward slashes.
@@ -177,6 +179,7 @@ impl Repository {
             image_encoder: variant.image_encoder.name,
             text_encoder: variant.text_encoder.map(|row| row.name),
             prompts: variant.prompts(),
+            video: variant.has_tracker(),
             variant,
             repository: self.id.clone(),
             file: model.file.clone(),
