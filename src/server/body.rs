@@ -117,6 +117,13 @@ pub fn json<T: DeserializeOwned>(headers: &HeaderMap, bytes: &[u8]) -> Result<T,
             "send it with `Content-Type: application/json`",
         ));
     }
+    // Serde reads an array as the fields of an object in their order.
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(ApiError::invalid(
+            "the document is an array, not an object",
+            "see /openapi.json",
+        ));
+    }
     serde_json::from_slice(bytes).map_err(|error| match error.is_data() {
         true => ApiError::invalid(error.to_string(), "see /openapi.json"),
         false => ApiError::bad_request(format!("no valid JSON: {error}"), "see /openapi.json"),
@@ -189,4 +196,28 @@ pub async fn form(headers: &HeaderMap, bytes: &Bytes) -> Result<Vec<Part>, ApiEr
         parts.push(Part { name, bytes });
     }
     Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn an_array_is_no_request() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Request {
+            wanted: Option<u8>,
+        }
+        let headers = [(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/json"),
+        )];
+        let headers = HeaderMap::from_iter(headers);
+        let request: Request = json(&headers, br#" {"wanted": 7}"#).unwrap();
+        assert_eq!(request.wanted, Some(7));
+        let error = json::<Request>(&headers, b"\n [7]").unwrap_err();
+        assert_eq!(error.status, StatusCode::UNPROCESSABLE_ENTITY);
+    }
 }
