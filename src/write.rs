@@ -9,7 +9,7 @@
 //! destructors, so a command line must call [`remove_unfinished`] from its signal handler.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -127,8 +127,8 @@ impl NewFile {
     }
 }
 
-/// Removes the temporary files that a killed process left in a folder and below. The caller must
-/// know that no other process is writing there.
+/// Removes the temporary files that a killed process left in a folder, and not below it. The caller
+/// must know that no other process is writing there.
 ///
 /// # Errors
 /// [`Error::Io`] for what can be neither listed nor removed.
@@ -136,16 +136,32 @@ pub fn remove_abandoned(folder: &Path) -> Result<()> {
     let failed = |cause| Error::io(folder, cause);
     for entry in fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        let (path, kind) = (entry.path(), entry.file_type().map_err(failed)?);
+        let is_file = entry.file_type().map_err(failed)?.is_file();
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if kind.is_dir() {
-            remove_abandoned(&path)?;
-        } else if kind.is_file() && name.starts_with(PREFIX) && name.ends_with(SUFFIX) {
+        if is_file && name.starts_with(PREFIX) && name.ends_with(SUFFIX) {
+            let path = entry.path();
             fs::remove_file(&path).map_err(|cause| Error::io(&path, cause))?;
         }
     }
     Ok(())
+}
+
+/// Keeps other processes out for as long as the file is open; `None` if one of them was faster. What
+/// the file holds stays, as it may be a link to somebody's own.
+///
+/// # Errors
+/// [`Error::Io`].
+pub fn lock_file(path: &Path) -> Result<Option<File>> {
+    let failed = |cause| Error::io(path, cause);
+    let mut options = File::options();
+    let file = options.write(true).create(true).truncate(false).open(path);
+    let file = file.map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(cause)) => Err(failed(cause)),
+    }
 }
 
 impl Write for NewFile {
@@ -299,6 +315,20 @@ mod tests {
         entries
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect()
+    }
+
+    #[test]
+    fn a_lock_is_held_once_and_leaves_what_a_link_points_at() {
+        let directory = tempfile::tempdir().unwrap();
+        let (own, lock) = (directory.path().join("own"), directory.path().join("lock"));
+        fs::write(&own, "mine").unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(&own, &lock).unwrap();
+        let held = lock_file(&lock).unwrap();
+        assert!(held.is_some() && lock_file(&lock).unwrap().is_none());
+        drop(held);
+        assert!(lock_file(&lock).unwrap().is_some());
+        assert_eq!(fs::read(&own).unwrap(), b"mine");
     }
 
     #[test]

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::options::name_hash;
 use super::{Layout, Picture, Pictures, ascii};
 use crate::error::{Error, Result};
+use crate::write::lock_file;
 
 /// The folder of journals below the output folder.
 pub const FOLDER: &str = ".sam3";
@@ -139,15 +140,10 @@ impl Journal {
         let folder = root.join(FOLDER);
         fs::create_dir_all(&folder).map_err(|cause| Error::io(&folder, cause))?;
         let lock_path = folder.join(format!("{}.lock", shard.part()));
-        let lock = File::create(&lock_path).map_err(|cause| Error::io(&lock_path, cause))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let problem = format!("another process is working on part {shard} of this folder");
-                return Err(Error::dataset(root, problem));
-            }
-            Err(TryLockError::Error(cause)) => return Err(Error::io(&lock_path, cause)),
-        }
+        let Some(lock) = lock_file(&lock_path)? else {
+            let problem = format!("another process is working on part {shard} of this folder");
+            return Err(Error::dataset(root, problem));
+        };
         // In this order: another part may begin its journal and write files meanwhile.
         let is_free = check_free(root, &header.layout);
         let journals = list(&folder)?;

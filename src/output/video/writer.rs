@@ -19,6 +19,9 @@ pub const JOURNAL: &str = "tracks.jsonl";
 
 const GIF: &str = "overlay.gif";
 const MP4: &str = "overlay.mp4";
+const MASKS: &str = "masks";
+const DAVIS: &str = "davis";
+const OVERLAYS: &str = "overlay";
 const MOT: &str = "mot.txt";
 const YOUTUBE_VIS: &str = "youtube_vis.json";
 
@@ -107,7 +110,9 @@ impl Writer {
         let end = past.stream_position().map_err(failed)?;
         let journal = OpenOptions::new().append(true).open(&path);
         let journal = journal.map_err(failed)?;
-        remove_abandoned(folder)?;
+        for place in folders(folder) {
+            remove_abandoned(&place)?;
+        }
         journal.set_len(end).map_err(failed)?;
         past.rewind().map_err(failed)?;
         Self::new(folder, formats, about, journal, Some(past))
@@ -148,16 +153,16 @@ impl Writer {
         if self.has(Format::Masks) {
             for object in &frame.objects {
                 let png = masks::mask_png(&object.segmentation.decode()?)?;
-                self.put(&format!("masks/{:03}/{number:05}.png", object.id), &png)?;
+                self.put(&format!("{MASKS}/{:03}/{number:05}.png", object.id), &png)?;
             }
         }
         if self.has(Format::Davis) {
             let png = frame.to_davis_png(image.size())?;
-            self.put(&format!("davis/{number:05}.png"), &png)?;
+            self.put(&format!("{DAVIS}/{number:05}.png"), &png)?;
         }
         let drawn = self.add_to_documents(frame, image)?;
         if let Some(drawn) = drawn.filter(|_| self.has(Format::Overlay)) {
-            self.put(&format!("overlay/{number:05}.png"), &encode_png(&drawn)?)?;
+            self.put(&format!("{OVERLAYS}/{number:05}.png"), &encode_png(&drawn)?)?;
         }
         // Last: a frame that has a line is complete.
         let line = frame.to_json()? + "\n";
@@ -267,6 +272,16 @@ impl Writer {
     }
 }
 
+/// The folders below `root` that a run has written to so far, and `root`.
+fn folders(root: &Path) -> Vec<PathBuf> {
+    let mut folders = vec![root.to_path_buf(), root.join(DAVIS), root.join(OVERLAYS)];
+    if let Ok(objects) = fs::read_dir(root.join(MASKS)) {
+        folders.extend(objects.flatten().map(|object| object.path()));
+    }
+    folders.retain(|folder| folder.is_dir());
+    folders
+}
+
 fn finish(file: BufWriter<NewFile>) -> Result<()> {
     match file.into_inner() {
         Ok(file) => file.finish(),
@@ -343,12 +358,16 @@ mod tests {
         for left in [".sam3-1a2b.tmp", "masks/003/.sam3-3c4d.tmp"] {
             fs::write(parts.join(left), "half").unwrap(); // of a process that was killed
         }
+        let other = parts.join("mine/.sam3-5e6f.tmp"); // of one that is at work
+        fs::create_dir(other.parent().unwrap()).unwrap();
+        fs::write(&other, "half").unwrap();
         let journal = OpenOptions::new().append(true).open(parts.join(JOURNAL));
         journal.unwrap().write_all(b"{\"frame\":2,\"obj").unwrap(); // killed while it wrote
         let mut writer = Writer::resume(&parts, &FORMATS, about(), 1).unwrap();
         assert_eq!(writer.replay(&image()).unwrap(), frame(0));
         (1..3).for_each(|t| writer.write(&frame(t), &image()).unwrap());
         writer.finish().unwrap();
+        fs::remove_file(&other).unwrap();
 
         let relative = |root: &Path| -> Vec<(PathBuf, Vec<u8>)> {
             let files = files(root).into_iter();

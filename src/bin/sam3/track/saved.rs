@@ -1,11 +1,11 @@
 //! What a run leaves in its folder to go on from.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use candle_sam3::output::video::{JOURNAL, Writer};
-use candle_sam3::output::write_file;
+use candle_sam3::write::{lock_file, remove_abandoned, write_file};
 use serde_json::{Map, Value};
 
 /// A hidden folder beside the results.
@@ -32,18 +32,11 @@ impl Saved {
 
     /// Keeps other processes out until this one ends.
     fn lock(&mut self) -> Result<()> {
-        let path = self.folder.join(LOCK);
-        let file = File::create(&path).with_context(|| path.display().to_string())?;
-        match file.try_lock() {
-            Ok(()) => self.lock = Some(file),
-            Err(TryLockError::WouldBlock) => {
-                bail!("another process is working on {}", self.results.display())
-            }
-            Err(TryLockError::Error(e)) => {
-                return Err(e).with_context(|| path.display().to_string());
-            }
+        self.lock = lock_file(&self.folder.join(LOCK))?;
+        if self.lock.is_none() {
+            bail!("another process is working on {}", self.results.display());
         }
-        Ok(())
+        Ok(remove_abandoned(&self.folder)?)
     }
 
     /// Refuses a folder that is not empty.
@@ -68,10 +61,19 @@ impl Saved {
     /// Refuses to go on with a run that is complete, or was made with other settings.
     pub fn check(&mut self, settings: &Map<String, Value>) -> Result<()> {
         let path = self.folder.join(SETTINGS);
-        let name = self.results.display();
+        let nothing = format!(
+            "{} holds no run that was stopped; run without --resume",
+            self.results.display()
+        );
+        if !path.is_file() {
+            bail!(nothing);
+        }
+        // Before reading: the other process may just be done.
+        self.lock()?;
         let Ok(json) = fs::read(&path) else {
-            bail!("{name} holds no run that was stopped; run without --resume");
+            bail!(nothing);
         };
+        let name = self.results.display();
         let found: Map<String, Value> =
             serde_json::from_slice(&json).with_context(|| path.display().to_string())?;
         let mut keys = found.keys().chain(settings.keys());
@@ -82,7 +84,7 @@ impl Saved {
         if !self.results.join(JOURNAL).is_file() {
             bail!("{name} lacks {JOURNAL}, which --resume goes on from; use another folder");
         }
-        self.lock()
+        Ok(())
     }
 
     /// What a session was saved as; `None` if the run was stopped before.
@@ -101,17 +103,21 @@ impl Saved {
 
     /// The run is complete: there is nothing to go on with.
     pub fn finish(mut self) -> Result<()> {
+        remove(&self.folder.join(STATE))?;
+        remove(&self.folder.join(SETTINGS))?;
         drop(self.lock.take()); // some systems do not remove an open file
-        for name in [STATE, SETTINGS, LOCK] {
-            let path = self.folder.join(name);
-            match fs::remove_file(&path) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(e).with_context(|| path.display().to_string());
-                }
-                _ => {}
-            }
-        }
+        remove(&self.folder.join(LOCK))?;
         let removed = fs::remove_dir(&self.folder);
         removed.with_context(|| self.folder.display().to_string())
+    }
+}
+
+/// Removes a file, if it is there.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e).with_context(|| path.display().to_string())
+        }
+        _ => Ok(()),
     }
 }
