@@ -117,17 +117,21 @@ pub fn json<T: DeserializeOwned>(headers: &HeaderMap, bytes: &[u8]) -> Result<T,
             "send it with `Content-Type: application/json`",
         ));
     }
-    // Serde reads an array as the fields of an object in their order.
-    if bytes.trim_ascii_start().starts_with(b"[") {
-        return Err(ApiError::invalid(
-            "the document is an array, not an object",
-            "see /openapi.json",
-        ));
-    }
-    serde_json::from_slice(bytes).map_err(|error| match error.is_data() {
+    object(bytes).map_err(|error| match error.is_data() {
         true => ApiError::invalid(error.to_string(), "see /openapi.json"),
         false => ApiError::bad_request(format!("no valid JSON: {error}"), "see /openapi.json"),
     })
+}
+
+/// Reads a JSON object; an array, which serde takes for the fields of an object in their order, is an
+/// error.
+pub fn object<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return Err(serde::de::Error::custom(
+            "an array, where an object is expected",
+        ));
+    }
+    serde_json::from_slice(bytes)
 }
 
 /// Whether the content type is `kind`, whatever its parameters.

@@ -35,6 +35,7 @@ use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 
 use super::Service;
+use super::body;
 use super::error::ApiError;
 use super::images::Picture;
 use super::preview::{Preview, preview};
@@ -246,7 +247,7 @@ impl Session {
         events: &mpsc::UnboundedSender<Event>,
         tasks: &mut tokio::task::JoinSet<()>,
     ) -> Result<Option<Message>, ApiError> {
-        let hello: Hello = serde_json::from_str(text)
+        let hello: Hello = body::object(text.as_bytes())
             .map_err(|error| ApiError::bad_request(error.to_string(), "send {\"image\": ID}"))?;
         if let Some(token) = &hello.token {
             self.is_known |= self.service.config.guard.is_token(token);

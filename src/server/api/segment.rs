@@ -79,7 +79,7 @@ fn read_form(fields: &[Part]) -> Result<SegmentRequest, ApiError> {
         };
         match field.name.as_str() {
             "prompt" => {
-                request = serde_json::from_str(text)
+                request = body::object(text.as_bytes())
                     .map_err(|error| ApiError::invalid(format!("field prompt: {error}"), ""))?;
             }
             "text" => request.text = Some(Texts::One(text.to_string())),
