@@ -12,6 +12,9 @@ use clap::{Args, ValueEnum};
 
 use crate::names::{self, Located};
 
+/// As many as one machine has: each holds the whole model.
+const MAX_DEVICES: usize = 16;
+
 #[derive(Args)]
 #[command(next_help_heading = "Model")]
 pub struct ModelArgs {
@@ -123,6 +126,10 @@ pub fn prepare(args: &ModelArgs) -> Result<LoadOptions> {
 
 /// Opens each device.
 pub fn prepare_each(args: &ModelArgs) -> Result<Vec<LoadOptions>> {
+    let count = args.device.len();
+    if count > MAX_DEVICES {
+        bail!("--device names {count} devices; at most {MAX_DEVICES} are used");
+    }
     let options = args.device.iter().map(|device| on(args, *device));
     options.collect()
 }
