@@ -135,4 +135,6 @@ pub fn write_documents(layout: &Layout, pictures: &dyn Pictures) -> Result<()> {
 }
 
 #[cfg(test)]
+mod journal_tests;
+#[cfg(test)]
 mod tests;

@@ -37,10 +37,14 @@ mod multiplex_tests;
 #[cfg(test)]
 mod sam2_tests;
 pub mod session;
+#[cfg(test)]
+mod session_tests;
 pub mod simple;
 mod state;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod toy;
 
 pub use concept::{ConceptMasks, ConceptObject, ConceptSession};
 pub use detections::DetectionSession;

@@ -22,6 +22,8 @@ mod options;
 mod probation;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;
 
 pub use options::Options;
 
