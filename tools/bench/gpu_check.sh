@@ -1,35 +1,48 @@
 #!/usr/bin/env bash
-# Parity and speed of every released model on the GPU of this machine, without a download.
+# The first hour on a GPU, in stages of a few minutes each. Downloads nothing, builds nothing.
 #
-#   tools/bench/gpu_check.sh [--device cuda] [--dtypes "f32 bf16 f16"] [--iters 10] [VARIANT...]
+#   tools/bench/gpu_check.sh [--device cuda] [--folder target/gpu_check] [--limit 240] [STAGE...]
 #
-# Builds nothing: SAM3 names the binary, else target/cuda/release/sam3 or target/release/sam3 is
-# taken. For each model and number format, on random weights: every stage against f32 on the CPU
-# (`bench --parity`), then the times of the stages. All goes to tools/bench/results/<gpu>.json, a
-# list of what `sam3 bench --json` writes; a model that fails does not stop the others.
+# | stage | what it does |
+# |---|---|
+# | smoke | the demo model: a text and a click on the device, every stage against f32 on the CPU |
+# | parity-f32, parity-bf16, parity-f16 | one model of each family on random weights, the same |
+# | bench | the six models that matter in bf16, with the memory they take |
+# | profile | the kernels of the slowest of them, through nsys where that is installed |
+# | peers | official PyTorch packages beside ours, eager and compiled |
+# | table | everything as tools/bench/results/<device>.json, and a table against the goals |
 #
-# CHECKPOINTS and REFERENCES may name folders with <name>.pt and <name>.safetensors, the stages that
-# the official code recorded for it: those are then held against each other with `sam3 verify`.
+# All of them by default, in this order; `table` also ends every run. Each stage is made of steps that
+# leave a file in the folder when they succeed. Steps with a file are not run again, so a run that was
+# interrupted goes on where it was; to repeat a step delete its file. No step takes longer than --limit
+# seconds, and one that fails stops no other.
+#
+# With `--device cpu` the same stages make a dry run: one iteration in f32 of small models, and parity
+# of the demo model alone, with candle's operations, which GPUs take, in place of the CPU's kernels.
+#
+# SAM3 names the binary, else target/cuda/release/sam3 or target/release/sam3 is taken. `peers` needs
+# PYTHON (default python3) with torch, CHECKPOINTS, a folder with sam3.pt and mobile_sam.pt, and
+# PEER_PACKAGES, the folders of the official packages, see tools/bench/peers.py.
 set -uo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../.." || exit
 
-device=cuda dtypes="f32 bf16 f16" iters=10 variants=()
+device=cuda folder=target/gpu_check limit=240 stages=()
+all=(smoke parity-f32 parity-bf16 parity-f16 bench profile peers table)
 while (($#)); do
     case $1 in
-    --device | --dtypes | --iters)
+    --device | --folder | --limit)
         [[ $# -gt 1 ]] || { echo "$1 needs a value" >&2 && exit 2; }
         declare "${1#--}=$2" && shift
         ;;
     -*) echo "unknown option $1" >&2 && exit 2 ;;
-    *) variants+=("$1") ;;
+    *)
+        [[ " ${all[*]} " == *" $1 "* ]] || { echo "no stage $1; there are ${all[*]}" >&2 && exit 2; }
+        stages+=("$1")
+        ;;
     esac
     shift
 done
-[[ ${#variants[@]} -gt 0 ]] || variants=(
-    sam3 sam3-litetext-s0 sam3-litetext-s1 sam3-litetext-l
-    efficientsam3-{rv,tv,ev}-m efficientsam3-stage1-{rv,tv,ev}-{s,m,l}-mc-s1
-    mobile-sam sam-vit-{b,l,h}
-)
+((${#stages[@]})) || stages=("${all[@]}")
 for binary in "${SAM3:-}" target/cuda/release/sam3 target/release/sam3; do
     [[ -x $binary ]] && break
 done
@@ -37,59 +50,115 @@ if [[ ! -x $binary ]]; then
     echo "no sam3 binary: set SAM3, or build one with tools/cuda_build.sh" >&2
     exit 2
 fi
+binary=$(realpath "$binary") python=${PYTHON:-python3}
+mkdir -p "$folder"
 
-folder=$(mktemp -d)
-trap 'rm -r "$folder"' EXIT
-results=() failed=()
-run() { # name, arguments of bench
-    local name=$1
+if [[ $device == cpu ]]; then
+    families=() models=(mobile-sam efficientsam3-rv-m) dtype=f32 work=(--warmup 0 --iters 1)
+else
+    families=(sam3 sam3-litetext-s0 efficientsam3-rv-m mobile-sam sam-vit-b sam2.1-hiera-tiny)
+    models=(sam3 sam3-litetext-s0 efficientsam3-rv-m mobile-sam sam-vit-h sam2.1-hiera-large)
+    dtype=bf16 work=(--warmup 3 --iters 20)
+fi
+
+failed=()
+# A step: the file that it leaves, then its command. `bench --json` writes that file even where parity
+# fails, so it counts only after a success.
+step() {
+    local file=$folder/$1
     shift
-    echo "## $name"
-    if "$binary" bench --quiet --device "$device" --json "$folder/$name.json" "$@"; then
-        results+=("$folder/$name.json")
-    else
-        failed+=("$name")
-        [[ -s $folder/$name.json ]] && results+=("$folder/$name.json")
+    if [[ -s $file ]]; then
+        echo "have $file"
+        return
     fi
-    echo
+    echo "## ${file##*/}: $*"
+    local begun=$SECONDS
+    if timeout "$limit" "$@" >"$file.log" 2>&1; then
+        [[ -s $file ]] || cp "$file.log" "$file"
+        tail -3 "$file.log"
+    else
+        failed+=("${file##*/}")
+        [[ ! -e $file ]] || mv "$file" "$file.failed"
+        tail -5 "$file.log" >&2
+        echo "FAILED; all of it in $file.log" >&2
+    fi
+    echo "$((SECONDS - begun)) s"
 }
 
-run demo --iters 3 || true # opens the device, and tells what it is called
-gpu=$(sed -n 's/^ *"device": "\(.*\)",$/\1/p' "$folder/demo.json" 2>/dev/null | head -1)
-if [[ -z $gpu ]]; then
-    echo "device $device does not open" >&2
-    exit 1
-fi
-results=()
-for variant in "${variants[@]}"; do
-    for dtype in $dtypes; do
-        run "$variant-$dtype" --random-weights "$variant" --dtype "$dtype" --parity \
-            --warmup 2 --iters "$iters"
+bench() { # the file's name, arguments of bench
+    local name=$1
+    shift
+    step "$name.json" "$binary" bench --quiet --device "$device" --json "$folder/$name.json" "$@"
+}
+
+stage_smoke() {
+    local scene=tests/scenes/shapes.png
+    step segment.txt "$binary" segment "$scene" -t "blue circle" -m demo --device "$device" \
+        -o "$folder/segment"
+    step click.txt "$binary" segment "$scene" --point 60,60 -m demo --device "$device" -o "$folder/click"
+    bench smoke --iters 3 --parity
+}
+
+stage_parity() {
+    local model
+    if [[ $device == cpu ]]; then
+        CANDLE_SAM3_CPU=candle bench "parity-$1-demo" --dtype "$1" --parity "${work[@]}"
+        return
+    fi
+    for model in "${families[@]}"; do
+        bench "parity-$1-$model" --random-weights "$model" --dtype "$1" --parity --warmup 0 --iters 1
     done
-done
-if [[ -n ${CHECKPOINTS:-} && -n ${REFERENCES:-} ]]; then
-    for reference in "$REFERENCES"/*.safetensors; do
-        name=$(basename "$reference" .safetensors)
-        for dtype in $dtypes; do
-            echo "## verify $name in $dtype"
-            "$binary" verify -m "$CHECKPOINTS/$name.pt" --reference "$reference" \
-                --device "$device" --dtype "$dtype" || failed+=("verify-$name-$dtype")
+}
+
+stage_bench() {
+    local model
+    for model in "${models[@]}"; do
+        bench "bench-$model" --random-weights "$model" --dtype "$dtype" "${work[@]}"
+    done
+}
+
+stage_profile() {
+    if ! command -v nsys >/dev/null; then
+        echo "no nsys here: the table has the times of stages, but not those of kernels"
+        return
+    fi
+    step profile.txt nsys profile --force-overwrite true --stats true -o "$folder/profile" \
+        "$binary" bench --quiet --device "$device" --random-weights "${models[0]}" --dtype "$dtype" \
+        --warmup 2 --iters 3
+}
+
+stage_peers() {
+    local package=tools/bench/peers.py model checkpoint compile
+    if ! "$python" -c 'import torch' 2>/dev/null || [[ -z ${CHECKPOINTS:-} || -z ${PEER_PACKAGES:-} ]]; then
+        echo "no PyTorch peers: they need torch, CHECKPOINTS and PEER_PACKAGES"
+        return
+    fi
+    for model in sam3 mobile-sam; do
+        checkpoint=$CHECKPOINTS/${model//-/_}.pt
+        [[ -e $checkpoint ]] || continue
+        for compile in "" --compile; do
+            # shellcheck disable=SC2086  # no word where nothing is compiled
+            step "peer-$model${compile/--/-}.json" "$python" "$package" "$model" -m "$checkpoint" \
+                --image tests/scenes/shapes.png --device "$device" --dtype "$dtype" --warmup 3 --iters 10 \
+                --json "$folder/peer-$model${compile/--/-}.json" $compile
         done
     done
-fi
+}
 
-file=tools/bench/results/$(tr -c 'A-Za-z0-9\n' '-' <<<"$gpu" | tr 'A-Z' 'a-z').json
-mkdir -p "$(dirname "$file")"
-{
-    printf '[\n'
-    for i in "${!results[@]}"; do
-        ((i == 0)) || printf ',\n'
-        cat "${results[i]}"
-    done
-    printf '\n]\n'
-} >"$file"
-echo "${#results[@]} results in $file"
-if [[ ${#failed[@]} -gt 0 ]]; then
+stage_table() {
+    "$python" tools/bench/goals.py "$folder" || failed+=(table)
+}
+
+for stage in "${stages[@]}"; do
+    SECONDS=0
+    case $stage in
+    parity-*) stage_parity "${stage#parity-}" ;;
+    *) "stage_$stage" ;;
+    esac
+    echo "# $stage: $SECONDS s"
+done
+[[ " ${stages[*]} " == *" table "* ]] || stage_table
+if ((${#failed[@]})); then
     echo "FAILED: ${failed[*]}" >&2
     exit 1
 fi
