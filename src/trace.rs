@@ -15,6 +15,7 @@ use std::path::Path;
 
 use candle::{DType, Tensor};
 
+use crate::device::download;
 use crate::write::write_file;
 use crate::{Error, Result};
 
@@ -42,9 +43,8 @@ impl Trace {
     /// # Errors
     /// [`Error::Tensor`] if a stage has another shape.
     pub fn differences(&self, reference: &Self) -> Result<Vec<Difference>> {
-        let values = |t: &Tensor| -> candle::Result<Vec<f32>> {
-            t.to_dtype(DType::F32)?.flatten_all()?.to_vec1()
-        };
+        let values =
+            |t: &Tensor| -> candle::Result<Vec<f32>> { download(&t.to_dtype(DType::F32)?) };
         let mut differences = vec![];
         for (name, want) in reference.tensors().filter(|(_, t)| t.dtype().is_float()) {
             let Some(got) = self.tensors.get(name) else {

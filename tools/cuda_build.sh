@@ -4,8 +4,8 @@
 #   tools/cuda_build.sh [cuda|cudnn] [cargo arguments, default: build --release]
 #
 # The CUDA 13.0 compiler and libraries are fetched from PyPI (1 GB), or those of CUDA_HOME are used if
-# it is set. The binary holds PTX for CUDA_COMPUTE_CAP (default 90: Hopper, and newer GPUs through the
-# driver's compiler), so the GPU machine's driver must be of CUDA 13.0 or later.
+# it is set. The binary holds PTX for CUDA_COMPUTE_CAP (default 80: Ampere, and newer GPUs too), which
+# the driver compiles when it is first used, so the GPU machine's driver must be of CUDA 13.0 or later.
 #
 # Plain `cargo build --features cuda` makes a binary that cannot start where CUDA is missing. This one
 # loads CUDA when it is asked for a GPU: it starts everywhere and falls back to the CPU. On the GPU
@@ -63,7 +63,7 @@ if [[ -z ${CUDA_HOME:-} ]]; then
     CUDA_HOME=$toolchain/nvidia/cu13
 fi
 export CUDA_HOME CUDA_PATH=$CUDA_HOME NVCC=$CUDA_HOME/bin/nvcc PATH=$CUDA_HOME/bin:$PATH
-export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-90}
+export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-80}
 nvcc --version | tail -2
 SAM3_COMMIT=$(git rev-parse --short HEAD 2>/dev/null || true) # for the results of `sam3 bench`
 export SAM3_COMMIT

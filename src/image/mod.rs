@@ -12,6 +12,7 @@
 
 mod decode;
 mod orient;
+pub(crate) mod passes;
 pub(crate) mod resample;
 pub mod resize;
 pub mod transform;

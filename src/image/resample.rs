@@ -5,6 +5,7 @@
 
 use rayon::prelude::*;
 
+use super::passes::Pass;
 use crate::{Error, Result, Size};
 
 /// Resizes a map, stored by rows.
@@ -47,6 +48,31 @@ pub(crate) fn resize_antialias(map: &[f32], size: Size, to: Size) -> Result<Vec<
             }
         });
     Ok(resized)
+}
+
+/// What [`resize_antialias`] sums, in the order of its passes.
+pub(crate) fn passes(from: Size, to: Size) -> Vec<Pass<f32>> {
+    if from == to {
+        return vec![];
+    }
+    let pass = |is_horizontal, kernels: Vec<Kernel>| {
+        let taps = kernels.iter().map(|k| k.weights.len()).max().unwrap_or(0);
+        let padded = |kernel: &Kernel| {
+            let mut weights = kernel.weights.clone();
+            weights.resize(taps, 0.);
+            weights
+        };
+        Pass {
+            is_horizontal,
+            taps,
+            weights: kernels.iter().flat_map(padded).collect(),
+            starts: kernels.iter().map(|kernel| kernel.start).collect(),
+        }
+    };
+    vec![
+        pass(true, kernels(from.width, to.width)),
+        pass(false, kernels(from.height, to.height)),
+    ]
 }
 
 /// The samples that one sample of the result is a mean of.

@@ -19,7 +19,9 @@
 use rayon::prelude::*;
 
 use super::Image;
+use super::passes::{IntegerPass, Pass};
 use crate::error::{Error, Result};
+use crate::size::Size;
 
 const CHANNELS: usize = 3;
 
@@ -36,14 +38,47 @@ pub fn resize_bilinear_antialias(image: &Image, width: usize, height: usize) -> 
 /// # Errors
 /// [`Error::InvalidImage`] when `width` or `height` is zero.
 pub fn resize_pillow_bilinear(image: &Image, width: usize, height: usize) -> Result<Image> {
-    let rows_lost = image.height() as i64 - height as i64;
-    let columns_lost = image.width() as i64 - width as i64;
-    let order = if rows_lost > 0 && rows_lost > 2 * columns_lost {
-        Order::VerticalFirst
-    } else {
-        Order::HorizontalFirst
-    };
+    let order = Order::of_pillow(image.size(), Size::new(width, height));
     resize::<i32>(image, width, height, order)
+}
+
+/// What [`resize_bilinear_antialias`] sums, in the order of its passes.
+///
+/// # Errors
+/// As of that function.
+pub(crate) fn bilinear_antialias_passes(from: Size, to: Size) -> Result<Vec<IntegerPass>> {
+    passes::<i16>(from, to, Order::HorizontalFirst)
+}
+
+/// What [`resize_pillow_bilinear`] sums, in the order of its passes.
+///
+/// # Errors
+/// As of that function.
+pub(crate) fn pillow_bilinear_passes(from: Size, to: Size) -> Result<Vec<IntegerPass>> {
+    passes::<i32>(from, to, Order::of_pillow(from, to))
+}
+
+fn passes<W: Weight>(from: Size, to: Size, order: Order) -> Result<Vec<IntegerPass>> {
+    check_size(to)?;
+    let pass = |is_horizontal, old: usize, new: usize| {
+        (old != new).then(|| Filter::<W>::new(old, new).into_pass(is_horizontal))
+    };
+    let horizontal = pass(true, from.width, to.width);
+    let vertical = pass(false, from.height, to.height);
+    let in_order = match order {
+        Order::HorizontalFirst => [horizontal, vertical],
+        Order::VerticalFirst => [vertical, horizontal],
+    };
+    Ok(in_order.into_iter().flatten().collect())
+}
+
+fn check_size(Size { width, height }: Size) -> Result<()> {
+    if width == 0 || height == 0 {
+        return Err(Error::InvalidImage(format!(
+            "cannot resize to {width}x{height} pixels; both sides must be at least 1"
+        )));
+    }
+    Ok(())
 }
 
 /// An integer weight; how many of its bits are fractional depends on the reference.
@@ -81,12 +116,20 @@ enum Order {
     VerticalFirst,
 }
 
-fn resize<W: Weight>(image: &Image, width: usize, height: usize, order: Order) -> Result<Image> {
-    if width == 0 || height == 0 {
-        return Err(Error::InvalidImage(format!(
-            "cannot resize to {width}x{height} pixels; both sides must be at least 1"
-        )));
+impl Order {
+    fn of_pillow(from: Size, to: Size) -> Self {
+        let rows_lost = from.height as i64 - to.height as i64;
+        let columns_lost = from.width as i64 - to.width as i64;
+        if rows_lost > 0 && rows_lost > 2 * columns_lost {
+            Self::VerticalFirst
+        } else {
+            Self::HorizontalFirst
+        }
     }
+}
+
+fn resize<W: Weight>(image: &Image, width: usize, height: usize, order: Order) -> Result<Image> {
+    check_size(Size::new(width, height))?;
     let (old_width, old_height) = (image.width(), image.height());
     let horizontal = (width != old_width).then(|| Filter::<W>::new(old_width, width));
     let vertical = (height != old_height).then(|| Filter::<W>::new(old_height, height));
@@ -190,6 +233,20 @@ impl<W: Weight> Filter<W> {
             taps,
             weights: padded,
             bits,
+        }
+    }
+
+    fn into_pass(self, is_horizontal: bool) -> IntegerPass {
+        let weights = self.weights.into_iter().map(Into::<i32>::into);
+        let sums = Pass {
+            is_horizontal,
+            starts: self.starts,
+            taps: self.taps,
+            weights: weights.map(|weight| weight as u32).collect(), // none is negative
+        };
+        IntegerPass {
+            sums,
+            bits: self.bits,
         }
     }
 

@@ -41,7 +41,7 @@ impl Square {
 }
 
 /// Mean and deviation of ImageNet's channels, of samples in 0..1.
-const IMAGENET: [(f32, f32); 3] = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
+pub(crate) const IMAGENET: [(f32, f32); 3] = [(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)];
 
 /// SAM 2's transform: the whole image is stretched to a square in floating point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -75,6 +75,9 @@ impl FloatSquare {
     }
 }
 
+/// Mean and deviation of the same, of samples in 0..255 as SAM 1 has them.
+pub(crate) const LEVELS: [(f32, f32); 3] = [(123.675, 58.395), (116.28, 57.12), (103.53, 57.375)];
+
 /// SAM 1's transform: the longer side becomes `size`, the rest of the square is padding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LongestSide {
@@ -90,16 +93,15 @@ impl LongestSide {
     /// # Errors
     /// [`crate::Error::InvalidImage`] when a side would become zero.
     pub fn apply(&self, image: &Image) -> Result<Vec<f32>> {
-        const MEAN: [f32; 3] = [123.675, 116.28, 103.53];
-        const STD: [f32; 3] = [58.395, 57.12, 57.375];
         let (width, height) = self.resized(image.width(), image.height());
         let resized = resize::resize_pillow_bilinear(image, width, height)?;
         let mut planes = vec![0.0; 3 * self.size * self.size];
         for (channel, plane) in planes.chunks_exact_mut(self.size * self.size).enumerate() {
+            let (mean, std) = LEVELS[channel];
             let rows = resized.pixels().chunks_exact(width * 3);
             for (to, from) in plane.chunks_exact_mut(self.size).zip(rows) {
                 for (value, pixel) in to.iter_mut().zip(from.chunks_exact(3)) {
-                    *value = (f32::from(pixel[channel]) - MEAN[channel]) / STD[channel];
+                    *value = (f32::from(pixel[channel]) - mean) / std;
                 }
             }
         }

@@ -59,6 +59,31 @@ impl Mask {
         mask
     }
 
+    /// From rows of whole bytes, whose bit b of byte i is pixel x = 8 i + b; bits from `width` on are
+    /// not looked at. `None` for another number of bytes.
+    pub(crate) fn from_packed_rows(width: usize, height: usize, bytes: &[u8]) -> Option<Self> {
+        let row = width.div_ceil(8);
+        if bytes.len() != row * height {
+            return None;
+        }
+        let mut mask = Self::new(width, height);
+        if bytes.is_empty() {
+            return Some(mask);
+        }
+        let rows = bytes.chunks_exact(row);
+        for (words, bytes) in mask.words.chunks_exact_mut(mask.stride).zip(rows) {
+            for (word, bytes) in words.iter_mut().zip(bytes.chunks(8)) {
+                let mut eight = [0; 8];
+                eight[..bytes.len()].copy_from_slice(bytes);
+                *word = u64::from_le_bytes(eight);
+            }
+            if let (Some(last), used @ 1..) = (words.last_mut(), width % BITS) {
+                *last &= (1 << used) - 1;
+            }
+        }
+        Some(mask)
+    }
+
     /// Width and height in pixels.
     pub fn size(&self) -> Size {
         Size::new(self.width, self.height)

@@ -102,11 +102,11 @@ pub fn threshold_upsampled(
 
 /// The two source samples that one sample of the result lies between.
 #[derive(Clone, Copy)]
-struct Tap {
-    first: usize,
-    second: usize,
-    first_weight: f32,
-    second_weight: f32,
+pub(crate) struct Tap {
+    pub first: usize,
+    pub second: usize,
+    pub first_weight: f32,
+    pub second_weight: f32,
 }
 
 impl Tap {
@@ -118,7 +118,8 @@ impl Tap {
     }
 }
 
-fn taps(old: usize, new: usize) -> Vec<Tap> {
+/// Those of all samples of a side.
+pub(crate) fn taps(old: usize, new: usize) -> Vec<Tap> {
     let scale = old as f32 / new as f32;
     (0..new)
         .map(|i| {

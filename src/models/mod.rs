@@ -9,6 +9,7 @@ pub mod head;
 pub mod inspect;
 pub mod int8;
 pub mod interactive;
+mod pixels;
 pub mod sam;
 pub mod sam2;
 pub mod sam3;

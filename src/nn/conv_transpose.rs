@@ -8,7 +8,7 @@ use super::conv::{Conv2d, ConvConfig, get_f64, loaded};
 use super::kernels::epilogue::Activation;
 use super::linear::Linear;
 use super::sample::resize_bilinear;
-use super::{activate, cpu_slice, on_cpu_in_f32};
+use super::{activate, cpu_slice, on_cpu_in_f32, on_host};
 
 /// A transposed convolution with kernel 2 and stride 2: (b, in, h, w) -> (b, out, 2h, 2w).
 ///
@@ -127,7 +127,7 @@ fn interleave(
     activation: Activation,
     (b, c, h, w): (usize, usize, usize, usize),
 ) -> Result<Tensor> {
-    let bias = bias.to_vec1::<f32>()?;
+    let bias = on_host::<f32>(bias)?;
     let (storage, layout) = ys.storage_and_layout();
     let ys = cpu_slice(&storage, layout)?;
     let mut out = vec![0f32; b * c * 4 * h * w];

@@ -11,6 +11,7 @@ use candle_nn::VarBuilder;
 
 use super::kernels::int8::Int8Weight;
 use super::kernels::level::takes_candles_way;
+use super::on_host;
 use crate::Error;
 
 /// How a model holds the weights of its large layers.
@@ -115,8 +116,8 @@ impl Int8Rows {
 
     pub fn pack(&self) -> Result<Int8Weight> {
         let (out, input) = self.bytes.dims2()?;
-        let bytes = self.bytes.flatten_all()?.to_vec1::<u8>()?;
-        Int8Weight::new(&bytes, self.scales.to_vec1()?, out, input)
+        let bytes = on_host::<u8>(&self.bytes)?;
+        Int8Weight::new(&bytes, on_host(&self.scales)?, out, input)
     }
 }
 

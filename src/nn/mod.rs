@@ -24,6 +24,9 @@ mod random_tests;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use kernels::random as noise;
+
 pub use attention::{MultiHeadAttention, ScoreBias, sdpa};
 pub use int8::WeightFormat;
 pub use linear::{Linear, linear};
@@ -31,7 +34,7 @@ pub use mlp::Mlp;
 pub use norm::{GroupNorm, LayerNorm, group_norm, layer_norm};
 pub use precision::Precision;
 
-use candle::{DType, Device, Layout, Result, Storage, Tensor};
+use candle::{DType, Device, Layout, Result, Storage, Tensor, WithDType};
 
 use kernels::epilogue::Activation;
 use kernels::level::takes_candles_way;
@@ -79,6 +82,11 @@ pub(crate) fn on_cpu_in_f32(xs: &Tensor) -> bool {
     !takes_candles_way() && xs.device().is_cpu() && xs.dtype() == DType::F32
 }
 
+/// Whether `device` is a GPU, or the CPU in its place, see [`takes_candles_way`].
+pub(crate) fn on_gpu(device: &Device) -> bool {
+    !device.is_cpu() || takes_candles_way()
+}
+
 /// The elements of a f32 tensor on the CPU: all of a contiguous one, for another one those from the
 /// first on to the end of its storage.
 fn cpu_slice<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
@@ -92,9 +100,17 @@ fn cpu_slice<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
     })
 }
 
+/// The elements of a tensor on the CPU, by rows, for a kernel that keeps or packs them.
+fn on_host<D: WithDType>(xs: &Tensor) -> Result<Vec<D>> {
+    if !xs.device().is_cpu() {
+        candle::bail!("this kernel needs a tensor on the CPU");
+    }
+    xs.flatten_all()?.to_vec1()
+}
+
 /// The values of a vector that a kernel reads, if there is one.
 fn values(xs: Option<&Tensor>) -> Result<Option<Vec<f32>>> {
-    xs.map(Tensor::to_vec1).transpose()
+    xs.map(on_host).transpose()
 }
 
 /// Whether `xs` is f16 or bf16 on the CPU. candle sums products with few rows in f16 there.

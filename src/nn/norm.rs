@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
 use super::kernels::rowwise::{self, sum};
-use super::on_cpu_in_f32;
+use super::{on_cpu_in_f32, on_host};
 
 /// Rows that a task normalizes.
 const ROWS: usize = 16;
@@ -34,7 +34,7 @@ pub fn layer_norm(dim: usize, eps: f64, vb: VarBuilder) -> Result<LayerNorm> {
 impl LayerNorm {
     /// Weight, bias and epsilon, for a kernel.
     pub(in crate::nn) fn values(&self) -> Result<(Vec<f32>, Vec<f32>, f32)> {
-        Ok((self.weight.to_vec1()?, self.bias.to_vec1()?, self.eps))
+        Ok((on_host(&self.weight)?, on_host(&self.bias)?, self.eps))
     }
 }
 

@@ -6,27 +6,42 @@
 
 use candle::{D, DType, Device, Result, Tensor};
 
+use crate::device::upload;
+
 const TEMPERATURE: f64 = 10_000.;
 const SCALE: f64 = std::f64::consts::TAU;
 
-/// Encodes normalised coordinates: `n` (n) in 0..1 -> (n, dim), sine at even and cosine at odd
-/// channels, in f32.
+/// Encodes coordinates in a number of channels, sine at even and cosine at odd ones, in f32. Its
+/// periods stay on the device.
 ///
 /// Follows `PositionEmbeddingSine._encode_xy`,
 /// <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/position_encoding.py#L53>.
-pub fn sine_1d(coords: &Tensor, dim: usize) -> Result<Tensor> {
-    encode(&(coords.to_dtype(DType::F32)? * SCALE)?, dim)
+#[derive(Debug, Clone)]
+pub struct Sines {
+    periods: Tensor, // (dim / 2)
 }
 
-/// Encodes angles (…): -> (…, dim)
-fn encode(angles: &Tensor, dim: usize) -> Result<Tensor> {
-    // f32 powers, as the reference takes them
-    let periods: Vec<f32> = (0..dim / 2)
-        .map(|i| (TEMPERATURE as f32).powf((2 * i) as f32 / dim as f32))
-        .collect();
-    let periods = Tensor::new(periods, angles.device())?;
-    let phase = angles.unsqueeze(D::Minus1)?.broadcast_div(&periods)?;
-    Tensor::stack(&[phase.sin()?, phase.cos()?], D::Minus1)?.flatten_from(angles.rank())
+impl Sines {
+    /// In `dim` channels.
+    pub fn new(dim: usize, device: &Device) -> Result<Self> {
+        // f32 powers, as the reference takes them
+        let periods: Vec<f32> = (0..dim / 2)
+            .map(|i| (TEMPERATURE as f32).powf((2 * i) as f32 / dim as f32))
+            .collect();
+        Ok(Self {
+            periods: upload(periods, dim / 2, device)?,
+        })
+    }
+
+    /// Normalised coordinates (…) in 0..1 -> (…, dim)
+    pub fn encode(&self, coords: &Tensor) -> Result<Tensor> {
+        self.encode_angles(&(coords.to_dtype(DType::F32)? * SCALE)?)
+    }
+
+    fn encode_angles(&self, angles: &Tensor) -> Result<Tensor> {
+        let phase = angles.unsqueeze(D::Minus1)?.broadcast_div(&self.periods)?;
+        Tensor::stack(&[phase.sin()?, phase.cos()?], D::Minus1)?.flatten_from(angles.rank())
+    }
 }
 
 /// The positional map of a feature grid: -> (1, dim, h, w) in f32, channels y then x.
@@ -34,12 +49,13 @@ fn encode(angles: &Tensor, dim: usize) -> Result<Tensor> {
 /// Follows `PositionEmbeddingSine.forward`,
 /// <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/position_encoding.py#L90>.
 pub fn sine_2d(h: usize, w: usize, dim: usize, device: &Device) -> Result<Tensor> {
+    let sines = Sines::new(dim / 2, device)?;
     let axis = |n: usize| -> Result<Tensor> {
         let scale = SCALE as f32;
         let angles: Vec<f32> = (1..=n)
             .map(|i| i as f32 / (n as f32 + 1e-6) * scale)
             .collect();
-        encode(&Tensor::new(angles, device)?, dim / 2)?.t() // (dim / 2, n)
+        sines.encode_angles(&upload(angles, n, device)?)?.t() // (dim / 2, n)
     };
     let y = axis(h)?.unsqueeze(2)?.broadcast_as((dim / 2, h, w))?;
     let x = axis(w)?.unsqueeze(1)?.broadcast_as((dim / 2, h, w))?;

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::attention::{Heads, in_rows};
 use super::{cpu_slice, on_cpu_in_f32, window};
+use crate::device::upload;
 
 /// Cosines and sines of one grid, applied to queries and keys.
 #[derive(Debug, Clone)]
@@ -41,7 +42,7 @@ impl AxialRope {
                 }
             }
         }
-        let angles = Tensor::from_vec(angles, (side * side, 2 * quarter), device)?;
+        let angles = upload(angles, (side * side, 2 * quarter), device)?;
         Ok(Self {
             cos: angles.cos()?,
             sin: angles.sin()?,

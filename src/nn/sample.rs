@@ -6,6 +6,7 @@ use candle::{DType, Device, Result, Tensor};
 use rayon::prelude::*;
 
 use super::{cpu_slice, on_cpu_in_f32};
+use crate::device::upload;
 
 /// Bilinear without antialiasing, pixels as areas (`align_corners=False`): (b, c, h, w) ->
 /// (b, c, side, side). A map of that size comes back as it is.
@@ -152,10 +153,20 @@ pub fn roi_align(features: &Tensor, boxes: &[[f32; 4]], size: usize) -> Result<T
     let (c, h, w) = features.dims3()?;
     let (dtype, device) = (features.dtype(), features.device());
     let features = features.to_dtype(DType::F32)?.contiguous()?;
+    let weights = boxes.iter().flat_map(|[x0, y0, x1, y1]| {
+        let along_x = bin_weights(*x0, *x1, w, size);
+        along_x.into_iter().chain(bin_weights(*y0, *y1, h, size))
+    });
+    let weights = upload(
+        weights.collect::<Vec<f32>>(),
+        (boxes.len(), size * (w + h)),
+        device,
+    )?;
     let mut pooled = Vec::with_capacity(boxes.len());
-    for [x0, y0, x1, y1] in boxes {
-        let along_x = Tensor::from_vec(bin_weights(*x0, *x1, w, size), (size, w), device)?;
-        let along_y = Tensor::from_vec(bin_weights(*y0, *y1, h, size), (size, h), device)?;
+    for i in 0..boxes.len() {
+        let weights = weights.get(i)?;
+        let along_x = weights.narrow(0, 0, size * w)?.reshape((size, w))?;
+        let along_y = weights.narrow(0, size * w, size * h)?.reshape((size, h))?;
         let rows = features.reshape((c * h, w))?.matmul(&along_x.t()?)?; // (c h, size)
         let rows = rows.reshape((c, h, size))?;
         let bins = along_y.broadcast_left(c)?.contiguous()?.matmul(&rows)?; // (c, size, size)

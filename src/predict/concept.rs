@@ -7,11 +7,12 @@
 
 use std::collections::HashMap;
 
-use candle::{DType, Tensor};
+use candle::Tensor;
 use serde::{Deserialize, Serialize};
 
+use super::enlarge::masks;
 use super::{Instance, is_finite, sigmoid};
-use crate::mask::upsample::threshold_upsampled;
+use crate::device::{self, download_rows, free_memory, upload};
 use crate::mask::{BoxXyxy, Mask, nms};
 use crate::models::sam3::{ExemplarBox, Grounding, ImageEmbedding, Sam3, TextEmbedding};
 use crate::{Error, Result, Run, Size, text};
@@ -184,14 +185,21 @@ pub fn predict(
     run: &mut Run,
 ) -> Result<Vec<Prediction>> {
     let batch = match run.trace {
-        None if !model.device().is_cpu() => GPU_BATCH,
+        None if !model.device().is_cpu() => prompts_at_a_time(model, image),
         _ => 1,
     };
     predict_in_batches(model, image, prompts, options, batch, run)
 }
 
-/// Prompts that a GPU answers in one pass: each keeps a pixel embedding of 85 MB in f32.
-const GPU_BATCH: usize = 8;
+/// Prompts that a GPU answers in one pass: as many as its memory holds, and 8 where it does not say how
+/// much it has.
+fn prompts_at_a_time(model: &Sam3, image: &ImageEmbedding) -> usize {
+    /// Copies of a prompt's pixel embedding, 85 MB in f32, that are there at a time.
+    const COPIES: usize = 8;
+    let fine = &image.features.fpn[0];
+    let each = COPIES * fine.elem_count() * fine.dtype().size_in_bytes();
+    device::batch(free_memory(model.device()), each as u64, 8, 32)
+}
 
 fn predict_in_batches(
     model: &Sam3,
@@ -238,20 +246,23 @@ fn answer(
         inputs.collect::<Result<Vec<_>>>()
     })?;
     let groundings = detector.ground_encoded(&image.features, &inputs, run)?;
-    let logits = groundings.logits.to_vec2::<f32>()?;
-    let presence = groundings.found.presence_logit.to_vec1::<f32>()?;
 
     let mut predictions = Vec::with_capacity(prompts.len());
-    for (i, (logits, presence)) in logits.into_iter().zip(presence).enumerate() {
+    for (i, verdict) in Verdict::of(&groundings)?.into_iter().enumerate() {
         let grounding = groundings.of_prompt(i)?;
-        if !presence.is_finite() || logits.iter().any(|logit| !logit.is_finite()) {
+        if !verdict.is_finite() {
             return Err(not_finite(image, &prompts[i], &grounding)?);
         }
-        let presence = sigmoid(presence);
-        let scores: Vec<f32> = logits.iter().map(|l| sigmoid(*l) * presence).collect();
+        let (presence, scores) = (verdict.presence(), verdict.scores());
         let threshold = prompts[i].prompt.threshold.unwrap_or(options.threshold);
         let kept = keep(&scores, threshold, options.max_instances);
-        let found = instances(model, &grounding, &scores, &kept, options, image.size, run)?;
+        let found = Found {
+            grounding: &grounding,
+            boxes: &verdict.boxes,
+            scores: &scores,
+            kept: &kept,
+        };
+        let found = instances(model, &found, options, image.size, run)?;
         let semantic = match options.semantic {
             true => {
                 let logits = detector.semantic(&grounding.pixels)?;
@@ -269,6 +280,57 @@ fn answer(
         });
     }
     Ok(predictions)
+}
+
+/// What is asked of a grounding before any mask is made, on the host.
+pub(super) struct Verdict {
+    /// Of each query.
+    logits: Vec<f32>,
+    presence_logit: f32,
+    /// Of each query: centre x, centre y, width, height in 0..1.
+    pub(super) boxes: Vec<[f32; 4]>,
+}
+
+impl Verdict {
+    /// Those of all prompts, in one transfer.
+    pub(super) fn of(groundings: &Grounding) -> Result<Vec<Self>> {
+        let Grounding { logits, found, .. } = groundings;
+        let (b, q) = logits.dims2()?;
+        let presence = found.presence_logit.reshape((b, 1))?;
+        let boxes = found.boxes.reshape((b, 4 * q))?;
+        let rows = download_rows::<f32>(&Tensor::cat(&[logits, &presence, &boxes], 1)?)?;
+        let verdict = |row: Vec<f32>| Self {
+            boxes: row[q + 1..].as_chunks().0.to_vec(),
+            presence_logit: row[q],
+            logits: row[..q].to_vec(),
+        };
+        Ok(rows.into_iter().map(verdict).collect())
+    }
+
+    fn is_finite(&self) -> bool {
+        let logits = self.logits.iter().chain([&self.presence_logit]);
+        logits.into_iter().all(|logit| logit.is_finite())
+    }
+
+    /// Confidence that the concept is in the image at all.
+    pub(super) fn presence(&self) -> f32 {
+        sigmoid(self.presence_logit)
+    }
+
+    /// Of each query.
+    pub(super) fn scores(&self) -> Vec<f32> {
+        let presence = self.presence();
+        let logits = self.logits.iter();
+        logits.map(|logit| sigmoid(*logit) * presence).collect()
+    }
+}
+
+/// The answer to a prompt before its masks are made.
+struct Found<'a> {
+    grounding: &'a Grounding,
+    boxes: &'a [[f32; 4]],
+    scores: &'a [f32],
+    kept: &'a [u32],
 }
 
 /// The error that names the first stage whose result is not finite.
@@ -293,48 +355,34 @@ fn not_finite(image: &ImageEmbedding, prompt: &EncodedPrompt, found: &Grounding)
 /// Masks and boxes of the kept queries.
 fn instances(
     model: &Sam3,
-    grounding: &Grounding,
-    scores: &[f32],
-    kept: &[u32],
+    found: &Found,
     options: &Options,
     size: Size,
     run: &mut Run,
 ) -> Result<Vec<Instance>> {
+    let Found {
+        grounding,
+        boxes,
+        scores,
+        kept,
+    } = *found;
     if kept.is_empty() {
         return Ok(vec![]);
     }
-    let queries = Tensor::new(kept, grounding.pixels.device())?;
+    let queries = upload(kept.to_vec(), kept.len(), grounding.pixels.device())?;
     let hs = grounding.found.hs.index_select(&queries, 1)?;
     let logits = run.stage("masks", || model.detector().masks(&grounding.pixels, &hs))?;
     run.record("pred_masks", &logits);
-    let boxes = grounding.found.boxes.squeeze(0)?.to_vec2::<f32>()?;
     let masks = run.stage("enlarge", || masks(&logits, options.mask_threshold, size))?;
     let instance = |(query, mask): (&u32, Mask)| {
-        let b = &boxes[*query as usize];
-        let bbox = BoxXyxy::from_cxcywh_norm([b[0], b[1], b[2], b[3]], size.width, size.height);
+        let bbox = boxes[*query as usize];
         Instance {
             mask,
-            bbox,
+            bbox: BoxXyxy::from_cxcywh_norm(bbox, size.width, size.height),
             score: scores[*query as usize],
         }
     };
     Ok(kept.iter().zip(masks).map(instance).collect())
-}
-
-/// Mask logits (1, k, h, w) -> k masks at the size of the image.
-fn masks(logits: &Tensor, threshold: f32, size: Size) -> Result<Vec<Mask>> {
-    let (_, _, h, w) = logits.dims4()?;
-    let low_res = Size::new(w, h);
-    let logits = logits
-        .to_dtype(DType::F32)?
-        .flatten_all()?
-        .to_vec1::<f32>()?;
-    if logits.iter().any(|logit| !logit.is_finite()) {
-        return Err(Error::not_finite("the mask head"));
-    }
-    let maps = logits.chunks_exact(low_res.area());
-    maps.map(|map| threshold_upsampled(map, low_res, size, threshold))
-        .collect()
 }
 
 /// The queries above the threshold in their order, at most `max` of them.

@@ -12,18 +12,22 @@
 mod cancel_tests;
 pub mod concept;
 pub mod dataset;
+mod enlarge;
 pub mod everything;
 #[cfg(test)]
 mod fake;
 pub mod interactive;
 mod shortcuts;
 pub mod tiled;
+#[cfg(all(test, feature = "demo"))]
+mod traffic_tests;
 pub mod verify;
 pub mod video;
 
 use candle::{DType, Tensor};
 use serde::Serialize;
 
+use crate::device::download;
 use crate::mask::{BoxXyxy, Mask};
 use crate::{Error, Result, Size};
 
@@ -73,5 +77,5 @@ fn sigmoid(x: f32) -> f32 {
 /// True if no value is NaN or infinite: zero times any such value is NaN, and stays so in a sum.
 fn is_finite(tensor: &Tensor) -> Result<bool> {
     let zeros = (tensor.to_dtype(DType::F32)? * 0.)?;
-    Ok(zeros.sum_all()?.to_scalar::<f32>()? == 0.)
+    Ok(download::<f32>(&zeros.sum_all()?)? == [0.])
 }

@@ -8,6 +8,7 @@
 use candle::{Device, Result, Tensor};
 use candle_nn::{Embedding, Module, VarBuilder, embedding};
 
+use crate::device::upload;
 use crate::nn::{LayerNorm, Linear, MultiHeadAttention, ScoreBias, layer_norm, linear};
 
 const EPS: f64 = 1e-5;
@@ -51,6 +52,7 @@ impl Config {
 pub struct ClipText {
     token_embedding: Embedding,
     positional_embedding: Tensor, // (s, width)
+    causal: Tensor,               // (1, 1, s, s), negative infinity above the diagonal
     resblocks: Vec<ResidualAttentionBlock>,
     ln_final: LayerNorm,
     resizer: Linear,
@@ -65,6 +67,7 @@ impl ClipText {
         Ok(Self {
             token_embedding: embedding(cfg.vocab_size, cfg.width, encoder.pp("token_embedding"))?,
             positional_embedding: encoder.get(positions, "positional_embedding")?,
+            causal: causal_bias(cfg.context_length, vb.device())?.to_dtype(vb.dtype())?,
             resblocks: (0..cfg.layers)
                 .map(|i| ResidualAttentionBlock::new(cfg, blocks.pp(i)))
                 .collect::<Result<_>>()?,
@@ -78,7 +81,7 @@ impl ClipText {
         let tokens = self.token_embedding.forward(ids)?;
         let len = ids.dim(1)?;
         let positions = self.positional_embedding.narrow(0, 0, len)?;
-        let causal = causal_bias(len, ids.device())?.to_dtype(tokens.dtype())?;
+        let causal = self.causal.narrow(2, 0, len)?.narrow(3, 0, len)?;
         let mut xs = tokens.broadcast_add(&positions)?;
         for block in &self.resblocks {
             xs = block.forward(&xs, &causal)?;
@@ -92,7 +95,7 @@ fn causal_bias(n: usize, device: &Device) -> Result<Tensor> {
     let bias: Vec<f32> = (0..n)
         .flat_map(|row| (0..n).map(move |col| if col > row { f32::NEG_INFINITY } else { 0. }))
         .collect();
-    Tensor::from_vec(bias, (1, 1, n, n), device)
+    upload(bias, (1, 1, n, n), device)
 }
 
 #[derive(Debug)]

@@ -10,6 +10,7 @@ use candle::{D, Result, Tensor};
 use candle_nn::{Embedding, Module, VarBuilder, embedding};
 
 use super::rep_mixer::RepMixerBlock;
+use crate::device::upload;
 use crate::nn::attention::merge_heads;
 use crate::nn::{LayerNorm, Linear, Precision, layer_norm, linear, sdpa};
 
@@ -146,7 +147,7 @@ fn resample_rows(table: &Tensor, len: usize) -> Result<Tensor> {
         row[low] += 1. - fraction;
         row[(low + 1).min(rows - 1)] += fraction;
     }
-    let weights = Tensor::from_vec(weights, (len, rows), table.device())?;
+    let weights = upload(weights, (len, rows), table.device())?;
     weights.to_dtype(table.dtype())?.matmul(table)
 }
 

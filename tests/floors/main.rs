@@ -66,6 +66,66 @@ fn imports_point_downward() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Where values may pass to a device or back uncounted: loaded weights, and the CPU's kernels.
+const UNCOUNTED: &[&str] = &[
+    "device/traffic.rs",
+    "nn/mod.rs",
+    "nn/conv/batch_norm.rs",
+    "backbones/hiera.rs",
+    "backbones/tiny_vit.rs",
+    "weights/",
+];
+
+#[test]
+fn values_pass_to_and_from_devices_in_one_place() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let (mut wrong, mut seen) = (vec![], 0);
+    for file in rust_files(&src) {
+        let relative = file.strip_prefix(&src).unwrap().display().to_string();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let text = code(text.split("\nmod tests {").next().unwrap());
+        seen += text.matches("upload(").count() + text.matches("download").count();
+        let is_test = TEST_FILES.iter().any(|name| relative.ends_with(name));
+        if is_test || UNCOUNTED.iter().any(|place| relative.starts_with(place)) {
+            continue;
+        }
+        let is_sent = ["from_vec(", "from_slice(", "from_iter(", "new("]
+            .iter()
+            .any(|name| {
+                let call = format!("Tensor::{name}");
+                let calls = text.split(&call).skip(1);
+                let mut arguments = calls.map(|call| call.split(';').next().unwrap_or_default());
+                arguments.any(|arguments| !arguments.contains("Device::Cpu"))
+            });
+        let is_read = [
+            ".to_vec0",
+            ".to_vec1",
+            ".to_vec2",
+            ".to_vec3",
+            ".to_scalar",
+            ".to_device",
+        ];
+        if is_sent || is_read.iter().any(|name| text.contains(name)) {
+            wrong.push(relative);
+        }
+    }
+    assert!(seen > 40, "only {seen} transfers seen");
+    assert!(
+        wrong.is_empty(),
+        "use device::upload and device::download in {wrong:#?}"
+    );
+}
+
+/// Files that only tests are made of.
+const TEST_FILES: &[&str] = &[
+    "tests.rs",
+    "fake.rs",
+    "full_size.rs",
+    "golden.rs",
+    "toy.rs",
+    "world.rs",
+];
+
 /// A file without its comments, which may name anything.
 fn code(text: &str) -> String {
     let lines = text.lines();

@@ -18,6 +18,7 @@ pub use mask_decoder::{Decoded, ImageTokens, MaskDecoder, NUM_MASKS};
 pub use prompt_encoder::{Label, PromptEncoder};
 
 use super::{InteractiveEmbedding, VisualPrompt};
+use crate::device::{self, free_memory, upload};
 use crate::{Error, Result};
 
 /// Sizes and capabilities of a head.
@@ -97,9 +98,15 @@ impl Config {
 }
 
 /// Prompts that are decoded in one batch. On the CPU more are slower, because the activations leave
-/// the cache.
-pub(crate) fn max_batch(device: &Device) -> usize {
-    if device.is_cpu() { 16 } else { 64 }
+/// the cache; a GPU takes as many as its memory holds, and 64 where it does not say how much it has.
+pub(crate) fn max_batch(cfg: &Config, device: &Device) -> usize {
+    /// Copies of a prompt's image tokens that are there at a time, the upscaled ones included.
+    const COPIES: usize = 32;
+    let tokens = cfg.grid * cfg.grid * cfg.dim * size_of::<f32>();
+    match device.is_cpu() {
+        true => 16,
+        false => device::batch(free_memory(device), (COPIES * tokens) as u64, 64, 64),
+    }
 }
 
 /// Prompt encoder and mask decoder.
@@ -258,7 +265,7 @@ impl SamHead {
         if logits.is_empty() {
             return Ok(None);
         }
-        let logits = Tensor::from_vec(logits, (prompts.len(), side, side), device)?;
+        let logits = upload(logits, (prompts.len(), side, side), device)?;
         Ok(Some(self.prompt_encoder.embed_masks(&logits)?))
     }
 }

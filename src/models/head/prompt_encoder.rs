@@ -14,6 +14,7 @@ use candle::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::Config;
+use crate::device::upload;
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
 use crate::nn::{LayerNorm, gelu, layer_norm};
 
@@ -83,21 +84,22 @@ impl PromptEncoder {
         if n == 0 {
             return Tensor::zeros((b, 0, d), dtype, device);
         }
-        let points = || prompts.iter().flat_map(|points| points.iter());
         let size = self.cfg.image_size as f32;
-        let coords: Vec<f32> = points()
-            .flat_map(|(xy, _)| xy.map(|v| (v + 0.5) / size))
+        let row = |([x, y], label): &([f32; 2], Label)| {
+            let share = |v: &f32| (v + 0.5) / size;
+            [share(x), share(y), f32::from(*label as u8)]
+        };
+        let rows: Vec<f32> = prompts
+            .iter()
+            .flat_map(|points| points.iter().flat_map(row))
             .collect();
-        let placed: Vec<f32> = points()
-            .map(|(_, label)| f32::from(*label != Label::Padding))
-            .collect();
-        let labels: Vec<u32> = points().map(|(_, label)| *label as u32).collect();
-        let sines = fourier(
-            &Tensor::from_vec(coords, (b * n, 2), device)?,
-            &self.frequencies,
-        )?;
-        let placed = Tensor::from_vec(placed, (b * n, 1), device)?;
-        let labels = Tensor::from_vec(labels, b * n, device)?;
+        let rows = upload(rows, (b * n, 3), device)?;
+        let sines = fourier(&rows.narrow(1, 0, 2)?, &self.frequencies)?;
+        let labels = rows.narrow(1, 2, 1)?;
+        let placed = labels
+            .ne(f64::from(Label::Padding as u8))?
+            .to_dtype(DType::F32)?;
+        let labels = labels.squeeze(1)?.to_dtype(DType::U32)?;
         let labels = self.labels.index_select(&labels, 0)?;
         (sines.broadcast_mul(&placed)? + labels)?
             .reshape((b, n, d))?
@@ -145,7 +147,7 @@ fn cell_centres(grid: usize, device: &Device) -> Result<Tensor> {
     let coords: Vec<f32> = (0..grid * grid)
         .flat_map(|i| [centre(i % grid), centre(i / grid)])
         .collect();
-    Tensor::from_vec(coords, (grid * grid, 2), device)
+    upload(coords, (grid * grid, 2), device)
 }
 
 #[derive(Debug, Clone)]

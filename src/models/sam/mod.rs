@@ -14,7 +14,7 @@ pub use image_encoder::{BackboneConfig, ImageEncoder};
 pub(super) use load::{left_out, survey};
 
 use super::head::{self, Decoded, ImageTokens, SamHead, drawn_mask};
-use super::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
+use super::{InteractiveEmbedding, InteractiveModel, VisualPrompt, pixels};
 use crate::image::{Image, transform::LongestSide};
 use crate::mask::{Mask, upsample::upsample_bilinear};
 use crate::nn::WeightFormat;
@@ -64,9 +64,7 @@ impl Sam {
     /// # Errors
     /// [`crate::Error::Tensor`] if they do not fit on the device.
     pub fn preprocess(&self, image: &Image) -> Result<Tensor> {
-        let side = self.transform().size;
-        let pixels = self.transform().apply(image)?;
-        let pixels = Tensor::from_vec(pixels, (1, 3, side, side), &self.device)?;
+        let pixels = pixels::longest_side(image, self.transform(), &self.device)?;
         Ok(pixels.to_dtype(self.dtype)?)
     }
 

@@ -21,6 +21,7 @@ pub(super) use load::{left_out, survey};
 
 use self::neck::Neck;
 use super::head::{self, Decoded, ImageTokens, SamHead, drawn_mask};
+use super::pixels;
 use super::tracker::{self, FrameFeatures, Tracker, TrackerNetwork, TrackingModel};
 use super::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
 use crate::backbones::hiera::{self, Hiera};
@@ -105,8 +106,7 @@ impl Sam2 {
     /// [`Error::Tensor`] if they do not fit on the device.
     pub fn preprocess(&self, image: &Image) -> Result<Tensor> {
         let size = self.head().config().image_size;
-        let pixels = FloatSquare { size }.apply(image)?;
-        let pixels = Tensor::from_vec(pixels, (1, 3, size, size), &self.device)?;
+        let pixels = pixels::float_square(image, FloatSquare { size }, &self.device)?;
         Ok(pixels.to_dtype(self.dtype)?)
     }
 

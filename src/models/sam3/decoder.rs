@@ -12,8 +12,10 @@ use candle::{DType, Device, Result, Tensor};
 use candle_nn::{Module, VarBuilder, ops::sigmoid};
 
 use super::encoder;
+use crate::device::upload;
+use crate::nn::posenc::Sines;
 use crate::nn::{LayerNorm, Linear, Mlp, MultiHeadAttention, ScoreBias};
-use crate::nn::{inverse_sigmoid, layer_norm, linear, posenc};
+use crate::nn::{inverse_sigmoid, layer_norm, linear};
 
 const EPS: f64 = 1e-5;
 
@@ -34,6 +36,8 @@ pub struct Decoder {
     query_embed: Tensor,      // (q, d)
     reference_points: Tensor, // (q, 4), before the sigmoid
     presence_token: Tensor,   // (1, d)
+    cells: Tensor,            // (1, 1, grid, 1): where rows and columns begin, in 0..1
+    sines: Sines,
     layers: Vec<DecoderLayer>,
     norm: LayerNorm,
     bbox_embed: Mlp,
@@ -45,13 +49,20 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Reads everything below `transformer.decoder`.
-    pub fn new(cfg: &encoder::Config, num_queries: usize, vb: VarBuilder) -> Result<Self> {
+    /// Reads everything below `transformer.decoder`; memories are maps of `grid` x `grid`.
+    pub fn new(
+        cfg: &encoder::Config,
+        num_queries: usize,
+        grid: usize,
+        vb: VarBuilder,
+    ) -> Result<Self> {
         let d = cfg.d_model;
         Ok(Self {
             query_embed: vb.get((num_queries, d), "query_embed.weight")?,
             reference_points: vb.get((num_queries, 4), "reference_points.weight")?,
             presence_token: vb.get((1, d), "presence_token.weight")?,
+            cells: cell_starts(grid, vb.device())?.reshape((1, 1, grid, 1))?,
+            sines: Sines::new(d / 2, vb.device())?,
             layers: (0..cfg.layers)
                 .map(|i| DecoderLayer::new(cfg, vb.pp("layers").pp(i)))
                 .collect::<Result<_>>()?,
@@ -65,13 +76,12 @@ impl Decoder {
         })
     }
 
-    /// Memory (b, h * w, d) of an `h` x `w` map with positions `pos` (1, h * w, d), `prompt`
-    /// (b, m, d) with `padding` (b, 1, 1, m)
+    /// Memory (b, grid², d) with positions `pos` (1, grid², d), `prompt` (b, m, d) with `padding`
+    /// (b, 1, 1, m)
     pub fn forward(
         &self,
         memory: &Tensor,
         pos: &Tensor,
-        (h, w): (usize, usize),
         prompt: &Tensor,
         padding: &Tensor,
     ) -> Result<Decoded> {
@@ -89,9 +99,9 @@ impl Decoder {
         for layer in &self.layers {
             let query_pos = self
                 .ref_point_head
-                .forward(&encode_boxes(&boxes, d)?.to_dtype(dtype)?)?;
+                .forward(&self.encode_boxes(&boxes)?.to_dtype(dtype)?)?;
             let query_pos = Tensor::cat(&[&no_pos, &query_pos], 1)?;
-            let bias = self.box_bias(&boxes, (h, w), dtype)?;
+            let bias = self.box_bias(&boxes, dtype)?;
             xs = layer.forward(&xs, &query_pos, &key, memory, &bias, prompt, padding)?;
             hs = xs.narrow(1, 1, queries)?.apply(&self.norm)?;
             let delta = self.bbox_embed.forward(&hs)?.to_dtype(DType::F32)?;
@@ -107,35 +117,36 @@ impl Decoder {
     }
 
     /// Attention bias from the position of a cell relative to a box's edges, the sum of a part
-    /// for its row and one for its column: `boxes` (b, q, 4) -> (b, heads, 1 + q, h) and
-    /// (b, heads, 1 + q, w), zero for the presence token
-    fn box_bias(
-        &self,
-        boxes: &Tensor,
-        (h, w): (usize, usize),
-        dtype: DType,
-    ) -> Result<[Tensor; 2]> {
-        let axis = |centre: usize, n: usize, mlp: &Mlp| -> Result<Tensor> {
+    /// for its row and one for its column: `boxes` (b, q, 4) -> (b, heads, 1 + q, grid) both, zero
+    /// for the presence token
+    fn box_bias(&self, boxes: &Tensor, dtype: DType) -> Result<[Tensor; 2]> {
+        let axis = |centre: usize, mlp: &Mlp| -> Result<Tensor> {
             let middle = boxes.narrow(2, centre, 1)?;
             let half = (boxes.narrow(2, centre + 2, 1)? * 0.5)?;
             let edges = Tensor::cat(&[(&middle - &half)?, (&middle + &half)?], 2)?; // (b, q, 2)
-            let cells = cell_starts(n, boxes.device())?.reshape((1, 1, n, 1))?;
-            let delta = cells.broadcast_sub(&edges.unsqueeze(2)?)?; // (b, q, n, 2)
+            let delta = self.cells.broadcast_sub(&edges.unsqueeze(2)?)?; // (b, q, grid, 2)
             mlp.forward(&signed_log(&delta)?.to_dtype(dtype)?)?
-                .permute((0, 3, 1, 2))? // (b, heads, q, n)
+                .permute((0, 3, 1, 2))? // (b, heads, q, grid)
                 .pad_with_zeros(2, 1, 0)
         };
         Ok([
-            axis(1, h, &self.box_rpb_embed_y)?,
-            axis(0, w, &self.box_rpb_embed_x)?,
+            axis(1, &self.box_rpb_embed_y)?,
+            axis(0, &self.box_rpb_embed_x)?,
         ])
+    }
+
+    /// Sine encoding of boxes (b, q, 4) in the order y, x, w, h -> (b, q, 2 d)
+    fn encode_boxes(&self, boxes: &Tensor) -> Result<Tensor> {
+        let all = self.sines.encode(boxes)?; // (b, q, 4, d / 2)
+        let part = |start, len| all.narrow(2, start, len);
+        Tensor::cat(&[part(1, 1)?, part(0, 1)?, part(2, 2)?], 2)?.flatten_from(2)
     }
 }
 
 /// 0, 1/n, 2/n …: the coordinate of each cell as the box bias sees it.
 fn cell_starts(n: usize, device: &Device) -> Result<Tensor> {
     let starts: Vec<f32> = (0..n).map(|i| i as f32 / n as f32).collect();
-    Tensor::new(starts, device)
+    upload(starts, n, device)
 }
 
 /// `sign(8 d) log2(|8 d| + 1) / log2(8)`
@@ -143,12 +154,6 @@ fn signed_log(delta: &Tensor) -> Result<Tensor> {
     let delta = (delta * 8.)?;
     let magnitude = ((delta.abs()? + 1.)?.log()? / (8f64).ln())?;
     delta.sign()? * magnitude
-}
-
-/// Sine encoding of boxes (b, q, 4) in the order y, x, w, h -> (b, q, 2 d)
-fn encode_boxes(boxes: &Tensor, d: usize) -> Result<Tensor> {
-    let axis = |i: usize| posenc::sine_1d(&boxes.narrow(2, i, 1)?.squeeze(2)?, d / 2);
-    Tensor::cat(&[axis(1)?, axis(0)?, axis(2)?, axis(3)?], 2)
 }
 
 /// Post-norm: self-attention, attention to the prompt, attention to the image, feed-forward.
@@ -225,11 +230,11 @@ mod tests {
     fn equals_the_official_decoder() -> Result<()> {
         let golden = Golden::open("decoder");
         let cfg = encoder::Config::of(&golden);
-        let decoder = Decoder::new(&cfg, golden.size("queries"), golden.weights())?;
-        let grid = (golden.size("grid"), golden.size("grid"));
+        let (queries, grid) = (golden.size("queries"), golden.size("grid"));
+        let decoder = Decoder::new(&cfg, queries, grid, golden.weights())?;
         let padding = padding_bias(&golden.tensor("in.prompt_mask"), DType::F32)?;
         let (memory, pos) = (golden.tensor("in.memory"), golden.tensor("in.pos"));
-        let got = decoder.forward(&memory, &pos, grid, &golden.tensor("in.prompt"), &padding)?;
+        let got = decoder.forward(&memory, &pos, &golden.tensor("in.prompt"), &padding)?;
         let last = golden.size("layers") - 1;
         assert_close(&got.hs, &golden.tensor("out.hs").get(last)?, 1e-5);
         assert_close(&got.boxes, &golden.tensor("out.pred_boxes"), 1e-5);
@@ -240,7 +245,7 @@ mod tests {
         );
 
         let first = golden.tensor("out.reference_boxes").get(0)?;
-        let [rows, columns] = decoder.box_bias(&first, grid, DType::F32)?;
+        let [rows, columns] = decoder.box_bias(&first, DType::F32)?;
         let bias = grid_sums(&rows, &columns)?;
         assert_close(
             &bias.narrow(2, 1, golden.size("queries"))?,

@@ -3,6 +3,8 @@
 //! Follows `Sam3Image.forward_grounding`,
 //! <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/model/sam3_image.py#L439>.
 
+use std::sync::OnceLock;
+
 use candle::{DType, IndexOp, Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 
@@ -41,9 +43,9 @@ impl ImageFeatures {
         Ok((h, w))
     }
 
-    /// Memory that the features keep, in bytes.
+    /// Memory that the features keep, in bytes, without the positions, which all images share.
     pub fn bytes(&self) -> usize {
-        let tokens = [&self.tokens, &self.pos, &self.attended, &self.no_boxes];
+        let tokens = [&self.tokens, &self.attended, &self.no_boxes];
         let tensors = self.fpn.iter().chain(tokens);
         tensors
             .map(|t| t.elem_count() * t.dtype().size_in_bytes())
@@ -151,6 +153,8 @@ pub struct Detector {
     decoder: Decoder,
     dot_prod_scoring: DotProductScoring,
     segmentation_head: SegmentationHead,
+    /// Positions of the tokens, the same for every image.
+    pos: OnceLock<Tensor>,
 }
 
 impl Detector {
@@ -173,9 +177,15 @@ impl Detector {
                 vb.pp("geometry_encoder"),
             )?,
             encoder: Encoder::new(&cfg.encoder, transformer.pp("encoder"))?,
-            decoder: Decoder::new(&cfg.decoder, cfg.num_queries, transformer.pp("decoder"))?,
+            decoder: Decoder::new(
+                &cfg.decoder,
+                cfg.num_queries,
+                grid,
+                transformer.pp("decoder"),
+            )?,
             dot_prod_scoring: DotProductScoring::new(d, cfg.scoring_dim, cfg.max_logit, scoring)?,
             segmentation_head: SegmentationHead::new(d, cfg.encoder.num_heads, head)?,
+            pos: OnceLock::new(),
         })
     }
 
@@ -276,6 +286,11 @@ impl Detector {
     }
 }
 
+/// A map (1, d, h, w) as (1, h * w, d)
+fn as_tokens(map: &Tensor) -> Result<Tensor> {
+    map.flatten_from(2)?.transpose(1, 2)?.contiguous()
+}
+
 /// The stages one by one, in the order in which they run.
 impl Detector {
     /// Normalised pixels (b, 3, s, s) -> features (b, c, g, g)
@@ -296,11 +311,9 @@ impl Detector {
 
     /// Features that every prompt on this pyramid shares.
     pub fn prepare(&self, fpn: [Tensor; 3]) -> Result<ImageFeatures> {
-        let (_, d, h, w) = fpn[2].dims4()?;
-        let as_tokens = |map: &Tensor| map.flatten_from(2)?.transpose(1, 2)?.contiguous();
+        let (_, _, h, w) = fpn[2].dims4()?;
         let tokens = as_tokens(&fpn[2])?;
-        let pos = posenc::sine_2d(h, w, d, tokens.device())?.to_dtype(tokens.dtype())?;
-        let pos = as_tokens(&pos)?;
+        let pos = self.positions(&fpn[2])?;
         Ok(ImageFeatures {
             attended: self.encoder.attend_image(&tokens, &pos)?,
             no_boxes: self.geometry_encoder.forward(&[], &tokens, (h, w), &pos)?,
@@ -308,6 +321,18 @@ impl Detector {
             tokens,
             pos,
         })
+    }
+
+    /// Positions (1, h * w, d) of the tokens of a map (1, d, h, w) of the neck; made when the first
+    /// one comes.
+    fn positions(&self, map: &Tensor) -> Result<Tensor> {
+        if let Some(pos) = self.pos.get() {
+            return Ok(pos.clone());
+        }
+        let (_, d, h, w) = map.dims4()?;
+        let pos = posenc::sine_2d(h, w, d, map.device())?.to_dtype(map.dtype())?;
+        let pos = as_tokens(&pos)?;
+        Ok(self.pos.get_or_init(|| pos).clone())
     }
 
     /// Exemplar boxes -> tokens (1, boxes + 1, d), the CLS token last
@@ -347,13 +372,8 @@ impl Detector {
         memory: &Tensor,
         prompt: &PromptTokens,
     ) -> Result<Decoded> {
-        self.decoder.forward(
-            memory,
-            &image.pos,
-            image.grid()?,
-            &prompt.tokens,
-            &prompt.bias,
-        )
+        self.decoder
+            .forward(memory, &image.pos, &prompt.tokens, &prompt.bias)
     }
 
     /// Queries `hs` (b, q, d) -> logits (b, q), f32

@@ -11,9 +11,11 @@ use candle::{DType, Result, Tensor};
 use candle_nn::{Embedding, Module, VarBuilder, embedding};
 
 use super::encoder::{self, EncoderLayer};
+use crate::device::upload;
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
+use crate::nn::posenc::Sines;
 use crate::nn::sample::roi_align;
-use crate::nn::{LayerNorm, Linear, ScoreBias, layer_norm, linear, posenc};
+use crate::nn::{LayerNorm, Linear, ScoreBias, layer_norm, linear};
 
 const EPS: f64 = 1e-5;
 
@@ -39,6 +41,7 @@ pub struct GeometryEncoder {
     norm: LayerNorm,
     encode: Vec<EncoderLayer>,
     encode_norm: LayerNorm,
+    sines: Sines,
     roi_size: usize,
 }
 
@@ -60,6 +63,7 @@ impl GeometryEncoder {
                 .map(|i| EncoderLayer::new(cfg, vb.pp("encode").pp(i)))
                 .collect::<Result<_>>()?,
             encode_norm: layer_norm(d, EPS, vb.pp("encode_norm"))?,
+            sines: Sines::new(d / 2, vb.device())?,
             roi_size,
         })
     }
@@ -103,15 +107,15 @@ impl GeometryEncoder {
         (h, w): (usize, usize),
     ) -> Result<Tensor> {
         let (_, _, d) = image.dims3()?;
-        let device = image.device();
-        let column = |i: usize| -> Result<Tensor> {
-            let values: Vec<f32> = boxes.iter().map(|b| b.cxcywh_norm[i]).collect();
-            Tensor::new(values, device)
+        let row = |b: &ExemplarBox| {
+            let ([cx, cy, w, h], label) = (b.cxcywh_norm, u8::from(b.positive));
+            [cx, cy, w, h, f32::from(label)]
         };
-        let (cx, cy, bw, bh) = (column(0)?, column(1)?, column(2)?, column(3)?);
+        let rows: Vec<f32> = boxes.iter().flat_map(row).collect();
+        let rows = upload(rows, (boxes.len(), 5), image.device())?;
         let to_model = |t: Tensor| t.to_dtype(image.dtype());
 
-        let coordinates = to_model(Tensor::stack(&[&cx, &cy, &bw, &bh], 1)?)?;
+        let coordinates = to_model(rows.narrow(1, 0, 4)?)?;
         let direct = self.boxes_direct_project.forward(&coordinates)?;
 
         let normed = self
@@ -130,14 +134,13 @@ impl GeometryEncoder {
             .forward(&pooled)?
             .reshape((boxes.len(), d))?;
 
-        let (y, x) = (posenc::sine_1d(&cy, d / 2)?, posenc::sine_1d(&cx, d / 2)?);
-        let position = Tensor::cat(&[y, x, bh.unsqueeze(1)?, bw.unsqueeze(1)?], 1)?;
+        let sines = |i: usize| self.sines.encode(&rows.narrow(1, i, 1)?.squeeze(1)?);
+        let (width, height) = (rows.narrow(1, 2, 1)?, rows.narrow(1, 3, 1)?);
+        let position = Tensor::cat(&[sines(1)?, sines(0)?, height, width], 1)?;
         let position = self.boxes_pos_enc_project.forward(&to_model(position)?)?;
 
-        let labels: Vec<u32> = boxes.iter().map(|b| u32::from(b.positive)).collect();
-        let label = self
-            .label_embed
-            .forward(&Tensor::new(labels, device)?.to_dtype(DType::U32)?)?;
+        let labels = rows.narrow(1, 4, 1)?.squeeze(1)?.to_dtype(DType::U32)?;
+        let label = self.label_embed.forward(&labels)?;
         ((direct + pooled)? + position)? + label
     }
 }

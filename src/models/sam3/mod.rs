@@ -22,6 +22,8 @@ pub use interactive::InteractiveHead;
 pub(super) use load::{left_out, survey};
 pub(super) use parts::Parts;
 
+use super::pixels;
+use crate::device::upload;
 use crate::image::{Image, transform::Square};
 use crate::nn::WeightFormat;
 use crate::text::Tokenizer;
@@ -156,8 +158,7 @@ impl Sam3 {
     /// [`Error::Tensor`] if they do not fit on the device.
     pub fn preprocess(&self, image: &Image) -> Result<Tensor> {
         let side = self.config.image_size;
-        let pixels = Square { size: side }.apply(image)?;
-        let pixels = Tensor::from_vec(pixels, (1, 3, side, side), &self.device)?;
+        let pixels = pixels::square(image, Square { size: side }, &self.device)?;
         Ok(pixels.to_dtype(self.dtype)?)
     }
 
@@ -176,7 +177,7 @@ impl Sam3 {
         if let Some(tokens) = encoding.truncated {
             tracing::warn!("text of {tokens} tokens cut to the model's {context}: {text:?}");
         }
-        let ids = Tensor::from_vec(encoding.ids, (1, context), &self.device)?;
+        let ids = upload(encoding.ids, (1, context), &self.device)?;
         Ok(TextEmbedding {
             features: self.detector.encode_text(&ids)?,
         })

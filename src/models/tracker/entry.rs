@@ -6,6 +6,8 @@ use candle::{Result, Tensor};
 
 use super::Slots;
 
+use crate::device::upload;
+
 /// What the decoder says of `b` objects on one frame.
 #[derive(Debug, Clone)]
 pub struct Answers {
@@ -171,7 +173,7 @@ impl Entry {
         let of_slots = |bucket: &u32| bucket * width..(bucket + 1) * width;
         let rows: Vec<u32> = left.iter().flat_map(of_slots).collect();
         let pick = |xs: &Tensor, rows: &[u32]| {
-            let rows = Tensor::new(rows, xs.device())?;
+            let rows = upload(rows.to_vec(), rows.len(), xs.device())?;
             xs.contiguous()?.index_select(&rows, 0)
         };
         self.pointers = pick(&self.pointers, &rows)?;

@@ -19,6 +19,7 @@ use candle::{DType, Module, Result, Tensor};
 use candle_nn::{VarBuilder, ops::sigmoid};
 
 use super::{Config, Slots};
+use crate::device::upload;
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
 use crate::nn::sample::resize_bilinear;
 use crate::nn::{LayerNorm, Linear, gelu, layer_norm, linear};
@@ -117,7 +118,7 @@ impl MemoryEncoder {
             is_absent[slots.row(object)] = f32::from(*score <= 0.);
         }
         let shape = (slots.buckets(), slots.width());
-        let is_absent = Tensor::from_vec(is_absent, shape, self.no_object.device())?;
+        let is_absent = upload(is_absent, shape, self.no_object.device())?;
         let is_absent = is_absent.to_dtype(self.no_object.dtype())?;
         is_absent.matmul(&self.no_object)?.unsqueeze(1)
     }
@@ -140,7 +141,7 @@ impl MemoryEncoder {
             is_prompted[slots.row(object)] = f32::from(*prompted);
         }
         let shape = (slots.buckets(), slots.width(), 1, 1);
-        let is_prompted = Tensor::from_vec(is_prompted, shape, filled.device())?;
+        let is_prompted = upload(is_prompted, shape, filled.device())?;
         let is_prompted = is_prompted.broadcast_as(filled.shape())?;
         let planes = Tensor::cat(&[&filled, &is_prompted], 1)?;
         planes.permute((0, 2, 3, 1))?.contiguous()

@@ -22,9 +22,10 @@ use super::memory_encoder::{MemoryEncoder, MemoryMasks};
 use super::network::{frame_positions, memory_positions, memory_tokens, not_remembered};
 use super::object_pointer::{PointerHead, PointerTokens};
 use super::prompt_network::{
-    LabeledPoint, PromptNetwork, first_largest, object_scores, present, without_absent,
+    LabeledPoint, PromptNetwork, first_largest, object_scores, without_absent,
 };
 use super::{Config, Memories, Slots, Tracker};
+use crate::device::download_rows;
 use crate::models::head::prompt_encoder::{frequencies, grid_positions};
 use crate::models::head::{self, ImageTokens, MaskDecoder, SamHead};
 
@@ -114,25 +115,31 @@ impl MultiplexNetwork {
             .decoder
             .attend_slots(features, &self.decoder_positions, &told)?;
         let high_res = image.high_res_features.as_ref();
-        let logits = slots.pick(&self.decoder.draw(&decoded, high_res, 0..MASKS)?)?;
-        let ious = slots.pick(&decoded.iou)?.to_vec2::<f32>()?;
-        let best: Vec<usize> = ious.iter().map(|ious| first_largest(ious, 0)).collect();
-        let mask_tokens = slots.pick(&decoded.mask_tokens)?;
+        let logits = self.decoder.draw(&decoded, high_res, 0..MASKS)?;
+        let [logits, ious, scores, mask_tokens] = slots.pick([
+            &logits,
+            &decoded.iou,
+            &object_scores(&decoded)?.unsqueeze(1)?,
+            &decoded.mask_tokens,
+        ])?;
+        // In one transfer: of each object its score and its IoUs.
+        let said = download_rows::<f32>(&Tensor::cat(&[&scores, &ious], 1)?)?;
+        let best: Vec<usize> = said.iter().map(|s| first_largest(&s[1..], 0)).collect();
         let of_best = |xs: &Tensor| -> Result<Tensor> {
             let rows = best.iter().enumerate();
             let rows = rows.map(|(object, best)| xs.get(object)?.narrow(0, *best, 1));
             Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)
         };
-        let is_there = slots.pick(&present(&decoded)?)?;
+        let is_there = scores.squeeze(1)?.gt(0f64)?;
         let tokens = of_best(&mask_tokens)?.reshape((best.len(), d))?;
         Ok(Answers {
             low_res_logits: without_absent(&of_best(&logits)?, &is_there)?,
             pointers: self.pointer_head.forward(&tokens, &is_there)?,
-            object_scores: slots.pick(object_scores(&decoded)?)?.to_vec1()?,
-            iou_scores: ious
+            object_scores: said.iter().map(|said| said[0]).collect(),
+            iou_scores: said
                 .iter()
                 .zip(&best)
-                .map(|(ious, best)| ious[*best])
+                .map(|(said, best)| said[1 + best])
                 .collect(),
         })
     }

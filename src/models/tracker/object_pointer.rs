@@ -15,6 +15,7 @@ use candle::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::Config;
+use crate::device::upload;
 use crate::nn::{Linear, Mlp, linear};
 
 const TEMPERATURE: f32 = 10_000.;
@@ -144,7 +145,7 @@ impl PointerTokens {
             sines.extend(periods.iter().map(|period| angle(period).sin()));
             sines.extend(periods.iter().map(|period| angle(period).cos()));
         }
-        Tensor::from_vec(sines, (offsets.len(), self.dim), device)
+        upload(sines, (offsets.len(), self.dim), device)
     }
 }
 

@@ -7,6 +7,7 @@ use candle_nn::VarBuilder;
 
 use super::entry::{ABSENT_LOGIT, Answers};
 use super::object_pointer::PointerHead;
+use crate::device::download_rows;
 use crate::models::head::{Decoded, ImageTokens, Label, NUM_MASKS, SamHead};
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
 
@@ -140,13 +141,21 @@ impl PromptNetwork {
             0..NUM_MASKS
         };
         let logits = self.head.draw(image, decoded, masks.clone())?;
-        let ious = decoded
-            .iou
-            .narrow(1, masks.start, masks.len())?
-            .to_vec2::<f32>()?;
-        let (mut chosen, mut pointed, mut iou_scores) = (vec![], vec![], vec![]);
-        for (i, ious) in ious.iter().enumerate() {
-            let best = match ambiguous || !is_stable(&logits.get(i)?.get(0)?)? {
+        // In one transfer: of each object its score, its IoUs and what tells whether its first mask is
+        // stable.
+        let mut said = vec![
+            object_scores(decoded)?.unsqueeze(1)?,
+            decoded.iou.narrow(1, masks.start, masks.len())?,
+        ];
+        if !ambiguous {
+            said.push(areas(&logits.narrow(1, 0, 1)?)?);
+        }
+        let said = download_rows::<f32>(&Tensor::cat(&said, 1)?)?;
+        let (mut chosen, mut pointed) = (vec![], vec![]);
+        let (mut object_scores, mut iou_scores) = (vec![], vec![]);
+        for (i, said) in said.iter().enumerate() {
+            let (ious, areas) = said[1..].split_at(masks.len());
+            let best = match ambiguous || !is_stable(areas) {
                 true => first_largest(ious, usize::from(!ambiguous)),
                 false => 0,
             };
@@ -159,6 +168,7 @@ impl PromptNetwork {
                     .narrow(1, token, 1)?
                     .squeeze(1)?,
             );
+            object_scores.push(said[0]);
             iou_scores.push(ious[best]);
         }
         let is_there = present(decoded)?;
@@ -166,7 +176,7 @@ impl PromptNetwork {
         Ok(Answers {
             low_res_logits: without_absent(&Tensor::cat(&chosen, 0)?, &is_there)?,
             pointers: self.pointers.forward(&pointed, &is_there)?,
-            object_scores: object_scores(decoded)?.to_vec1()?,
+            object_scores,
             iou_scores,
         })
     }
@@ -195,7 +205,7 @@ pub(super) fn object_scores(decoded: &Decoded) -> Result<&Tensor> {
 }
 
 /// Of each object whether it is there (b), u8
-pub(super) fn present(decoded: &Decoded) -> Result<Tensor> {
+fn present(decoded: &Decoded) -> Result<Tensor> {
     object_scores(decoded)?.gt(0f64)
 }
 
@@ -210,14 +220,18 @@ pub(super) fn first_largest(values: &[f32], start: usize) -> usize {
     best
 }
 
-/// Mask logits that hardly depend on the threshold.
-fn is_stable(logits: &Tensor) -> Result<bool> {
-    let above = |threshold: f32| -> Result<f32> {
+/// Pixels of masks (b, 1, h, w) at a lower threshold, and at a higher one: (b, 2)
+fn areas(logits: &Tensor) -> Result<Tensor> {
+    let above = |threshold: f32| {
         let above = logits.gt(f64::from(threshold))?.to_dtype(DType::F32)?;
-        above.sum_all()?.to_scalar()
+        above.flatten_from(1)?.sum_keepdim(1)
     };
-    let low = above(-STABILITY_DELTA)?;
-    Ok(low == 0. || above(STABILITY_DELTA)? / low >= STABILITY_THRESHOLD)
+    Tensor::cat(&[above(-STABILITY_DELTA)?, above(STABILITY_DELTA)?], 1)
+}
+
+/// Whether a mask of such [`areas`] hardly depends on the threshold.
+fn is_stable(areas: &[f32]) -> bool {
+    areas[0] == 0. || areas[1] / areas[0] >= STABILITY_THRESHOLD
 }
 
 #[cfg(test)]

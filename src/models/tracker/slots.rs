@@ -13,6 +13,8 @@
 use candle::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::device::upload;
+
 /// The slots of objects that are tracked together. Objects are counted from 0, without those that
 /// were removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,18 +107,26 @@ impl Slots {
             sources[self.row(object)] = object as u32;
         }
         let none = rows.narrow(0, 0, 1)?.zeros_like()?;
-        let sources = Tensor::new(sources, rows.device())?;
+        let sources = upload(sources, self.buckets() * self.width, rows.device())?;
         Tensor::cat(&[rows, &none], 0)?.index_select(&sources, 0)
     }
 
-    /// One row for each slot (buckets * width, …) -> one for each object (n, …)
+    /// One row for each slot (buckets * width, …) -> one for each object (n, …), of several tensors on
+    /// one device.
     ///
     /// # Errors
     /// If there are fewer rows than slots.
-    pub fn pick(&self, rows: &Tensor) -> Result<Tensor> {
+    pub fn pick<const N: usize>(&self, of_slots: [&Tensor; N]) -> Result<[Tensor; N]> {
+        let Some(first) = of_slots.first() else {
+            return Ok(of_slots.map(Tensor::clone));
+        };
         let picked = (0..self.places.len()).map(|object| self.row(object) as u32);
-        let picked = Tensor::new(picked.collect::<Vec<_>>(), rows.device())?;
-        rows.contiguous()?.index_select(&picked, 0)
+        let picked = upload(picked.collect(), self.places.len(), first.device())?;
+        let mut of_objects = of_slots.map(Tensor::clone);
+        for rows in &mut of_objects {
+            *rows = rows.contiguous()?.index_select(&picked, 0)?;
+        }
+        Ok(of_objects)
     }
 
     /// Whether these can be the slots of so many objects in buckets of `width`.
@@ -168,10 +178,9 @@ mod tests {
         let rows = Tensor::new(&[[1f32], [2.]], &Device::Cpu)?;
         let filled = slots.fill(&rows)?;
         assert_eq!(filled.to_vec2::<f32>()?, [[0.], [1.], [2.], [0.]]);
-        assert_eq!(
-            slots.pick(&filled)?.to_vec2::<f32>()?,
-            rows.to_vec2::<f32>()?
-        );
+        let [picked, doubled] = slots.pick([&filled, &(&filled * 2.)?])?;
+        assert_eq!(picked.to_vec2::<f32>()?, rows.to_vec2::<f32>()?);
+        assert_eq!(doubled.to_vec2::<f32>()?, [[2.], [4.]]);
         assert!(slots.fill(&filled).is_err());
         Ok(())
     }

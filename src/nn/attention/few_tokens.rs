@@ -9,7 +9,7 @@ use candle::{Device, Layout, Result, Storage, Tensor};
 use crate::nn::kernels::few_tokens as kernel;
 use crate::nn::kernels::matmul::PackedWeight;
 use crate::nn::kernels::view::Rows;
-use crate::nn::{LayerNorm, Precision, cpu_slice};
+use crate::nn::{LayerNorm, Precision, cpu_slice, on_host};
 
 /// What an image takes from `n` tokens, in `h` heads, for each of `b` prompts.
 pub struct FromTokens {
@@ -91,8 +91,8 @@ impl Pass<'_> {
         let ((b, c, k), (_, _, d)) = (keys.dims3()?, values.dims3()?);
         let format = self.precision.format();
         let (keys, key_bias) = (in_powers_of_2(keys)?, in_powers_of_2(key_bias)?);
-        let values = values.transpose(1, 2)?.flatten_all()?.to_vec1::<f32>()?; // (b, d, c)
-        let bias = bias.to_vec1::<f32>()?;
+        let values = on_host::<f32>(&values.transpose(1, 2)?)?; // (b, d, c)
+        let bias = on_host::<f32>(bias)?;
         let prompt = |i: usize| kernel::FromTokens {
             keys: PackedWeight::new(&keys[i * c * k..(i + 1) * c * k], c, k, format),
             key_bias: key_bias[i * c..(i + 1) * c].to_vec(),
@@ -106,7 +106,7 @@ impl Pass<'_> {
 
 /// Scores whose exponentials are powers of 2.
 fn in_powers_of_2(scores: &Tensor) -> Result<Vec<f32>> {
-    (scores * f64::from(LOG2_E))?.flatten_all()?.to_vec1()
+    on_host(&(scores * f64::from(LOG2_E))?)
 }
 
 /// A matrix (m, k) for each prompt, or one for all.

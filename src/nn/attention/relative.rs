@@ -11,12 +11,13 @@ use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
 use super::{Heads, in_rows, sdpa, sdpa_on_grid};
+use crate::device::upload;
 use crate::nn::kernels::epilogue::Epilogue;
 use crate::nn::kernels::layout::Format;
 use crate::nn::kernels::matmul::{PackedWeight, matmul};
 use crate::nn::kernels::view::elements;
-use crate::nn::on_cpu_in_f32;
 use crate::nn::precision::Precision;
+use crate::nn::{on_cpu_in_f32, on_host};
 
 /// The tables of one block: a bias is a product of the query and an entry of each.
 #[derive(Debug, Clone)]
@@ -88,10 +89,9 @@ impl RelativePositions {
 }
 
 fn packed(rows: &Tensor, columns: &Tensor) -> Result<Tables> {
-    let entries = |table: &Tensor| table.to_vec2::<f32>();
     let (mut weight, (n, c)) = (vec![], rows.dims2()?);
-    for table in [entries(rows)?, entries(columns)?] {
-        weight.extend(table.into_iter().rev().flatten());
+    for table in [rows, columns] {
+        weight.extend(on_host::<f32>(table)?.chunks_exact(c).rev().flatten());
     }
     let weight = PackedWeight::new(&weight, 2 * n, c, Format::Single);
     Ok(Tables::Packed(Arc::new(weight)))
@@ -101,7 +101,7 @@ fn plain(rows: &Tensor, columns: &Tensor, side: usize) -> Result<Tables> {
     let distances: Vec<u32> = (0..side * side)
         .map(|i| (i / side + side - 1 - i % side) as u32)
         .collect();
-    let distances = Tensor::from_vec(distances, side * side, rows.device())?;
+    let distances = upload(distances, side * side, rows.device())?;
     let of_pairs = |table: &Tensor| {
         table
             .index_select(&distances, 0)?
@@ -118,7 +118,7 @@ fn plain(rows: &Tensor, columns: &Tensor, side: usize) -> Result<Tables> {
     Ok(Tables::Plain {
         rows: of_pairs(rows)?,
         columns: of_pairs(columns)?,
-        indicator: Tensor::from_vec(indicator, shape, rows.device())?.to_dtype(rows.dtype())?,
+        indicator: upload(indicator, shape, rows.device())?.to_dtype(rows.dtype())?,
     })
 }
 

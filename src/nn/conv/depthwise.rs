@@ -4,7 +4,7 @@ use candle::{Device, Result, Tensor};
 
 use crate::nn::kernels::depthwise;
 use crate::nn::kernels::window::Window;
-use crate::nn::{cpu_slice, on_cpu_in_f32, values};
+use crate::nn::{cpu_slice, on_cpu_in_f32, on_host, values};
 
 /// A depthwise 1-D convolution with stride 1: `xs` (b, c, s), `weight` (c, 1, k) -> (b, c, s').
 ///
@@ -51,7 +51,7 @@ fn depthwise_on_cpu(
 ) -> Result<Tensor> {
     let (b, c, h, w) = xs.dims4()?;
     let (_, _, kh, kw) = weight.dims4()?;
-    let (weight, bias) = (weight.flatten_all()?.to_vec1()?, values(bias)?);
+    let (weight, bias) = (on_host(weight)?, values(bias)?);
     let xs = xs.contiguous()?;
     let (storage, layout) = xs.storage_and_layout();
     let xs = cpu_slice(&storage, layout)?;
@@ -71,11 +71,7 @@ pub(super) fn depthwise_channels_last(
     let (channels, _, kh, kw) = weight.dims4()?;
     check_channels(c, channels)?;
     // One vector of channels per kernel element.
-    let weight = weight
-        .reshape((c, kh * kw))?
-        .t()?
-        .flatten_all()?
-        .to_vec1()?;
+    let weight = on_host(&weight.reshape((c, kh * kw))?.t()?)?;
     let bias = values(bias)?;
     let xs = xs.contiguous()?;
     let (storage, layout) = xs.storage_and_layout();

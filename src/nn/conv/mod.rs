@@ -21,7 +21,7 @@ use super::kernels::view::elements;
 use super::kernels::window::Window;
 use super::kernels::winograd::{self, TransformedKernel};
 use super::precision::Precision;
-use super::{activate, cpu_slice, on_cpu_in_f32, values};
+use super::{activate, cpu_slice, on_cpu_in_f32, on_host, values};
 use crate::run;
 
 pub use batch_norm::{BatchNorm, batch_norm, conv2d_bn, get_f64, loaded, pointwise_bn};
@@ -272,7 +272,7 @@ fn prepare(weight: &Tensor, cfg: &ConvConfig) -> Result<Weight> {
     if side != width {
         candle::bail!("a kernel of {side} x {width} is not square");
     }
-    let values = weight.flatten_all()?.to_vec1::<f32>()?;
+    let values = on_host::<f32>(weight)?;
     let precision = Precision::current();
     let is_transformed = precision != Precision::Highest
         && *cfg == ConvConfig::same(3)

@@ -4,6 +4,7 @@ use std::borrow::Borrow;
 
 use candle::{DType, Tensor};
 
+use crate::device::download;
 use crate::mask::Mask;
 use crate::{Precision, Result, WeightFormat};
 
@@ -126,7 +127,7 @@ impl Tolerances {
 
 /// All elements as f32.
 pub(super) fn values(tensor: &Tensor) -> Result<Vec<f32>> {
-    Ok(tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    Ok(download(&tensor.to_dtype(DType::F32)?)?)
 }
 
 /// Of what cannot be compared: within no limit.

@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use candle::{DType, Device, Tensor};
 use serde::Deserialize;
 
+use crate::device::download;
 use crate::image::Image;
 use crate::mask::{BoxXyxy, Mask};
 use crate::models::{Point, VisualPrompt};
@@ -110,7 +111,7 @@ impl Reference {
             return Err(problem("no `image` of shape (height, width, 3)".into()));
         };
         let image = read(&tensors, "image", DType::U8, &Device::Cpu)?;
-        let image = Image::from_rgb8(width, height, image.flatten_all()?.to_vec1::<u8>()?)?;
+        let image = Image::from_rgb8(width, height, download::<u8>(&image)?)?;
         Ok(Self {
             tensors,
             prompts,
@@ -163,13 +164,13 @@ impl Reference {
     /// The tensor's elements.
     pub(super) fn values(&self, name: &str) -> Result<Vec<f32>> {
         let tensor = self.tensor(name, DType::F32, &Device::Cpu)?;
-        Ok(tensor.flatten_all()?.to_vec1()?)
+        Ok(download(&tensor)?)
     }
 
     /// Masks at the size of the image, which are stored eight pixels to a byte.
     pub(super) fn masks(&self, name: &str) -> Result<Vec<Mask>> {
         let packed = self.tensor(name, DType::U8, &Device::Cpu)?;
-        let packed: Vec<u8> = packed.flatten_all()?.to_vec1()?;
+        let packed: Vec<u8> = download(&packed)?;
         let (width, height) = (self.image.width(), self.image.height());
         let pixels = width * height;
         let bit = |at: usize| packed[at / 8] >> (7 - at % 8) & 1 == 1;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::frames::other_size;
 use super::{FrameMasks, ObjectMask, state};
+use crate::device::download;
 use crate::image::Image;
 use crate::mask::{Mask, Rle};
 use crate::models::{InteractiveModel, VisualPrompt};
@@ -157,7 +158,8 @@ impl<'m> SimpleSession<'m> {
     pub fn save(&self) -> Result<Vec<u8>> {
         let mut tensors = state::Tensors::new();
         for object in &self.objects {
-            let logits = Tensor::new(&object.last.low_res_logits[..], &Device::Cpu)?;
+            let logits = object.last.low_res_logits.clone();
+            let logits = Tensor::from_vec(logits, object.last.low_res_logits.len(), &Device::Cpu)?;
             tensors.insert(logits_of(object.id), logits);
         }
         let objects = self.objects.iter().map(|object| ObjectRecord {
@@ -194,7 +196,7 @@ impl<'m> SimpleSession<'m> {
                     mask: object.mask.decode()?,
                     iou_score: object.iou_score,
                     stability_score: object.stability_score,
-                    low_res_logits: logits?.flatten_all()?.to_vec1()?,
+                    low_res_logits: download(logits?)?,
                 },
                 object_score: object.object_score,
                 lost: object.lost,

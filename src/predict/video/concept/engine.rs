@@ -19,13 +19,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use candle::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::masks::{Occlusion, cut, fill, hide, hide_covered};
 use super::matching::{Association, Detection, associate};
 use super::probation::Probation;
 use super::{Options, sigmoid};
+use crate::device::upload;
 use crate::mask::Mask;
 use crate::mask::upsample::{threshold_upsampled, upsample_bilinear};
 use crate::models::tracker::{FrameFeatures, Generation, MaskProbability, Position, Tracker};
@@ -352,7 +352,7 @@ impl Engine {
                 .collect();
             let logits: Vec<f32> = members.iter().flat_map(|i| &maps[*i]).copied().collect();
             let device = frame.image.tokens.device();
-            let logits = Tensor::from_vec(logits, (members.len(), to, to), device)?;
+            let logits = upload(logits, (members.len(), to, to), device)?;
             let score = |i: &usize| {
                 if visible[*i] {
                     VISIBLE_SCORE

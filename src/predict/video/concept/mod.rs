@@ -27,17 +27,17 @@ mod world;
 
 pub use options::Options;
 
-use candle::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::frames::{Frames, other_size};
 use super::session::{Keep, Span};
 use super::state;
+use crate::device::{download_rows, upload};
 use crate::image::Image;
 use crate::mask::{BoxXyxy, Mask};
 use crate::models::sam3::{ExemplarBox, ImageFeatures, Sam3, TextEmbedding};
 use crate::models::tracker::{FrameFeatures, Generation, Position, Tracker, TrackingModel};
-use crate::predict::concept::{self, Prompt};
+use crate::predict::concept::{self, Prompt, Verdict};
 use crate::{Error, Result, Run, Size};
 use answers::{Queue, Waiting};
 use engine::{Engine, EngineRecord};
@@ -319,18 +319,12 @@ impl<'m> ConceptSession<'m> {
         };
         let detector = self.model.detector();
         let grounding = detector.ground(image, &[(&self.text.features, &boxes)], run)?;
-        let presence = sigmoid(
-            grounding
-                .found
-                .presence_logit
-                .flatten_all()?
-                .to_vec1::<f32>()?[0],
-        );
-        let logits = grounding.logits.flatten_all()?.to_vec1::<f32>()?;
-        let scores: Vec<f32> = logits
-            .iter()
-            .map(|l| joint_score(sigmoid(*l) * presence))
-            .collect();
+        let verdicts = Verdict::of(&grounding)?;
+        let [verdict] = &verdicts[..] else {
+            // One per prompt; this tells a bug from a bad image.
+            return Err(candle::Error::msg("no answer to the prompt").into());
+        };
+        let scores: Vec<f32> = verdict.scores().into_iter().map(joint_score).collect();
         let kept: Vec<u32> = (0..scores.len())
             .filter(|i| scores[*i] > self.options.threshold)
             .map(|i| i as u32)
@@ -338,25 +332,22 @@ impl<'m> ConceptSession<'m> {
         if kept.is_empty() {
             return Ok(vec![]);
         }
-        let queries = Tensor::new(&kept[..], grounding.pixels.device())?;
+        let queries = upload(kept.clone(), kept.len(), grounding.pixels.device())?;
         let hs = grounding.found.hs.index_select(&queries, 1)?;
         let maps = detector
             .masks(&grounding.pixels, &hs)?
             .to_dtype(candle::DType::F32)?;
         let side = maps.dim(3)?;
-        let boxes = grounding.found.boxes.index_select(&queries, 1)?;
-        let boxes = boxes.squeeze(0)?.to_dtype(candle::DType::F32)?;
-        let boxes = boxes.to_vec2::<f32>()?; // centre and size, in shares of the sides
         let margin = self.options.border;
         let is_near = |centre: &f32| margin > 0. && (*centre <= margin || *centre >= 1. - margin);
-        let maps = maps.squeeze(0)?.flatten_from(1)?.to_vec2::<f32>()?;
-        let detection = |((i, logits), bbox): ((&u32, Vec<f32>), Vec<f32>)| Detection {
+        let maps = download_rows::<f32>(&maps.squeeze(0)?)?;
+        let detection = |(i, logits): (&u32, Vec<f32>)| Detection {
             score: scores[*i as usize],
             mask: masks::cut(&logits, side),
             logits,
-            is_at_border: bbox[..2].iter().any(is_near),
+            is_at_border: verdict.boxes[*i as usize][..2].iter().any(is_near),
         };
-        let found = kept.iter().zip(maps).zip(boxes);
+        let found = kept.iter().zip(maps);
         Ok(found.map(detection).collect())
     }
 

@@ -34,6 +34,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use candle::Tensor;
 
+use crate::device::{download, download_rows};
 use crate::mask::Mask;
 use crate::mask::upsample::threshold_upsampled;
 use crate::models::tracker::{
@@ -260,7 +261,7 @@ impl Group {
         let Some(logits) = &entry.low_res_logits else {
             return Ok(vec![]);
         };
-        let logits = logits.flatten_from(1)?.to_vec2::<f32>()?;
+        let logits = download_rows::<f32>(logits)?;
         let objects = self.ids().zip(logits).zip(&entry.object_scores);
         Ok(objects
             .map(|((id, logits), score)| (id, logits, *score))
@@ -349,7 +350,7 @@ pub(crate) fn mask_of(known: &Known, size: Size) -> Result<Mask> {
         Known::Given(mask) => Ok(mask.clone()),
         Known::Logits(logits) => {
             let (_, h, w) = logits.dims3()?;
-            let map = logits.flatten_all()?.to_vec1::<f32>()?;
+            let map = download::<f32>(logits)?;
             threshold_upsampled(&map, Size::new(w, h), size, 0.)
         }
     }

@@ -3,6 +3,7 @@
 use candle::Tensor;
 
 use super::{Group, Pending};
+use crate::device::upload;
 use crate::image::resample::resize_antialias;
 use crate::mask::Mask;
 use crate::models::tracker::{
@@ -108,7 +109,7 @@ impl Group {
         }
         let is_drawn = soft.iter().any(|share| *share > 0.);
         let device = frame.image.tokens.device();
-        let prompt = Tensor::new(soft.as_slice(), device)?.reshape((1, side, side))?;
+        let prompt = upload(soft.clone(), (1, side, side), device)?;
         let pointers = tracker.point_to_mask(frame, &prompt)?;
         let (low_res_logits, mask) = match generation {
             Generation::Sam2 => {
@@ -117,7 +118,7 @@ impl Group {
                 let logits: Vec<f32> = soft.iter().map(logit).collect();
                 let logits = resize_antialias(&logits, Size::square(side), low)?;
                 let shape = (1, low.height, low.width);
-                (Tensor::from_vec(logits, shape, device)?, None)
+                (upload(logits, shape, device)?, None)
             }
             Generation::Sam3 | Generation::Sam31 => {
                 // logits are made when the mask is remembered

@@ -6,6 +6,7 @@ use candle::Tensor;
 
 use super::prompt::GIVEN_SCORE;
 use super::{Group, Object};
+use crate::device::upload;
 use crate::image::resample::resize_antialias;
 use crate::models::tracker::{
     ABSENT_LOGIT, Answers, Entry, FrameFeatures, Generation, MaskProbability, MemoryMasks, Tracker,
@@ -149,7 +150,7 @@ impl Group {
             let logits = resize_antialias(&logits, mask.size(), Size::square(side))?;
             let device = pending.answers.pointers.device();
             return Ok(Answers {
-                low_res_logits: Tensor::from_vec(logits, (1, side, side), device)?,
+                low_res_logits: upload(logits, (1, side, side), device)?,
                 ..pending.answers.clone()
             });
         }

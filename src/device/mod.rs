@@ -1,12 +1,17 @@
-//! Where a model runs.
+//! Where a model runs, and what passes between the host and there.
+
+mod traffic;
 
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use candle::Device;
+use candle::{DType, Device, Tensor};
 
 use crate::{Error, Result};
+
+pub use traffic::{Traffic, traffic};
+pub(crate) use traffic::{download, download_rows, upload};
 
 /// A device as a user names it: `auto`, `cpu`, `cuda`, `cuda:1` or `metal`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -66,11 +71,54 @@ fn auto() -> Device {
 /// Where candle loads the CUDA libraries at run time, a missing one is a panic and not an error.
 fn open_cuda(ordinal: usize) -> Result<Device> {
     match std::panic::catch_unwind(|| Device::new_cuda_with_stream(ordinal)) {
-        Ok(opened) => Ok(opened?),
+        Ok(opened) => {
+            let device = opened?;
+            match run_a_kernel(&device) {
+                Ok(()) => Ok(device),
+                Err(error) => Err(runs_no_kernel(&name(&device), capability(&device), &error)),
+            }
+        }
         Err(_) => Err(Error::Unsupported {
             what: "device cuda without the CUDA libraries".into(),
             instead: "put libcublas and libcurand on LD_LIBRARY_PATH, or use the CPU".into(),
         }),
+    }
+}
+
+/// Opening a device loads no kernel. One that is older than the build, or has an older driver, would fail
+/// in the middle of a model.
+fn run_a_kernel(device: &Device) -> candle::Result<()> {
+    let ones = Tensor::ones(1, DType::F32, device)?;
+    (ones * 2.)?;
+    device.synchronize()
+}
+
+/// Compute capability of an NVIDIA GPU, major and minor.
+fn capability(device: &Device) -> Option<(i32, i32)> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => cuda.cuda_stream().context().compute_capability().ok(),
+        _ => None,
+    }
+}
+
+fn runs_no_kernel(name: &str, capability: Option<(i32, i32)>, error: &candle::Error) -> Error {
+    let (of_capability, build) = match capability {
+        Some((major, minor)) => (
+            format!(" of compute capability {major}.{minor}"),
+            format!("CUDA_COMPUTE_CAP={major}{minor} "),
+        ),
+        None => Default::default(),
+    };
+    // candle's errors go on with a backtrace.
+    let error = error.to_string();
+    let error = error.lines().next().unwrap_or_default();
+    Error::Unsupported {
+        what: format!("device cuda on {name}{of_capability} ({error})"),
+        instead: format!(
+            "bring the driver up to the CUDA release of this build, build with \
+             `{build}tools/cuda_build.sh`, or use the CPU"
+        ),
     }
 }
 
@@ -113,6 +161,36 @@ pub fn memory_in_use(device: &Device) -> Option<u64> {
         Device::Metal(metal) => Some(metal.metal_device().current_allocated_size() as u64),
         _ => None,
     }
+}
+
+/// Bytes that are left on a GPU; `None` for the CPU, and where the driver does not say.
+pub fn free_memory(device: &Device) -> Option<u64> {
+    match device {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(cuda) => {
+            let (free, _) = cuda.cuda_stream().context().mem_get_info().ok()?;
+            Some(free as u64)
+        }
+        #[cfg(feature = "metal")]
+        Device::Metal(metal) => {
+            let metal = metal.metal_device();
+            let all = metal.recommended_max_working_set_size();
+            Some(all.saturating_sub(metal.current_allocated_size()) as u64)
+        }
+        _ => None,
+    }
+}
+
+/// How many of what takes `each` bytes a GPU computes at a time, at most `most`: as many as take half of
+/// the `free` memory, or one. The other half is for what the driver keeps, and other processes.
+///
+/// Where it is not known how much is free, `unknown`.
+pub(crate) fn batch(free: Option<u64>, each: u64, unknown: usize, most: usize) -> usize {
+    let fits = match free {
+        Some(free) => usize::try_from(free / 2 / each.max(1)).unwrap_or(most),
+        None => unknown,
+    };
+    fits.clamp(1, most.max(1))
 }
 
 fn not_built(feature: &str) -> Error {
@@ -173,6 +251,34 @@ mod tests {
             let error = name.parse::<DeviceKind>().unwrap_err().to_string();
             assert!(error.contains("use auto, cpu, cuda"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_batch_takes_half_of_the_free_memory() {
+        let gigabytes = |n: u64| Some(n << 30);
+        assert_eq!(batch(gigabytes(8), 1 << 30, 5, 32), 4);
+        assert_eq!(batch(gigabytes(139), 1 << 30, 5, 32), 32);
+        assert_eq!(batch(gigabytes(1), 1 << 30, 5, 32), 1);
+        assert_eq!(batch(Some(0), 0, 5, 32), 1);
+        assert_eq!(batch(Some(u64::MAX), 0, 5, 32), 32);
+        assert_eq!(batch(None, 1 << 30, 5, 32), 5);
+        assert_eq!(free_memory(&Device::Cpu), None);
+    }
+
+    #[test]
+    fn a_gpu_that_runs_no_kernel_says_what_it_needs() {
+        run_a_kernel(&Device::Cpu).unwrap();
+        let cause = candle::Error::msg("CUDA_ERROR_NO_BINARY_FOR_GPU\nat line 1");
+        let error = runs_no_kernel("Tesla T4", Some((7, 5)), &cause).to_string();
+        for part in [
+            "Tesla T4 of compute capability 7.5",
+            "(CUDA_ERROR_NO_BINARY_FOR_GPU) is not supported",
+            "CUDA_COMPUTE_CAP=75 tools/cuda_build.sh",
+        ] {
+            assert!(error.contains(part), "{error}");
+        }
+        let error = runs_no_kernel("CUDA", None, &cause).to_string();
+        assert!(error.contains("`tools/cuda_build.sh`"), "{error}");
     }
 
     #[cfg(not(feature = "cuda"))]
