@@ -1,6 +1,7 @@
 //! Attention: one entry point, [`sdpa`], and PyTorch's multi-head module on top of it.
 
 pub(crate) mod few_tokens;
+mod fused;
 mod multi_head;
 mod relative;
 
@@ -12,6 +13,7 @@ use super::kernels::view::Rows;
 use super::precision::Precision;
 use super::{cpu_slice, is_half_on_cpu, on_cpu_in_f32};
 use crate::run;
+use fused::Fused;
 
 pub use multi_head::{MultiHeadAttention, ScoreBias, merge_heads};
 pub use relative::RelativePositions;
@@ -49,8 +51,12 @@ pub fn sdpa(
         )?;
         return ys.to_dtype(q.dtype());
     }
-    let (b, h, n, _) = q.dims4()?;
-    let m = k.dim(2)?;
+    let (b, h, n, c) = q.dims4()?;
+    let (m, d) = (k.dim(2)?, v.dim(3)?);
+    if let (None, Some(fused)) = (bias, Fused::of(q.device(), n, c, d)) {
+        run::check()?;
+        return fused.attend(q, k, v, scale);
+    }
     // Metal's product of matrices does not check the strides of batches.
     let k_t = k.contiguous()?.t()?;
     let v = v.contiguous()?;
