@@ -14,7 +14,9 @@ cargo run -q --example text_on_folder -- tests/scenes
 cargo run -q --example click_and_refine -- tests/scenes/shapes.png "$results/mask.png"
 cargo run -q --example everything_to_coco -- tests/scenes/shapes.png "$results/coco.json"
 # The way of GPUs: candle's operations in place of the CPU's kernels.
-CANDLE_SAM3_CPU=candle cargo test --lib -- nn:: backbones:: text:: models::head models::sam3
+CANDLE_SAM3_CPU=candle cargo test --lib -- nn:: backbones:: text:: models::head models::pixels \
+    models::sam3 models::tracker predict::concept predict::enlarge predict::half predict::interactive \
+    predict::traffic
 RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --lib
 
 tools/check_page.sh

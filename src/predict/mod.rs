@@ -16,6 +16,8 @@ mod enlarge;
 pub mod everything;
 #[cfg(test)]
 mod fake;
+#[cfg(all(test, feature = "demo"))]
+mod half_tests;
 pub mod interactive;
 mod shortcuts;
 pub mod tiled;
