@@ -1,7 +1,7 @@
 //! Resizing of 8-bit RGB images, equal to the references to the last bit.
 //!
-//! Both functions are separable convolutions in integer arithmetic with a triangle filter that is
-//! stretched when shrinking (antialiasing). Each of the two passes rounds to 8 bits; a pass whose
+//! All are separable convolutions in integer arithmetic with a filter that is stretched when shrinking
+//! (antialiasing). Each of the two passes rounds to 8 bits; a pass whose
 //! size does not change is skipped. They differ in the precision of the weights and in the order
 //! of the passes:
 //!
@@ -11,6 +11,7 @@
 //!   fractional bits as the largest of them leaves room for. On CUDA torchvision computes in
 //!   floating point instead and differs from this by at most one level.
 //! * [`resize_pillow_bilinear`]: `PIL.Image.resize(.., BILINEAR)`, which SAM 1 runs. 22 fractional bits.
+//! * [`resize_pillow_bicubic`]: the same with `BICUBIC`, which CLIP runs.
 //!
 //! Easy to get wrong: Pillow 13 runs the vertical pass first when the height shrinks by more than
 //! twice as many rows as the width loses columns (earlier versions never do). Found by comparison
@@ -30,7 +31,13 @@ const CHANNELS: usize = 3;
 /// # Errors
 /// [`Error::InvalidImage`] when `width` or `height` is zero.
 pub fn resize_bilinear_antialias(image: &Image, width: usize, height: usize) -> Result<Image> {
-    resize::<i16>(image, width, height, Order::HorizontalFirst)
+    resize::<i16>(
+        image,
+        width,
+        height,
+        Order::HorizontalFirst,
+        Kernel::Triangle,
+    )
 }
 
 /// Resizes as Pillow 13 does with `BILINEAR`, bit for bit.
@@ -38,8 +45,20 @@ pub fn resize_bilinear_antialias(image: &Image, width: usize, height: usize) -> 
 /// # Errors
 /// [`Error::InvalidImage`] when `width` or `height` is zero.
 pub fn resize_pillow_bilinear(image: &Image, width: usize, height: usize) -> Result<Image> {
+    resize_pillow(image, width, height, Kernel::Triangle)
+}
+
+/// Resizes as Pillow 13 does with `BICUBIC`, bit for bit.
+///
+/// # Errors
+/// [`Error::InvalidImage`] when `width` or `height` is zero.
+pub fn resize_pillow_bicubic(image: &Image, width: usize, height: usize) -> Result<Image> {
+    resize_pillow(image, width, height, Kernel::Cubic)
+}
+
+fn resize_pillow(image: &Image, width: usize, height: usize, kernel: Kernel) -> Result<Image> {
     let order = Order::of_pillow(image.size(), Size::new(width, height));
-    resize::<i32>(image, width, height, order)
+    resize::<i32>(image, width, height, order, kernel)
 }
 
 /// What [`resize_bilinear_antialias`] sums, in the order of its passes.
@@ -61,7 +80,7 @@ pub(crate) fn pillow_bilinear_passes(from: Size, to: Size) -> Result<Vec<Integer
 fn passes<W: Weight>(from: Size, to: Size, order: Order) -> Result<Vec<IntegerPass>> {
     check_size(to)?;
     let pass = |is_horizontal, old: usize, new: usize| {
-        (old != new).then(|| Filter::<W>::new(old, new).into_pass(is_horizontal))
+        (old != new).then(|| Filter::<W>::new(old, new, Kernel::Triangle).into_pass(is_horizontal))
     };
     let horizontal = pass(true, from.width, to.width);
     let vertical = pass(false, from.height, to.height);
@@ -128,11 +147,45 @@ impl Order {
     }
 }
 
-fn resize<W: Weight>(image: &Image, width: usize, height: usize, order: Order) -> Result<Image> {
+/// The weight of a source sample by its distance from the center of a window.
+#[derive(Clone, Copy)]
+enum Kernel {
+    Triangle,
+    /// Keys' cubic with the slope -1/2 at a distance of 1.
+    Cubic,
+}
+
+impl Kernel {
+    /// Beyond it there are zeros.
+    fn radius(self) -> f64 {
+        match self {
+            Self::Triangle => 1.0,
+            Self::Cubic => 2.0,
+        }
+    }
+
+    fn at(self, distance: f64) -> f64 {
+        let x = distance.abs();
+        match self {
+            Self::Triangle => (1.0 - x).max(0.0),
+            Self::Cubic if x < 1.0 => (1.5 * x - 2.5) * x * x + 1.0,
+            Self::Cubic if x < 2.0 => ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0,
+            Self::Cubic => 0.0,
+        }
+    }
+}
+
+fn resize<W: Weight>(
+    image: &Image,
+    width: usize,
+    height: usize,
+    order: Order,
+    kernel: Kernel,
+) -> Result<Image> {
     check_size(Size::new(width, height))?;
     let (old_width, old_height) = (image.width(), image.height());
-    let horizontal = (width != old_width).then(|| Filter::<W>::new(old_width, width));
-    let vertical = (height != old_height).then(|| Filter::<W>::new(old_height, height));
+    let horizontal = (width != old_width).then(|| Filter::<W>::new(old_width, width, kernel));
+    let vertical = (height != old_height).then(|| Filter::<W>::new(old_height, height, kernel));
 
     let pixels = match (horizontal, vertical) {
         (None, None) => image.pixels().to_vec(),
@@ -194,10 +247,10 @@ struct Filter<W> {
 }
 
 impl<W: Weight> Filter<W> {
-    fn new(old: usize, new: usize) -> Self {
+    fn new(old: usize, new: usize, kernel: Kernel) -> Self {
         let scale = old as f64 / new as f64;
-        let support = scale.max(1.0);
-        let inverse = 1.0 / support;
+        let stretch = scale.max(1.0);
+        let (support, inverse) = (kernel.radius() * stretch, 1.0 / stretch);
 
         let windows: Vec<(usize, Vec<f64>)> = (0..new)
             .map(|i| {
@@ -205,8 +258,8 @@ impl<W: Weight> Filter<W> {
                 // `as` truncates and saturates at zero, as the references do by hand.
                 let start = (center - support + 0.5) as usize;
                 let end = ((center + support + 0.5) as usize).min(old);
-                let triangle = |x| 1.0 - ((x as f64 - center + 0.5) * inverse).abs();
-                let mut weights: Vec<f64> = (start..end).map(|x| triangle(x).max(0.0)).collect();
+                let weight = |x: usize| kernel.at((x as f64 - center + 0.5) * inverse);
+                let mut weights: Vec<f64> = (start..end).map(weight).collect();
                 let total: f64 = weights.iter().sum();
                 weights.iter_mut().for_each(|weight| *weight /= total);
                 (start, weights)
@@ -224,7 +277,12 @@ impl<W: Weight> Filter<W> {
             let shifted = start.min(old - taps);
             let first = padded.len() + start - shifted;
             padded.resize(first, W::from_i32(0));
-            padded.extend(weights.iter().map(|w| W::from_i32((0.5 + w * one) as i32)));
+            // Halves away from zero, as the references do by hand.
+            padded.extend(
+                weights
+                    .iter()
+                    .map(|w| W::from_i32((w * one).round() as i32)),
+            );
             starts.push(shifted);
             padded.resize(starts.len() * taps, W::from_i32(0));
         }
@@ -467,8 +525,8 @@ mod tests {
         let (width, height) = (3, 30_000);
         let source = noise(width, height);
         let (horizontal, vertical) = (
-            Filter::<i16>::new(width, 400),
-            Filter::<i16>::new(height, 500),
+            Filter::<i16>::new(width, 400, Kernel::Triangle),
+            Filter::<i16>::new(height, 500, Kernel::Triangle),
         );
         let between = horizontal.along_rows(source.pixels(), width);
         let want = vertical.along_columns(&between, 400);

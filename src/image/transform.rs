@@ -78,6 +78,58 @@ impl FloatSquare {
 /// Mean and deviation of the same, of samples in 0..255 as SAM 1 has them.
 pub(crate) const LEVELS: [(f32, f32); 3] = [(123.675, 58.395), (116.28, 57.12), (103.53, 57.375)];
 
+/// CLIP's transform, of pictures that need not be square: the longer side becomes `size`, and around the
+/// picture in the middle is the mean color. Its own processor would cut the longer side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClipSquare {
+    /// Side of the model's input in pixels.
+    pub size: usize,
+}
+
+impl ClipSquare {
+    /// Mean and deviation of the channels of CLIP's pictures, of samples in 0..1.
+    const CHANNELS: [(f32, f32); 3] = [
+        (0.48145466, 0.26862954),
+        (0.4578275, 0.261_302_6),
+        (0.40821073, 0.275_777_1),
+    ];
+
+    /// The mean color of CLIP's pictures.
+    pub fn mean_color() -> [u8; 3] {
+        Self::CHANNELS.map(|(mean, _)| (255. * mean).round() as u8)
+    }
+
+    /// Resizes with Pillow's bicubic filter, subtracts the mean and divides by the deviation of each channel:
+    /// (3, size, size), R, G and B planes.
+    ///
+    /// A square picture becomes what `CLIPImageProcessor` makes of it,
+    /// <https://github.com/huggingface/transformers/blob/v4.57.0/src/transformers/models/clip/image_processing_clip.py>.
+    ///
+    /// # Errors
+    /// [`crate::Error::InvalidImage`] when `size` is zero.
+    pub fn apply(&self, image: &Image) -> Result<Vec<f32>> {
+        if self.size == 0 {
+            return Err(Error::InvalidImage("cannot resize to no pixels".into()));
+        }
+        let (width, height) =
+            LongestSide { size: self.size }.resized(image.width(), image.height());
+        let (width, height) = (width.max(1), height.max(1));
+        let resized = resize::resize_pillow_bicubic(image, width, height)?;
+        let (left, top) = ((self.size - width) / 2, (self.size - height) / 2);
+        let mut planes = vec![0.0; 3 * self.size * self.size];
+        let channels = planes.chunks_exact_mut(self.size * self.size);
+        for ((channel, plane), (mean, std)) in channels.enumerate().zip(Self::CHANNELS) {
+            let rows = resized.pixels().chunks_exact(width * 3);
+            for (to, from) in plane.chunks_exact_mut(self.size).skip(top).zip(rows) {
+                for (value, pixel) in to[left..].iter_mut().zip(from.chunks_exact(3)) {
+                    *value = (f32::from(pixel[channel]) / 255. - mean) / std;
+                }
+            }
+        }
+        Ok(planes)
+    }
+}
+
 /// SAM 1's transform: the longer side becomes `size`, the rest of the square is padding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LongestSide {
@@ -182,6 +234,24 @@ mod tests {
             1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0, -1.0, -1.0, 1.0, -1.0, 1.0,
         ];
         assert_eq!(input, want);
+    }
+
+    #[test]
+    fn clip_sees_the_whole_of_a_long_picture_in_the_middle() {
+        let size = 8;
+        let white = Image::from_rgb8(100, 25, vec![255; 7500]).unwrap();
+        let planes = ClipSquare { size }.apply(&white).unwrap();
+        for (plane, (mean, std)) in planes.chunks_exact(size * size).zip(ClipSquare::CHANNELS) {
+            let white = (1. - mean) / std;
+            for (y, row) in plane.chunks_exact(size).enumerate() {
+                let want = if (3..5).contains(&y) { white } else { 0. };
+                assert!(row.iter().all(|v| (v - want).abs() < 1e-5), "{y}: {row:?}");
+            }
+        }
+        // So thin that nothing would be left of it.
+        let line = Image::from_rgb8(1000, 1, vec![255; 3000]).unwrap();
+        let planes = ClipSquare { size }.apply(&line).unwrap();
+        assert_eq!(planes.iter().filter(|v| **v > 1.).count(), 3 * size);
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! them.
 
 pub mod any;
+#[cfg(feature = "clip")]
+pub mod clip;
 pub mod head;
 pub mod inspect;
 pub mod int8;

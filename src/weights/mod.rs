@@ -29,6 +29,7 @@
 
 mod checkpoint;
 mod directory;
+mod fingerprint;
 mod holes;
 mod int8;
 mod layout;

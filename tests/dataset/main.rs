@@ -1,5 +1,6 @@
 //! `sam3 label` and `sam3 merge` as a user meets them, with the built-in model.
 
+mod classify;
 mod eval;
 mod faults;
 
@@ -191,8 +192,8 @@ fn a_picture_that_changed_is_labeled_again() {
         .arg("--resume")
         .assert()
         .success()
-        .stderr(contains("2 of 3 pictures are done"))
-        .stdout(contains("1 pictures in "));
+        .stderr(contains("2 of 3 pictures done"))
+        .stdout(contains("1 picture in "));
     folder.label("want").assert().success();
     assert_same(&folder.out("got"), &folder.out("want"));
 }

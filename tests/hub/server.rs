@@ -24,6 +24,8 @@ pub struct Behaviour {
     pub size: Option<u64>,
     /// Raw answer to every request but those for contents.
     pub instead: Option<String>,
+    /// The end of the paths that do not exist.
+    pub missing: Option<&'static str>,
     /// Bytes after which the connection is cut, one for each answer with contents; then whole.
     pub cuts: Vec<usize>,
     /// Bytes after which the server falls silent.
@@ -131,7 +133,14 @@ fn answer(
          X-Linked-Size: {size}\r\nLocation: http://localhost:{port}/contents/{etag}\r\n\
          Content-Length: 0\r\nConnection: close\r\n\r\n"
     );
-    let reply = now.instead.unwrap_or(redirect);
+    let is_missing = now.missing.is_some_and(|end| request.path.ends_with(end));
+    let reply = match (is_missing, now.instead) {
+        (true, _) => {
+            "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".into()
+        }
+        (false, Some(instead)) => instead,
+        (false, None) => redirect,
+    };
     stream.write_all(reply.as_bytes()).ok()
 }
 

@@ -60,6 +60,7 @@ pub enum Command {
     ///   sam3 label photos --text "car, person" -m sam3.pt -o out --format yolo
     ///   sam3 label photos --text "car:0.4, dog|puppy:0.6:10" -m sam3.pt -o out --format coco,csv --resume
     ///   sam3 label photos --everything -m mobile_sam.pt -o out --format coco,cutout
+    ///   sam3 label photos --everything --classify "person, car, road, sky" -m mobile_sam.pt -o out
     ///   find photos -name '*.jpg' | sam3 label - --classes classes.toml -m sam3.pt -o out --shard 0/8
     #[command(verbatim_doc_comment)]
     Label(Box<LabelArgs>),

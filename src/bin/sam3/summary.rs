@@ -8,7 +8,7 @@ use candle_sam3::output::{self, Kind};
 pub fn lines(kind: Kind, answers: &[Answer], shows_labels: bool) -> Vec<String> {
     let line = |answer| match kind {
         Kind::Interactive => click(answer),
-        Kind::Everything => format!("{} masks", answer.instances.len()),
+        Kind::Everything => plural(answer.instances.len(), "mask"),
         _ => concept(answer),
     };
     let mut lines: Vec<String> = answers.iter().map(line).collect();
@@ -19,6 +19,14 @@ pub fn lines(kind: Kind, answers: &[Answer], shows_labels: bool) -> Vec<String> 
         lines.extend(stand_ins.into_iter().map(line));
     }
     lines
+}
+
+/// "1 mask", "2 masks"
+pub fn plural(n: usize, noun: &str) -> String {
+    match n {
+        1 => format!("1 {noun}"),
+        n => format!("{n} {noun}s"),
+    }
 }
 
 /// "wheel: 2 objects, best 0.91, presence 0.93"

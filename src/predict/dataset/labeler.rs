@@ -2,9 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "clip")]
+use super::Classifier;
 use crate::image::Image;
 use crate::mask::{Mask, nms};
 use crate::models::Model;
+#[cfg(feature = "clip")]
+use crate::models::clip::Clip;
 use crate::predict::concept::{self, EncodedPrompt, Prediction, Prompt};
 use crate::predict::everything;
 use crate::predict::tiled::{self, Tiles};
@@ -80,6 +84,14 @@ impl Options {
         }
     }
 
+    /// The names of the classes.
+    fn names(&self) -> Vec<String> {
+        self.classes
+            .iter()
+            .map(|class| class.name.clone())
+            .collect()
+    }
+
     /// # Errors
     /// [`Error::InvalidArgument`] without classes, for a name that appears twice or is empty, and
     /// for a number out of its range.
@@ -120,7 +132,8 @@ impl Options {
 pub struct Object {
     /// Index into [`Labeler::classes`].
     pub class: usize,
-    /// Confidence in 0..=1; for everything the predicted IoU, which may exceed 1.
+    /// Confidence in 0..=1; for everything the predicted IoU, which may exceed 1, or with a classifier
+    /// the probability of its class.
     pub score: f32,
     /// Its pixels, at the size of the picture; at least one.
     pub mask: Mask,
@@ -144,6 +157,12 @@ enum Task {
         search: concept::Options,
     },
     Everything(Box<everything::Options>),
+    #[cfg(feature = "clip")]
+    Classified {
+        everything: Box<everything::Options>,
+        classifier: Box<Classifier>,
+        options: Options,
+    },
 }
 
 impl<'a> Labeler<'a> {
@@ -159,8 +178,17 @@ impl<'a> Labeler<'a> {
         let (class_of, prompts): (Vec<usize>, Vec<Prompt>) =
             phrases.map(|(i, phrase)| (i, Prompt::text(phrase))).unzip();
         let prompts = concept::encode(model.as_concept()?, &prompts, run)?;
+        Ok(Self::of_prompts(model, options, prompts, class_of))
+    }
+
+    fn of_prompts(
+        model: &'a Model,
+        options: &Options,
+        prompts: Vec<EncodedPrompt>,
+        class_of: Vec<usize>,
+    ) -> Self {
         let thresholds = options.classes.iter().map(|class| class.threshold);
-        Ok(Self {
+        Self {
             model,
             task: Task::Classes {
                 options: options.clone(),
@@ -171,12 +199,8 @@ impl<'a> Labeler<'a> {
                     ..concept::Options::default()
                 },
             },
-            classes: options
-                .classes
-                .iter()
-                .map(|class| class.name.clone())
-                .collect(),
-        })
+            classes: options.names(),
+        }
     }
 
     /// Looks for everything; all objects are of one class, called `object`.
@@ -191,6 +215,38 @@ impl<'a> Labeler<'a> {
             model,
             task: Task::Everything(Box::new(options.clone())),
             classes: vec!["object".to_string()],
+        })
+    }
+
+    /// Looks for everything, and keeps what a CLIP finds probable enough to be of one of the classes.
+    ///
+    /// The threshold of a class is for the probability that the classifier gives to objects; an object
+    /// is of its most probable class or, below the threshold of that, of none.
+    ///
+    /// # Errors
+    /// As [`Options::validate`], [`Classifier::new`] and [`Labeler::of_everything`];
+    /// [`Error::InvalidArgument`] for tiles, of which the generator has its own.
+    #[cfg(feature = "clip")]
+    pub fn of_classified(
+        model: &'a Model,
+        everything: &everything::Options,
+        clip: Clip,
+        options: &Options,
+    ) -> Result<Self> {
+        options.validate()?;
+        if options.tiles.is_some() {
+            return Err(Error::argument("tiles are for texts; everything has crops"));
+        }
+        everything.validate()?;
+        model.as_interactive()?;
+        Ok(Self {
+            model,
+            task: Task::Classified {
+                everything: Box::new(everything.clone()),
+                classifier: Box::new(Classifier::new(clip, &options.classes)?),
+                options: options.clone(),
+            },
+            classes: options.names(),
         })
     }
 
@@ -219,45 +275,70 @@ impl<'a> Labeler<'a> {
                         concept::predict(model, &embedding, prompts, search, run)?
                     }
                 };
-                Ok(select(options, class_of, found))
+                Ok(select(options, of_phrases(class_of, found)))
             }
-            Task::Everything(options) => {
-                let model = self.model.as_interactive()?;
-                let found = everything::generate(model, image, options, run)?;
-                let objects = found.iter().map(|record| {
-                    let mask = record.mask()?;
-                    let score = record.predicted_iou;
-                    Ok(Object {
-                        class: 0,
-                        score,
-                        mask,
-                    })
-                });
-                let mut objects = objects.collect::<Result<Vec<Object>>>()?;
-                objects.retain(|object| !object.mask.is_empty());
-                Ok(objects)
+            Task::Everything(options) => self.everything(image, options, run),
+            #[cfg(feature = "clip")]
+            Task::Classified {
+                everything,
+                classifier,
+                options,
+            } => {
+                let mut objects = self.everything(image, everything, run)?;
+                let masks: Vec<&Mask> = objects.iter().map(|object| &object.mask).collect();
+                let classes = classifier.classify(image, &masks, run)?;
+                for (object, (class, probability)) in objects.iter_mut().zip(classes) {
+                    (object.class, object.score) = (class, probability);
+                }
+                Ok(select(options, objects))
             }
         }
     }
+
+    fn everything(
+        &self,
+        image: &Image,
+        options: &everything::Options,
+        run: &mut Run,
+    ) -> Result<Vec<Object>> {
+        let model = self.model.as_interactive()?;
+        let found = everything::generate(model, image, options, run)?;
+        let objects = found.iter().map(|record| {
+            Ok(Object {
+                class: 0,
+                score: record.predicted_iou,
+                mask: record.mask()?,
+            })
+        });
+        let mut objects = objects.collect::<Result<Vec<Object>>>()?;
+        objects.retain(|object| !object.mask.is_empty());
+        Ok(objects)
+    }
 }
 
-/// What to keep of what the phrases found.
-pub(super) fn select(options: &Options, class_of: &[usize], found: Vec<Prediction>) -> Vec<Object> {
+/// What the phrases found, phrase by phrase.
+pub(super) fn of_phrases(class_of: &[usize], found: Vec<Prediction>) -> Vec<Object> {
+    let found = found.into_iter().zip(class_of);
+    let objects = found.flat_map(|(prediction, &class)| {
+        let instances = prediction.instances.into_iter();
+        instances.map(move |instance| Object {
+            class,
+            score: instance.score,
+            mask: instance.mask,
+        })
+    });
+    objects.collect()
+}
+
+/// What to keep of what was found, by class and then best first.
+pub(super) fn select(options: &Options, mut found: Vec<Object>) -> Vec<Object> {
     let mut objects: Vec<Object> = Vec::new();
     for (index, class) in options.classes.iter().enumerate() {
-        let of_class = found.iter().zip(class_of).filter(|(_, of)| **of == index);
-        let instances = of_class.flat_map(|(prediction, _)| &prediction.instances);
-        let kept = instances.filter(|instance| {
-            instance.score > class.threshold && instance.mask.area() >= class.min_area.max(1)
+        let of_class = found.extract_if(.., |object| object.class == index);
+        let kept = of_class.filter(|object| {
+            object.score > class.threshold && object.mask.area() >= class.min_area.max(1)
         });
-        let candidates: Vec<Object> = kept
-            .map(|instance| Object {
-                class: index,
-                score: instance.score,
-                mask: instance.mask.clone(),
-            })
-            .collect();
-        let mut best = suppress(candidates, options.nms);
+        let mut best = suppress(kept.collect(), options.nms);
         best.truncate(class.max_objects.unwrap_or(usize::MAX));
         objects.extend(best);
     }

@@ -22,6 +22,8 @@
 //! # Ok::<(), candle_sam3::Error>(())
 //! ```
 
+#[cfg(feature = "clip")]
+mod classifier;
 mod decode;
 mod labeler;
 #[cfg(test)]
@@ -30,6 +32,8 @@ mod tests;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "clip")]
+pub use classifier::Classifier;
 pub use labeler::{Class, Labeler, Object, Options};
 
 use crate::image::{DecodeOptions, Image};

@@ -1,6 +1,6 @@
 use std::fs;
 
-use super::labeler::select;
+use super::labeler::{of_phrases, select};
 use super::*;
 use crate::mask::{BoxXyxy, Mask};
 use crate::predict::Instance;
@@ -31,7 +31,7 @@ fn class(name: &str, threshold: f32) -> Class {
 }
 
 fn kept(options: &Options, class_of: &[usize], found: Vec<Prediction>) -> Vec<(usize, f32)> {
-    let objects = select(options, class_of, found);
+    let objects = select(options, of_phrases(class_of, found));
     objects
         .iter()
         .map(|object| (object.class, object.score))

@@ -161,6 +161,19 @@ impl StoredTensor {
         }
     }
 
+    /// Its first and its last bytes in the file, a few of each; none of a tensor known by its shape only.
+    pub(super) fn ends(&self) -> (&[u8], &[u8]) {
+        const FEW: usize = 64;
+        match &self.bytes {
+            Bytes::Zeros => (&[], &[]),
+            Bytes::In { source, range } => {
+                let bytes = &source.bytes()[range.clone()];
+                let few = bytes.len().min(FEW);
+                (&bytes[..few], &bytes[bytes.len() - few..])
+            }
+        }
+    }
+
     /// Part `i` of `n` along the first axis, or `None` if that does not divide.
     pub(super) fn rows(&self, i: usize, n: usize) -> Option<Self> {
         let rows = *self.shape.first()?;

@@ -11,6 +11,7 @@ use super::measure::{Samples, median, min, p95};
 use super::parity::Parity;
 use super::picture::Picture;
 use super::{BenchArgs, Measured};
+use crate::summary::plural;
 
 /// Of the JSON; a reader of another one should refuse.
 pub const SCHEMA: u32 = 1;
@@ -248,13 +249,6 @@ pub fn three_digits(value: f64) -> String {
         v if v >= 10. => format!("{v:.1}"),
         v if v >= 1. => format!("{v:.2}"),
         v => format!("{v:.3}"),
-    }
-}
-
-fn plural(n: usize, noun: &str) -> String {
-    match n {
-        1 => format!("1 {noun}"),
-        n => format!("{n} {noun}s"),
     }
 }
 

@@ -79,11 +79,12 @@ fn fetch_or_explain(settings: &Settings, release: &Release) -> Result<PathBuf> {
     if settings.offline {
         bail!(
             "{name} is not in {} and HF_HUB_OFFLINE forbids to download it; unset it, or pass a \
-             file that you have: -m FILE",
-            settings.cache.display()
+             file that you have: {}",
+            settings.cache.display(),
+            settings.instead
         );
     }
-    let explain = |failure| explain(failure, name);
+    let explain = |failure| explain(settings, failure, name);
     let client = Client::new(settings, release);
     let metadata = client.metadata().map_err(explain)?;
     agree(settings, release, &metadata)?;
@@ -108,13 +109,31 @@ fn fetch_or_explain(settings: &Settings, release: &Release) -> Result<PathBuf> {
     Ok(pointer)
 }
 
-fn explain(failure: Failure, name: &str) -> anyhow::Error {
+/// Whether the hub has the file of a release.
+pub fn offers(settings: &Settings, release: &Release) -> Result<bool> {
+    match Client::new(settings, release).metadata() {
+        Ok(_) => Ok(true),
+        Err(Failure::Missing(_)) => Ok(false),
+        Err(failure) => {
+            let error = explain(settings, failure, &release.name);
+            Err(anyhow!(
+                "{}",
+                settings.without_secrets(&format!("{error:#}"))
+            ))
+        }
+    }
+}
+
+fn explain(settings: &Settings, failure: Failure, name: &str) -> anyhow::Error {
     match failure {
         Failure::Network(problem) => anyhow!(
             "cannot reach the hub to download {name}: {problem}; check the connection, or pass a \
-             file that you have: -m FILE"
+             file that you have: {}",
+            settings.instead
         ),
-        Failure::Busy(problem) | Failure::Refused(problem) => anyhow!(problem),
+        Failure::Busy(problem) | Failure::Missing(problem) | Failure::Refused(problem) => {
+            anyhow!(problem)
+        }
     }
 }
 

@@ -30,17 +30,18 @@ pub fn explain(settings: &Settings, release: &Release, response: &Response) -> F
                 Some(token) => not_sent(settings, &token.source, response),
                 None => format!("no token was sent; {}", where_to_put_a_token(settings)),
             };
-            let local = "a local file works too: -m FILE";
+            let local = format!("a local file works too: {}", settings.instead);
             Failure::Refused(format!(
                 "{repository} refuses access (HTTP {status}{said}); {token}; {local}"
             ))
         }
         404 => {
             let revision = release.revision.as_deref().unwrap_or("main");
-            Failure::Refused(format!(
+            Failure::Missing(format!(
                 "{} has no {file} in {repository} at {revision} (HTTP 404{said}); if it moved, \
-                 download it by hand and pass -m FILE",
-                settings.shown()
+                 download it by hand and pass {}",
+                settings.shown(),
+                settings.instead
             ))
         }
         408 | 429 | 500..=599 => Failure::Busy(format!(
@@ -76,7 +77,8 @@ fn gated(settings: &Settings, release: &Release, response: &Response, said: &str
          (HTTP {status}{said})\n  \
          1. accept it at {page}\n  \
          2. {token}\n  \
-         or pass a file that you have: -m FILE"
+         or pass a file that you have: {}",
+        settings.instead
     )
 }
 

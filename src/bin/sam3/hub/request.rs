@@ -27,6 +27,8 @@ pub enum Failure {
     Network(String),
     /// The server cannot do it now; later it may.
     Busy(String),
+    /// There is no such file.
+    Missing(String),
     /// It makes no sense to ask again.
     Refused(String),
 }

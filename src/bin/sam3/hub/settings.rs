@@ -23,6 +23,8 @@ pub struct Settings {
     pub token_file: PathBuf,
     /// Whether the network must not be touched.
     pub offline: bool,
+    /// What a user can pass in place of a name, for messages.
+    pub instead: &'static str,
 }
 
 pub struct Token {
@@ -92,6 +94,7 @@ impl Settings {
             token: token(text, &token_file)?,
             token_file,
             offline: text("HF_HUB_OFFLINE").is_some_and(|value| is_true(&value)),
+            instead: "-m FILE",
         })
     }
 }

@@ -75,7 +75,7 @@ impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::Network(problem) | Failure::Busy(problem) => Self::Interrupted(problem),
-            Failure::Refused(problem) => Self::Refused(problem),
+            Failure::Missing(problem) | Failure::Refused(problem) => Self::Refused(problem),
         }
     }
 }

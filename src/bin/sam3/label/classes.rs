@@ -6,12 +6,12 @@ use anyhow::{Context, Result, bail};
 use candle_sam3::predict::dataset::Class;
 use serde::Deserialize;
 
-/// Reads `car:0.4, person, dog|puppy:0.6:10`: words of a class with `|` between them, the first one its
-/// name; after a colon its threshold; after another one the most objects in a picture.
-pub fn parse(line: &str, threshold: f32) -> Result<Vec<Class>> {
+/// Reads what `flag` holds, `car:0.4, person, dog|puppy:0.6:10`: words of a class with `|` between them,
+/// the first one its name; after a colon its threshold; after another one the most objects in a picture.
+pub fn parse(flag: &str, line: &str, threshold: f32) -> Result<Vec<Class>> {
     let parts = line.split(',').map(str::trim);
     parts
-        .map(|part| class(part, threshold).with_context(|| format!("--text {part:?}")))
+        .map(|part| class(part, threshold).with_context(|| format!("{flag} {part:?}")))
         .collect()
 }
 
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn a_line_has_words_thresholds_and_limits() {
-        let classes = parse("car:0.4, person, dog | puppy:0.6:10", 0.5).unwrap();
+        let classes = parse("--text", "car:0.4, person, dog | puppy:0.6:10", 0.5).unwrap();
         assert_eq!(classes.len(), 3);
         assert_eq!(
             (classes[0].name.as_str(), classes[0].threshold),
@@ -95,7 +95,7 @@ mod tests {
             ("car:0.5:-1", "\"-1\""),
             ("car:0.5:3:4", "more than"),
         ] {
-            let error = format!("{:#}", parse(line, 0.5).unwrap_err());
+            let error = format!("{:#}", parse("--text", line, 0.5).unwrap_err());
             assert!(error.contains(want) && error.contains("--text"), "{error}");
         }
     }

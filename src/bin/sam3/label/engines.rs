@@ -1,9 +1,11 @@
 //! One engine for each device, all at the pictures of one list.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 
 use anyhow::Result;
+use candle_sam3::models::clip::Clip;
 use candle_sam3::output::dataset::Layout;
 use candle_sam3::output::dataset::journal::{Journal, Stamp};
 use candle_sam3::predict::dataset::{self, Labeler, Options, Source};
@@ -14,21 +16,34 @@ use super::write::{self, Tally};
 use crate::everything;
 use crate::progress;
 
+/// One for each device. Everything about prompts is checked and encoded here, before there is a run.
+pub fn labelers<'a>(
+    args: &LabelArgs,
+    engines: &'a [Model],
+    options: Option<&Options>,
+    clip: Option<&Path>,
+) -> Result<Vec<Labeler<'a>>> {
+    let generator = everything::options(&args.generator);
+    let labelers = engines.iter().map(|model| match (options, clip) {
+        (Some(options), Some(path)) => {
+            let clip = Clip::open(path, model.device())?;
+            Labeler::of_classified(model, &generator, clip, options)
+        }
+        (Some(options), None) => Labeler::of_classes(model, options, &mut Run::default()),
+        (None, _) => Labeler::of_everything(model, &generator),
+    });
+    Ok(labelers.collect::<candle_sam3::Result<_>>()?)
+}
+
 /// Labels pictures; decoding, labeling and writing overlap. Each engine takes the next picture of the list
 /// when it is free, so that the journal's order is theirs; documents are in the order of names.
 pub fn label(
     args: &LabelArgs,
-    engines: &[Model],
-    options: Option<&Options>,
+    labelers: &[Labeler],
     layout: &Layout,
     open: Vec<(Source, Stamp)>,
     journal: &mut Journal,
 ) -> Result<Tally> {
-    let labelers = engines.iter().map(|model| match options {
-        Some(options) => Labeler::of_classes(model, options, &mut Run::default()),
-        None => Labeler::of_everything(model, &everything::options(&args.generator)),
-    });
-    let labelers: Vec<Labeler> = labelers.collect::<candle_sam3::Result<_>>()?;
     let (bar, decoding) = (
         progress::pictures(open.len() as u64),
         args.decoding.options(),
@@ -44,7 +59,7 @@ pub fn label(
         let (sender, receiver) = mpsc::sync_channel(2);
         let writer =
             scope.spawn(|| write::write_all(receiver, layout, journal, strict, min_area, &bar));
-        for labeler in &labelers {
+        for labeler in labelers {
             let (sender, list) = (sender.clone(), list.clone());
             let next = move || list.lock().unwrap_or_else(PoisonError::into_inner).next();
             let stamps = &stamps;

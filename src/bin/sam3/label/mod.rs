@@ -1,6 +1,7 @@
 //! `sam3 label`: folders of pictures and words -> a data set.
 
 mod classes;
+mod clip;
 mod engines;
 mod plan;
 mod preview;
@@ -24,9 +25,8 @@ use crate::everything::GeneratorArgs;
 use crate::model::{self, ModelArgs};
 use crate::picture::DecodeArgs;
 use crate::progress;
+use crate::summary::plural;
 use crate::tiles::TileArgs;
-
-pub use plan::fingerprint;
 
 #[derive(clap::Args)]
 #[command(group(ArgGroup::new("what").required(true).args(["text", "classes", "everything"])))]
@@ -48,6 +48,26 @@ pub struct LabelArgs {
     /// Look for everything; all objects are of the class `object`
     #[arg(long)]
     everything: bool,
+
+    /// With --everything: what objects may be, "person, car|van:0.7, tree", as for --text. CLIP chooses
+    /// for each, and it is dropped if that is not more probable than the threshold. It chooses among
+    /// these alone, so name what is in the background, too
+    #[arg(
+        long,
+        value_name = "CLASSES",
+        requires = "everything",
+        conflicts_with_all = ["text", "classes"]
+    )]
+    classify: Option<String>,
+
+    /// CLIP for --classify: a folder as Hugging Face has it, or a name on its hub
+    #[arg(
+        long,
+        default_value = "openai/clip-vit-base-patch32",
+        value_name = "NAME|DIR",
+        requires = "classify"
+    )]
+    clip: String,
 
     /// Folder for the results
     #[arg(short, long, value_name = "DIR")]
@@ -88,7 +108,8 @@ pub struct LabelArgs {
 #[derive(clap::Args)]
 #[command(next_help_heading = "What to keep")]
 struct KeepArgs {
-    /// Keep objects of a higher score; for classes without a threshold of their own
+    /// Keep objects of a higher score, with --classify of a higher probability; for classes without a
+    /// threshold of their own
     #[arg(long, default_value_t = 0.5, value_name = "SCORE")]
     threshold: f32,
 
@@ -197,7 +218,11 @@ pub fn run(args: LabelArgs, quiet: bool) -> Result<()> {
         PromptKind::Text
     };
     let checkpoint = model::open_complete(&args.model, kind)?;
-    let weights = fingerprint(&checkpoint.files())?;
+    let weights = checkpoint.fingerprint();
+    let clip = match &args.classify {
+        Some(_) => Some(clip::locate(&args.clip)?),
+        None => None,
+    };
     let engines = model::prepare_each(&args.model)?.into_iter().map(|load| {
         let load = LoadOptions {
             interactive: args.everything,
@@ -206,10 +231,11 @@ pub fn run(args: LabelArgs, quiet: bool) -> Result<()> {
         models::load(&checkpoint, &load)
     });
     let engines: Vec<Model> = engines.collect::<candle_sam3::Result<_>>()?;
+    let labelers = engines::labelers(&args, &engines, options.as_ref(), clip.as_deref())?;
     let header = Header {
         version: env!("CARGO_PKG_VERSION").to_string(),
         model: format!("{} {weights}", engines[0].name()),
-        settings: plan::settings(&args, options.as_ref()),
+        settings: plan::settings(&args, options.as_ref(), clip.as_deref())?,
         layout,
         shards: shard.count,
     };
@@ -226,20 +252,14 @@ pub fn run(args: LabelArgs, quiet: bool) -> Result<()> {
     let pictures = mine.count();
     if !quiet && open.len() < pictures {
         progress::say(&format!(
-            "{} of {pictures} pictures are done",
-            pictures - open.len()
+            "{} of {} done",
+            pictures - open.len(),
+            plural(pictures, "picture")
         ));
     }
     drop(records);
 
-    let tally = engines::label(
-        &args,
-        &engines,
-        options.as_ref(),
-        &header.layout,
-        open,
-        &mut journal,
-    )?;
+    let tally = engines::label(&args, &labelers, &header.layout, open, &mut journal)?;
     journal.note(&Line::Finished { pictures })?;
     let records = Records::read(&args.output)?;
     print!("{}", write::summary(&records, &tally, start.elapsed()));
@@ -256,7 +276,7 @@ pub fn run(args: LabelArgs, quiet: bool) -> Result<()> {
         preview::write(&args.output, &records, &all, &decoding, count.into())?;
     }
     if records.is_empty() {
-        bail!("none of {pictures} pictures could be labeled");
+        bail!("none of {} could be labeled", plural(pictures, "picture"));
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use candle_sam3::predict::dataset::Labeled;
 use indicatif::ProgressBar;
 
 use crate::progress;
+use crate::summary::plural;
 
 /// Where the time of a run went.
 #[derive(Debug, Default)]
@@ -122,9 +123,9 @@ pub fn summary(records: &Records, tally: &Tally, wall: Duration) -> String {
     let seconds = |time: Duration| time.as_secs_f64();
     let _ = writeln!(
         text,
-        "{} pictures in {:.1} s: labeling {:.1} s, waiting for pictures {:.1} s; meanwhile decoding \
+        "{} in {:.1} s: labeling {:.1} s, waiting for pictures {:.1} s; meanwhile decoding \
          {:.1} s, writing {:.1} s",
-        tally.pictures,
+        plural(tally.pictures, "picture"),
         seconds(wall),
         seconds(tally.labeling),
         seconds(tally.waiting),
@@ -159,11 +160,13 @@ pub fn objects(records: &Records) -> Result<String> {
     let (total, failed) = (records.len(), records.failures().count());
     let _ = writeln!(
         text,
-        "{total} pictures, {empty} without objects, {failed} failed"
+        "{}, {empty} without objects, {failed} failed",
+        plural(total, "picture")
     );
     for (class, name) in classes.iter().enumerate() {
         let (objects, pictures) = counts.get(&class).copied().unwrap_or_default();
-        let _ = writeln!(text, "{name}: {objects} objects in {pictures} pictures");
+        let (objects, pictures) = (plural(objects, "object"), plural(pictures, "picture"));
+        let _ = writeln!(text, "{name}: {objects} in {pictures}");
     }
     Ok(text)
 }

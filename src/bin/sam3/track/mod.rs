@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 
 use crate::model::{self, ModelArgs};
 use crate::prompts::{parse_box, parse_fraction};
-use crate::{demo, label, progress};
+use crate::{demo, progress};
 use follow::Following;
 use prompts::{At, Prompts};
 use saved::Saved;
@@ -184,7 +184,7 @@ pub fn run(args: TrackArgs) -> Result<()> {
     check_prompts(&args, &prompts, &first)?;
 
     let checkpoint = model::open_complete(&args.model, args.kind())?;
-    let weights = label::fingerprint(&checkpoint.files())?;
+    let weights = checkpoint.fingerprint();
     let settings = args.settings(&weights);
     let folder = args.output.clone().unwrap_or_else(|| beside(&args.input));
     let mut saved = Saved::new(&folder);
