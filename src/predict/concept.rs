@@ -5,10 +5,14 @@
 //! the score of a query is `sigmoid(logit) * sigmoid(presence)`, mask logits (not probabilities)
 //! are resized to the image, boxes are not clipped, and queries keep their order.
 
+mod saved;
+
 use std::collections::HashMap;
 
 use candle::Tensor;
 use serde::{Deserialize, Serialize};
+
+pub use saved::Concept;
 
 use super::enlarge::masks;
 use super::{Instance, is_finite, sigmoid};
@@ -115,8 +119,17 @@ pub struct EncodedPrompt {
     pub prompt: Prompt,
     /// Its text, or the stand-in for a prompt of exemplars alone.
     pub text: TextEmbedding,
-    /// Exemplars of another image, see [`encode_exemplars`]; they replace those of the prompt.
-    exemplars: Option<Tensor>, // (1, n, d)
+    /// Exemplars of another image; they replace those of the prompt.
+    exemplars: Option<Shown>,
+}
+
+/// Tokens of exemplars that are good for other images than theirs.
+#[derive(Debug, Clone)]
+enum Shown {
+    /// With the token of their image: (1, n + 1, d).
+    InTheirImage(Tensor),
+    /// Without it: (1, n, d). The image that is searched adds its own.
+    Alone(Tensor),
 }
 
 /// Encodes the texts of prompts, each distinct one once.
@@ -158,7 +171,8 @@ pub fn encode_exemplars(
     mut prompt: EncodedPrompt,
 ) -> Result<EncodedPrompt> {
     let exemplars = std::mem::take(&mut prompt.prompt.exemplars);
-    prompt.exemplars = Some(exemplar_tokens(model, image, &exemplars)?);
+    let tokens = exemplar_tokens(model, image, &exemplars)?;
+    prompt.exemplars = Some(Shown::InTheirImage(tokens));
     Ok(prompt)
 }
 
@@ -238,7 +252,11 @@ fn answer(
     let inputs = run.stage("geometry", || {
         let inputs = prompts.iter().map(|prompt| {
             let exemplars = match &prompt.exemplars {
-                Some(exemplars) => exemplars.clone(),
+                Some(Shown::InTheirImage(tokens)) => tokens.clone(),
+                Some(Shown::Alone(tokens)) => {
+                    let of_image = exemplar_tokens(model, image, &[])?;
+                    Tensor::cat(&[tokens, &of_image], 1)?
+                }
                 None => exemplar_tokens(model, image, &prompt.prompt.exemplars)?,
             };
             Ok((&prompt.text.features, exemplars))

@@ -1,6 +1,7 @@
 //! The `sam3` command as a user meets it: what it prints, what it writes, how it fails.
 
 mod bench;
+mod concept;
 mod convert;
 mod inspect;
 mod multiplex;

@@ -3,6 +3,7 @@
 use clap::{ArgAction, Parser, Subcommand};
 
 use crate::bench::BenchArgs;
+use crate::concept::{Action, ConceptArgs};
 use crate::convert::ConvertArgs;
 use crate::eval::EvalArgs;
 use crate::everything::EverythingArgs;
@@ -53,6 +54,9 @@ pub enum Command {
     ///   sam3 everything photo.jpg -m sam3.pt --crop-n-layers 1 --min-mask-region-area 100
     #[command(verbatim_doc_comment)]
     Everything(Box<EverythingArgs>),
+
+    /// Keep what example boxes show in a file, to look for it in other pictures
+    Concept(ConceptArgs),
 
     /// Label folders of pictures with words, for training and annotation tools
     ///
@@ -143,6 +147,10 @@ impl Command {
             Self::Segment(args) => &args.model,
             Self::Everything(args) => &args.model,
             Self::Label(args) => &args.model,
+            Self::Concept(args) => {
+                let Action::Save(args) = &args.action;
+                &args.model
+            }
             Self::Track(args) => &args.model,
             Self::Eval(args) => &args.model,
             Self::Bench(args) => &args.model,

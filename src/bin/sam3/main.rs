@@ -4,6 +4,7 @@
 mod allocator;
 mod bench;
 mod cli;
+mod concept;
 mod convert;
 mod demo;
 mod eval;
@@ -74,6 +75,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Segment(args) => segment::run(*args),
         Command::Everything(args) => everything::run(*args),
+        Command::Concept(args) => concept::run(args),
         Command::Label(args) => label::run(*args, cli.quiet),
         Command::Track(args) => track::run(*args),
         Command::Merge(args) => label::merge(args),

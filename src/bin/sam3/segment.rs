@@ -1,14 +1,17 @@
 //! `sam3 segment`: texts and exemplar boxes, or clicks -> objects.
 
+use std::path::PathBuf;
+
 use anyhow::{Result, bail};
 use candle_sam3::models::variant::PromptKind;
 use candle_sam3::output::Kind;
 use candle_sam3::output::answer::Answer;
-use candle_sam3::predict::concept::{self, Exemplar, Options, Prompt};
+use candle_sam3::predict::concept::{self, Concept, EncodedPrompt, Exemplar, Options, Prompt};
 use candle_sam3::predict::tiled::{self, Tiles};
 use candle_sam3::{BoxXyxy, Image, Model, Run};
 use clap::Args;
 
+use crate::concept as concept_files;
 use crate::interactive::{self, ClickArgs};
 use crate::model::ModelArgs;
 use crate::picture::PictureArgs;
@@ -66,6 +69,15 @@ struct ConceptArgs {
     )]
     not_exemplars: Vec<BoxXyxy>,
 
+    /// File of `sam3 concept save`: look for what its exemplars show, under the name of the concept
+    #[arg(
+        long = "concept",
+        value_name = "FILE",
+        conflicts_with_all = ["exemplars", "not_exemplars"],
+        help_heading = "Prompts"
+    )]
+    files: Vec<PathBuf>,
+
     /// Keep objects that score higher than this
     #[arg(
         long,
@@ -115,6 +127,7 @@ pub fn run(args: SegmentArgs) -> Result<()> {
     let task = Concepts {
         prompts: concepts.prompts(),
         options: concepts.options(),
+        concepts: concept_files::load(&concepts.files)?,
         tiles,
     };
     run::run(&task, &picture, None, &model, &output)
@@ -123,6 +136,8 @@ pub fn run(args: SegmentArgs) -> Result<()> {
 /// Texts and exemplars -> every object that is meant.
 struct Concepts {
     prompts: Vec<Prompt>,
+    /// Of files; they come after the prompts.
+    concepts: Vec<Concept>,
     options: Options,
     tiles: Option<Tiles>,
 }
@@ -147,10 +162,17 @@ impl Task for Concepts {
         run: &mut Run,
     ) -> Result<Answered> {
         let model = model.as_concept()?;
+        let encode = |run: &mut Run| -> Result<Vec<EncodedPrompt>> {
+            let mut encoded = concept::encode(model, &self.prompts, run)?;
+            for concept in &self.concepts {
+                encoded.push(concept.encode(model, run)?);
+            }
+            Ok(encoded)
+        };
         let found = match &self.tiles {
             Some(tiles) => {
                 stages.start("encode_text");
-                let encoded = concept::encode(model, &self.prompts, run)?;
+                let encoded = encode(run)?;
                 stages.start("tiles");
                 tiled::predict(model, image, &encoded, tiles, &self.options, run)?
             }
@@ -158,20 +180,26 @@ impl Task for Concepts {
                 stages.start("encode_image");
                 let embedding = model.encode_image(image, run)?;
                 stages.start("encode_text");
-                let encoded = concept::encode(model, &self.prompts, run)?;
+                let encoded = encode(run)?;
                 stages.start("detect");
                 concept::predict(model, &embedding, &encoded, &self.options, run)?
             }
         };
+        let names = self
+            .concepts
+            .iter()
+            .map(|concept| Prompt::text(concept.name()));
+        let prompts: Vec<Prompt> = self.prompts.iter().cloned().chain(names).collect();
         Ok(Answered {
-            answers: self.prompts.iter().zip(found).map(Answer::from).collect(),
+            answers: prompts.iter().zip(found).map(Answer::from).collect(),
             logits: None,
         })
     }
 }
 
 impl ConceptArgs {
-    /// Every text, or the exemplars alone; the exemplars join every text.
+    /// Every text, or the exemplars alone; the exemplars join every text. None where concepts are looked
+    /// for and nothing else.
     fn prompts(&self) -> Vec<Prompt> {
         let exemplar = |positive| {
             move |bbox: &BoxXyxy| Exemplar {
@@ -183,6 +211,9 @@ impl ConceptArgs {
         let negative = self.not_exemplars.iter().map(exemplar(false));
         let exemplars: Vec<Exemplar> = positive.chain(negative).collect();
         if self.texts.is_empty() {
+            if !self.files.is_empty() {
+                return Vec::new();
+            }
             return vec![Prompt::exemplars(exemplars)];
         }
         let texts = self

@@ -96,7 +96,7 @@ impl Sam3 {
         };
         let left_out: Vec<_> = never.chain(video.iter().copied()).collect();
         let parts = checkpoint.build(options.dtype, &options.device, &left_out, build)?;
-        let weights = options.format_of(checkpoint);
+        let weights = (options.format_of(checkpoint), checkpoint.fingerprint());
         Ok(Self::new(config, name, parts, options, weights))
     }
 
@@ -115,7 +115,8 @@ impl Sam3 {
         let vb = random(options.dtype, &options.device, int8);
         let build = || build(&config, options, vb);
         let parts = options.precision.scope(build)?;
-        Ok(Self::new(config, name, parts, options, options.weights))
+        let weights = (options.weights, "random".to_string());
+        Ok(Self::new(config, name, parts, options, weights))
     }
 
     fn new(
@@ -123,7 +124,7 @@ impl Sam3 {
         name: String,
         (detector, interactive): (Detector, Option<InteractiveHead>),
         options: &LoadOptions,
-        weights: WeightFormat,
+        (weights, fingerprint): (WeightFormat, String),
     ) -> Self {
         Self {
             detector,
@@ -133,6 +134,7 @@ impl Sam3 {
             device: options.device.clone(),
             dtype: options.dtype,
             weights,
+            fingerprint,
         }
     }
 }

@@ -41,6 +41,7 @@ pub struct Sam3 {
     device: Device,
     dtype: DType,
     weights: WeightFormat,
+    fingerprint: String,
 }
 
 /// An image encoded for texts and exemplars: cheap to clone, good for any number of prompts.
@@ -95,6 +96,11 @@ impl Sam3 {
     /// How the weights of large layers are held.
     pub fn weights(&self) -> WeightFormat {
         self.weights
+    }
+
+    /// [`crate::Checkpoint::fingerprint`] of the weights, or `random`.
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
     }
 
     /// Number format of the computation.

@@ -9,7 +9,7 @@ use crate::mask::{Mask, nms};
 use crate::models::Model;
 #[cfg(feature = "clip")]
 use crate::models::clip::Clip;
-use crate::predict::concept::{self, EncodedPrompt, Prediction, Prompt};
+use crate::predict::concept::{self, Concept, EncodedPrompt, Prediction, Prompt};
 use crate::predict::everything;
 use crate::predict::tiled::{self, Tiles};
 use crate::{Error, Result, Run};
@@ -179,6 +179,36 @@ impl<'a> Labeler<'a> {
             phrases.map(|(i, phrase)| (i, Prompt::text(phrase))).unzip();
         let prompts = concept::encode(model.as_concept()?, &prompts, run)?;
         Ok(Self::of_prompts(model, options, prompts, class_of))
+    }
+
+    /// Looks for concepts of files; each has the class of its place in the list.
+    ///
+    /// # Errors
+    /// As [`Options::validate`]; [`Error::InvalidArgument`] unless there is a class for each concept;
+    /// [`Error::InvalidPrompt`] for a concept of another model; [`Error::Unsupported`] for a model
+    /// without exemplars.
+    pub fn of_concepts(
+        model: &'a Model,
+        options: &Options,
+        concepts: &[Concept],
+        run: &mut Run,
+    ) -> Result<Self> {
+        options.validate()?;
+        let (classes, count) = (options.classes.len(), concepts.len());
+        if classes != count {
+            return Err(Error::argument(format!(
+                "{classes} classes for {count} concepts"
+            )));
+        }
+        let encoder = model.as_concept()?;
+        let prompts = concepts.iter().map(|concept| concept.encode(encoder, run));
+        let prompts = prompts.collect::<Result<_>>()?;
+        Ok(Self::of_prompts(
+            model,
+            options,
+            prompts,
+            (0..count).collect(),
+        ))
     }
 
     fn of_prompts(

@@ -8,6 +8,7 @@ use anyhow::Result;
 use candle_sam3::models::clip::Clip;
 use candle_sam3::output::dataset::Layout;
 use candle_sam3::output::dataset::journal::{Journal, Stamp};
+use candle_sam3::predict::concept::Concept;
 use candle_sam3::predict::dataset::{self, Labeler, Options, Source};
 use candle_sam3::{Model, Run};
 
@@ -21,6 +22,7 @@ pub fn labelers<'a>(
     args: &LabelArgs,
     engines: &'a [Model],
     options: Option<&Options>,
+    concepts: &[Concept],
     clip: Option<&Path>,
 ) -> Result<Vec<Labeler<'a>>> {
     let generator = everything::options(&args.generator);
@@ -28,6 +30,9 @@ pub fn labelers<'a>(
         (Some(options), Some(path)) => {
             let clip = Clip::open(path, model.device())?;
             Labeler::of_classified(model, &generator, clip, options)
+        }
+        (Some(options), None) if !concepts.is_empty() => {
+            Labeler::of_concepts(model, options, concepts, &mut Run::default())
         }
         (Some(options), None) => Labeler::of_classes(model, options, &mut Run::default()),
         (None, _) => Labeler::of_everything(model, &generator),

@@ -21,6 +21,7 @@ use candle_sam3::predict::dataset::Source;
 use candle_sam3::{LoadOptions, Model, models};
 use clap::{ArgGroup, ValueEnum};
 
+use crate::concept;
 use crate::everything::GeneratorArgs;
 use crate::model::{self, ModelArgs};
 use crate::picture::DecodeArgs;
@@ -29,7 +30,7 @@ use crate::summary::plural;
 use crate::tiles::TileArgs;
 
 #[derive(clap::Args)]
-#[command(group(ArgGroup::new("what").required(true).args(["text", "classes", "everything"])))]
+#[command(group(ArgGroup::new("what").required(true).args(["text", "classes", "concepts", "everything"])))]
 pub struct LabelArgs {
     /// Pictures, folders, patterns such as `photos/**/*.jpg`, or `-` for a list on standard input
     #[arg(required = true, value_name = "INPUT")]
@@ -45,6 +46,10 @@ pub struct LabelArgs {
     #[arg(long, value_name = "FILE")]
     classes: Option<PathBuf>,
 
+    /// What to look for, as a file of `sam3 concept save`; may be repeated, and each is a class
+    #[arg(long = "concept", value_name = "FILE")]
+    concepts: Vec<PathBuf>,
+
     /// Look for everything; all objects are of the class `object`
     #[arg(long)]
     everything: bool,
@@ -56,7 +61,7 @@ pub struct LabelArgs {
         long,
         value_name = "CLASSES",
         requires = "everything",
-        conflicts_with_all = ["text", "classes"]
+        conflicts_with_all = ["text", "classes", "concepts"]
     )]
     classify: Option<String>,
 
@@ -205,7 +210,8 @@ fn shard(text: &str) -> Result<Shard, String> {
 
 pub fn run(args: LabelArgs, quiet: bool) -> Result<()> {
     let start = Instant::now();
-    let options = plan::options(&args)?;
+    let concepts = concept::load(&args.concepts)?;
+    let options = plan::options(&args, &concepts)?;
     let layout = plan::layout(&args, options.as_ref())?;
     let shard = args.run.shard.unwrap_or(Shard::WHOLE);
     let all = sources::list(&args.inputs, &args.output)?;
@@ -214,8 +220,10 @@ pub fn run(args: LabelArgs, quiet: bool) -> Result<()> {
     }
     let kind = if args.everything {
         PromptKind::Everything
-    } else {
+    } else if concepts.is_empty() {
         PromptKind::Text
+    } else {
+        PromptKind::Exemplars
     };
     let checkpoint = model::open_complete(&args.model, kind)?;
     let weights = checkpoint.fingerprint();
@@ -231,7 +239,13 @@ pub fn run(args: LabelArgs, quiet: bool) -> Result<()> {
         models::load(&checkpoint, &load)
     });
     let engines: Vec<Model> = engines.collect::<candle_sam3::Result<_>>()?;
-    let labelers = engines::labelers(&args, &engines, options.as_ref(), clip.as_deref())?;
+    let labelers = engines::labelers(
+        &args,
+        &engines,
+        options.as_ref(),
+        &concepts,
+        clip.as_deref(),
+    )?;
     let header = Header {
         version: env!("CARGO_PKG_VERSION").to_string(),
         model: format!("{} {weights}", engines[0].name()),

@@ -2,19 +2,21 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use candle_sam3::Checkpoint;
 use candle_sam3::mask::polygon::Simplify;
 use candle_sam3::output::dataset::journal::Shard;
 use candle_sam3::output::dataset::{LabelMeShapes, Layout, Link};
+use candle_sam3::predict::concept::Concept;
 use candle_sam3::predict::dataset::{Class, Options};
 use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
 
 use super::{LabelArgs, LinkArg, ShapeArg, classes};
 use crate::everything;
 
 /// The classes; `None` for everything without any.
-pub fn options(args: &LabelArgs) -> Result<Option<Options>> {
+pub fn options(args: &LabelArgs, concepts: &[Concept]) -> Result<Option<Options>> {
     if !(0.0..=1.0).contains(&args.files.split) {
         bail!("--split {}: must be from 0 to 1", args.files.split);
     }
@@ -31,6 +33,13 @@ pub fn options(args: &LabelArgs) -> Result<Option<Options>> {
     let classes: Vec<Class> = match (&args.text, &args.classes) {
         (Some(text), _) => classes::parse("--text", text, args.keep.threshold)?,
         (None, Some(path)) => classes::read(path)?,
+        (None, None) if !concepts.is_empty() => {
+            let class = |concept: &Concept| Class {
+                threshold: args.keep.threshold,
+                ..Class::new(concept.name())
+            };
+            concepts.iter().map(class).collect()
+        }
         (None, None) if tiles.is_some() => {
             bail!("--tile is for texts; --everything has --crop-n-layers")
         }
@@ -100,6 +109,13 @@ pub fn settings(
     let mut set = |key: &str, value: Value| settings.insert(key.to_string(), value);
     if let Some(options) = options {
         set("classes", json!(options));
+    }
+    if !args.concepts.is_empty() {
+        let digests = args.concepts.iter().map(|path| {
+            let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
+            Ok(format!("{:x}", Sha256::digest(bytes)))
+        });
+        set("concepts", json!(digests.collect::<Result<Vec<String>>>()?));
     }
     if args.everything {
         let generator = everything::options(&args.generator);
