@@ -12,6 +12,7 @@ use candle_transformers::models::clip::vision_model::ClipVisionConfig;
 use candle_transformers::models::clip::{ClipConfig, ClipModel, div_l2_norm};
 use serde::Deserialize;
 
+use crate::device::{download, upload};
 use crate::image::Image;
 use crate::image::transform::ClipSquare;
 use crate::text::Tokenizer;
@@ -67,9 +68,9 @@ impl Clip {
 
     /// Reads `text_model`, `vision_model`, both projections and `logit_scale`.
     fn new(config: &Config, vb: VarBuilder) -> candle::Result<Self> {
-        let scale: f32 = vb.get((), "logit_scale")?.exp()?.to_scalar()?;
+        let scale: Vec<f32> = download(&vb.get((), "logit_scale")?.exp()?)?;
         Ok(Self {
-            scale: scale.into(),
+            scale: scale.iter().copied().map(f64::from).sum(), // of one
             context: config.text_config.max_position_embeddings,
             side: config.vision_config.image_size,
             device: vb.device().clone(),
@@ -88,7 +89,7 @@ impl Clip {
             for text in texts {
                 ids.extend(self.tokens(text)?);
             }
-            let ids = Tensor::from_vec(ids, (texts.len(), self.context), &self.device)?;
+            let ids = upload(ids, (texts.len(), self.context), &self.device)?;
             encoded.push(self.encode_ids(&ids)?);
         }
         Ok(Tensor::cat(&encoded, 0)?)
@@ -124,7 +125,7 @@ impl Clip {
         for image in images {
             values.extend(ClipSquare { size }.apply(image)?);
         }
-        let values = Tensor::from_vec(values, (images.len(), 3, size, size), &self.device)?;
+        let values = upload(values, (images.len(), 3, size, size), &self.device)?;
         Ok(self.encode_pixels(&values)?)
     }
 

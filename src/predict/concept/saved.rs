@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     EncodedPrompt, Exemplar, Prompt, Shown, exemplar_tokens, validate_prompt, validate_words,
 };
+use crate::device::{download, upload};
 use crate::image::Image;
 use crate::models::sam3::Sam3;
 use crate::predict::is_finite;
@@ -110,7 +111,8 @@ impl Concept {
             run.report(tokens.len(), shown.len());
         }
         let tokens = Tensor::cat(&tokens, 1)?.to_dtype(DType::F32)?;
-        let tokens = tokens.to_device(&Device::Cpu)?;
+        let shape = tokens.dims3()?;
+        let tokens = Tensor::from_vec(download::<f32>(&tokens)?, shape, &Device::Cpu)?;
         match is_finite(&tokens)? {
             true => Ok(Self { about, tokens }),
             false => Err(Error::not_finite("the geometry encoder")),
@@ -143,7 +145,8 @@ impl Concept {
             Some(text) => model.encode_text(text),
             None => model.encode_visual(),
         })?;
-        let tokens = self.tokens.to_device(model.device())?;
+        let shape = self.tokens.dims3()?;
+        let tokens = upload(download::<f32>(&self.tokens)?, shape, model.device())?;
         Ok(EncodedPrompt {
             prompt: self.about.prompt(),
             text,

@@ -3,6 +3,7 @@
 use candle::Tensor;
 
 use super::Class;
+use crate::device::download_rows;
 use crate::image::Image;
 use crate::image::transform::ClipSquare;
 use crate::mask::Mask;
@@ -77,7 +78,7 @@ impl Classifier {
             let objects = objects.collect::<Result<Vec<Image>>>()?;
             let encoded = run.stage("clip", || self.clip.encode_images(&objects))?;
             let rows = self.clip.probabilities(&encoded, &self.texts)?;
-            for row in rows.to_vec2::<f32>()? {
+            for row in download_rows::<f32>(&rows)? {
                 found.push(self.best(&row)?);
             }
         }
