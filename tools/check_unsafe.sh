@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Looks for undefined behaviour in the `unsafe` code: the CPU kernels, the mapped files and the
-# allocator of the command. Needs a nightly compiler and is therefore no part of tools/check.sh.
+# Looks for undefined behaviour in the `unsafe` code: the CPU kernels and the mapped files. Needs a
+# nightly compiler and is therefore no part of tools/check.sh.
 #
 #   tools/check_unsafe.sh [miri] [asan]      both by default
 #

@@ -1,7 +1,5 @@
 //! The `sam3` command.
 
-#[cfg(target_os = "linux")]
-mod allocator;
 mod bench;
 mod cli;
 mod concept;
@@ -13,6 +11,7 @@ mod hub;
 mod inspect;
 mod interactive;
 mod label;
+mod memory;
 mod model;
 mod models;
 mod names;
@@ -42,11 +41,8 @@ use clap::Parser;
 use cli::{Cli, Command};
 use printable::printable;
 
-#[cfg(target_os = "linux")]
-#[global_allocator]
-static ALLOCATOR: allocator::KeepLarge = allocator::KeepLarge::new();
-
 fn main() -> ExitCode {
+    memory::keep();
     let cli = Cli::parse(); // exits with 2 on a usage error
     // Rayon starts as many as this says; more than any machine has would take the machine down.
     let asked = std::env::var("RAYON_NUM_THREADS").unwrap_or_default();
