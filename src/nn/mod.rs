@@ -29,6 +29,7 @@ pub(crate) use kernels::random as noise;
 
 pub use attention::{MultiHeadAttention, ScoreBias, sdpa};
 pub use int8::WeightFormat;
+pub use kernels::peak::multiply_adds;
 pub use linear::{Linear, linear};
 pub use mlp::Mlp;
 pub use norm::{GroupNorm, LayerNorm, group_norm, layer_norm};

@@ -15,6 +15,7 @@ pub mod level;
 mod math;
 pub mod matmul;
 mod pack;
+pub mod peak;
 pub mod rowwise;
 pub mod tile;
 pub mod view;
