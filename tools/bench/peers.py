@@ -7,9 +7,10 @@ points, number format and threads. Writes the same JSON, for `sam3 bench --compa
         --text-encoder MobileCLIP-S1 --table 77 --context 32 --image photo.jpg --json torch.json
     peers.py mobile-sam -m mobile_sam.pt --package ../MobileSAM --image photo.jpg --everything
     peers.py ... --ours "target/release/sam3" --rounds 3     # alternates with ours, prints both
+    peers.py ... --onnxruntime     # what exports of the image's encoder, exported on the spot, in onnxruntime
 
-Needs torch, torchvision, Pillow and what the package imports. Nothing of the packages is copied:
-stages are timed by wrapping the methods that end them.
+Needs torch, torchvision, Pillow and what the package imports, and onnx, onnxscript and onnxruntime for
+--onnxruntime. Nothing of the packages is copied: stages are timed by wrapping the methods that end them.
 """
 
 import argparse
@@ -72,6 +73,11 @@ def parse_args():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="f32", choices=["f32", "bf16", "f16"], help="half precision is autocast")
     parser.add_argument("--compile", action="store_true", help="torch.compile the large modules")
+    parser.add_argument(
+        "--onnxruntime",
+        action="store_true",
+        help="run the trunk (of SAM: the image encoder, and the mask decoder of a click) in onnxruntime",
+    )
     parser.add_argument("--clicks", action="store_true", help="of sam3: with the click head, whose neck then runs too")
     parser.add_argument("--everything", action="store_true")
     parser.add_argument("--prompts", type=int, default=1)
@@ -83,6 +89,8 @@ def parse_args():
     parser.add_argument("--ours", help="the `sam3` command to alternate with")
     parser.add_argument("--ours-json", type=Path)
     args = parser.parse_args()
+    if args.onnxruntime and (args.device != "cpu" or args.dtype != "f32" or args.compile):
+        parser.error("--onnxruntime runs on the CPU in f32, not compiled")
     if min(args.prompts, args.threads, args.iters, args.rounds) < 1 or args.warmup < 0:
         parser.error("--prompts, --threads, --iters and --rounds are at least 1, --warmup at least 0")
     return args
@@ -176,6 +184,8 @@ class Concepts(Peer):
                 module.compile()
         self.processor = Sam3Processor(self.model, device=args.device, confidence_threshold=0.5)
         trunk = model.backbone.vision_backbone.trunk
+        if args.onnxruntime:
+            Exported(trunk, args.threads, torch)
         self.wrap(self.processor, "transform", "preprocess")
         trunk.register_forward_hook(lambda *_: self.marks.append(("trunk", self.now())))
         self.wrap(model.backbone, "forward_image", "neck")
@@ -235,7 +245,32 @@ class Clicks(Peer):
         if args.compile:
             self.model.image_encoder.compile()
             self.model.mask_decoder.compile()
+        if args.onnxruntime:
+            Exported(self.model.image_encoder, args.threads, torch)
+            self.click_in_onnxruntime()
         self.predictor = package.SamPredictor(self.model)
+
+    def click_in_onnxruntime(self):
+        """The mask decoder, for one prompt of three masks, as the official ONNX model takes it."""
+        decoder = self.model.mask_decoder
+        network = all_masks(decoder, self.torch)
+        Exported(network, self.args.threads, self.torch)
+        original = decoder.forward
+
+        def forward(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, multimask_output):
+            if len(sparse_prompt_embeddings) > 1:  # exported for one
+                return original(
+                    image_embeddings=image_embeddings,
+                    image_pe=image_pe,
+                    sparse_prompt_embeddings=sparse_prompt_embeddings,
+                    dense_prompt_embeddings=dense_prompt_embeddings,
+                    multimask_output=multimask_output,
+                )
+            masks, scores = network(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings)
+            kept = slice(1, None) if multimask_output else slice(0, 1)
+            return masks[:, kept], scores[:, kept]
+
+        decoder.forward = forward
 
     def run_once(self, samples):
         import numpy
@@ -270,12 +305,72 @@ class Clicks(Peer):
             samples["everything"] = (self.now() - begun) * 1e3
 
 
+def all_masks(decoder, torch):
+    """All masks and scores of a mask decoder, as a module that can be exported."""
+
+    class AllMasks(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.decoder = decoder
+
+        def forward(self, image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings):
+            return self.decoder.predict_masks(
+                image_embeddings=image_embeddings,
+                image_pe=image_pe,
+                sparse_prompt_embeddings=sparse_prompt_embeddings,
+                dense_prompt_embeddings=dense_prompt_embeddings,
+            )
+
+    return AllMasks()
+
+
+class Exported:
+    """The forward function of a module, in onnxruntime from the second call on. The first call exports it for
+    the shapes of its inputs, and says how far the export is from PyTorch on them."""
+
+    def __init__(self, module, threads, torch):
+        self.module, self.threads, self.torch = module, threads, torch
+        self.forward, self.session = module.forward, None
+        module.forward = self
+
+    def __call__(self, *inputs):
+        if self.session is None:
+            outputs = self.forward(*inputs)
+            self.export(inputs, outputs)
+            return outputs
+        outputs = self.run(inputs)
+        return outputs if self.is_list else outputs[0]
+
+    def export(self, inputs, outputs):
+        import onnxruntime
+
+        self.is_list = not self.torch.is_tensor(outputs)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = self.threads, 3
+        self.module.forward = self.forward
+        with tempfile.TemporaryDirectory() as folder:
+            file = str(Path(folder) / "module.onnx")
+            copies = tuple(x.detach().clone() for x in inputs)
+            with self.torch.inference_mode(False), self.torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
+                self.torch.onnx.export(self.module, copies, file, dynamo=True, verbose=False)
+            self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        self.module.forward = self
+        expected = outputs if self.is_list else [outputs]
+        apart = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(self.run(inputs), expected, strict=True))
+        print(f"exported {type(self.module).__name__}: within {apart:.1e} of PyTorch's largest value", file=sys.stderr)
+
+    def run(self, inputs):
+        names = [node.name for node in self.session.get_inputs()]
+        feeds = {name: x.detach().numpy() for name, x in zip(names, inputs, strict=True)}
+        return [self.torch.from_numpy(x) for x in self.session.run(None, feeds)]
+
+
 def describe(args, torch, samples, peer, load_ms):
     on_gpu = args.device.startswith("cuda")
     total = statistics.median(samples["total"])
     return {
         "schema": SCHEMA,
-        "engine": f"PyTorch {torch.__version__}{' compiled' if args.compile else ''}",
+        "engine": f"PyTorch {torch.__version__}{' compiled' if args.compile else ''}" + with_onnxruntime(args),
         "model": args.model.stem,
         "weights": args.model.name,
         "machine": {
@@ -300,6 +395,14 @@ def describe(args, torch, samples, peer, load_ms):
         "peak_device_bytes": torch.cuda.max_memory_allocated() if on_gpu else None,
         "stages": [stage(name, ms) for name, ms in samples.items()],
     }
+
+
+def with_onnxruntime(args):
+    if not args.onnxruntime:
+        return ""
+    import onnxruntime
+
+    return f" with onnxruntime {onnxruntime.__version__}"
 
 
 def cpu_name():
