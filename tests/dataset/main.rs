@@ -141,7 +141,7 @@ fn a_folder_becomes_a_data_set_in_every_format() {
         "labelstudio.json",
         "cvat.xml",
         "voc/SegmentationClass/a/scene 00.png",
-        "imagefolder/metadata.jsonl",
+        "imagefolder/train/metadata.jsonl",
         "labels.csv",
         "preview.png",
     ] {

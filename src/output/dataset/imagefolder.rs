@@ -1,4 +1,6 @@
-//! A folder that Hugging Face `load_dataset("imagefolder", …)` reads: pictures and `metadata.jsonl`.
+//! A folder that Hugging Face `load_dataset("imagefolder", …)` reads: pictures and `metadata.jsonl`, below
+//! `train`. Without a folder of such a name, a picture called `test_1.jpg` would make the split `test`, and
+//! the others would be left out.
 
 use std::path::Path;
 
@@ -11,11 +13,15 @@ use crate::error::Result;
 use crate::output::coco::bbox;
 
 pub(super) fn write_picture(layout: &Layout, picture: &Picture, source: &Path) -> Result<()> {
-    files::link(layout, &format!("imagefolder/{}", picture.name), source)
+    files::link(
+        layout,
+        &format!("imagefolder/train/{}", picture.name),
+        source,
+    )
 }
 
 pub(super) fn write_document(layout: &Layout, pictures: &dyn Pictures) -> Result<()> {
-    let mut file = NewFile::create(layout, "imagefolder/metadata.jsonl")?;
+    let mut file = NewFile::create(layout, "imagefolder/train/metadata.jsonl")?;
     pictures.for_each(&mut |picture| {
         let objects = &picture.objects;
         fn column<T>(objects: &[Object], value: impl Fn(&Object) -> T) -> Vec<T> {

@@ -30,7 +30,7 @@ pub enum Format {
     Cvat,
     /// `voc/`: Pascal VOC's class and object maps.
     Voc,
-    /// `imagefolder/`: pictures and `metadata.jsonl` as Hugging Face datasets reads them.
+    /// `imagefolder/train/`: pictures and `metadata.jsonl` as Hugging Face datasets reads them.
     ImageFolder,
     /// `masks/`: one PNG for each object.
     Masks,

@@ -136,9 +136,9 @@ fn every_format_writes_its_files_and_nothing_else() {
         "labelstudio.json",
         "labelstudio.xml",
         "yolo/data.yaml",
-        "imagefolder/metadata.jsonl",
-        "imagefolder/a b.png",
-        "imagefolder/sub/é.png",
+        "imagefolder/train/metadata.jsonl",
+        "imagefolder/train/a b.png",
+        "imagefolder/train/sub/é.png",
         "labelme/a b.json",
         "labelme/sub/é.json",
         "voc/labelmap.txt",
@@ -337,7 +337,7 @@ fn more_classes_than_a_map_has_values_are_refused() {
 #[test]
 fn a_picture_in_the_place_of_its_link_stays() {
     let scene = Scene::new(vec![]);
-    let inside = scene.out().join("imagefolder/a.png");
+    let inside = scene.out().join("imagefolder/train/a.png");
     fs::create_dir_all(inside.parent().unwrap()).unwrap();
     fs::write(&inside, "the only copy").unwrap();
     for link in [Link::Hard, Link::Copy, Link::Symbolic] {
@@ -345,7 +345,7 @@ fn a_picture_in_the_place_of_its_link_stays() {
             link,
             ..scene.layout(&[Format::ImageFolder])
         };
-        let roundabout = scene.out().join("imagefolder/../imagefolder/a.png");
+        let roundabout = scene.out().join("imagefolder/../imagefolder/train/a.png");
         let error = write_picture(&layout, &picture("a.png"), &roundabout, &image());
         let error = error.unwrap_err().to_string();
         assert!(error.contains("is the picture itself"), "{error}");
