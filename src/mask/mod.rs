@@ -304,6 +304,16 @@ impl From<&Mask> for GrayImage {
     }
 }
 
+/// Pixels of 128 and above are in the mask: those of the 255 that this library and others write, and the
+/// inner half of an edge that was drawn smooth.
+impl From<&GrayImage> for Mask {
+    fn from(image: &GrayImage) -> Self {
+        let (width, height) = (image.width() as usize, image.height() as usize);
+        let pixels = image.as_raw();
+        Self::from_fn(width, height, |x, y| pixels[y * width + x] >= 128)
+    }
+}
+
 impl std::fmt::Debug for Mask {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
@@ -349,6 +359,14 @@ pub(crate) mod tests {
     pub(crate) fn drawn(rows: &[&str]) -> Mask {
         let width = rows.first().map_or(0, |row| row.len());
         Mask::from_fn(width, rows.len(), |x, y| rows[y].as_bytes()[x] == b'#')
+    }
+
+    #[test]
+    fn a_gray_image_and_a_mask_become_each_other() {
+        let mask = noise(67, 5, 3, 40);
+        assert_eq!(Mask::from(&GrayImage::from(&mask)), mask);
+        let smooth = GrayImage::from_raw(3, 1, vec![127, 128, 1]).unwrap();
+        assert_eq!(Mask::from(&smooth), drawn(&[".#."]));
     }
 
     /// Pixels that look random and depend only on the arguments.

@@ -67,7 +67,15 @@ macro_rules! vectorised {
                     Level::Amx | Level::Avx512 => return unsafe { avx512($($arg),*) },
                     // SAFETY: as above.
                     Level::Avx2 => return unsafe { avx2($($arg),*) },
-                    Level::Portable => {}
+                    Level::Portable | Level::Neon => {}
+                }
+            }
+            #[cfg(target_arch = "aarch64")]
+            {
+                use $crate::nn::kernels::level::{Level, level};
+                if level() == Level::Neon {
+                    // SAFETY: `level` reports what this processor has.
+                    return unsafe { body::<std::arch::aarch64::float32x4_t>($($arg),*) };
                 }
             }
             // SAFETY: plain code.
@@ -102,7 +110,7 @@ impl<L: Lanes> Product<L> for Single {
 /// # Safety
 /// The processor has the instructions of `L`.
 #[inline(always)]
-unsafe fn exp2_of_fraction<L: Lanes>(x: L) -> L {
+pub(super) unsafe fn exp2_of_fraction<L: Lanes>(x: L) -> L {
     // SAFETY: the caller's promise.
     unsafe {
         let p = L::splat(1.535_336_2e-4).mul_add(x, L::splat(1.339_887_4e-3));
@@ -115,9 +123,9 @@ unsafe fn exp2_of_fraction<L: Lanes>(x: L) -> L {
 }
 
 /// Added to a small number, leaves the nearest integer in the low bits: no conversion, no branch.
-const ROUND: f32 = 12_582_912.; // 1.5 * 2^23
+pub(super) const ROUND: f32 = 12_582_912.; // 1.5 * 2^23
 /// Below this, 2^x is 0.
-const LOWEST: f32 = -126.;
+pub(super) const LOWEST: f32 = -126.;
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86 {

@@ -3,11 +3,13 @@
 use std::ffi::OsStr;
 use std::sync::LazyLock;
 
-/// An instruction set that the kernels are compiled for; each has those before it too.
+/// An instruction set that the kernels are compiled for; each has those of its kind before it too.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Level {
     /// What the compiler makes of plain code.
     Portable,
+    /// 4 lanes, on Arm.
+    Neon,
     /// 8 lanes.
     Avx2,
     /// 16 lanes.
@@ -39,7 +41,7 @@ pub const EMULATED_AMX: &str = "emulated-amx";
 
 /// The instruction set that kernels run with: the widest that this processor has without AMX, or
 /// the one that the environment variable `CANDLE_SAM3_CPU` names: `amx`, `avx512`, `avx2` or
-/// `portable`. With `candle` hardly anything calls them.
+/// `portable`, on Arm `neon` or `portable`. With `candle` hardly anything calls them.
 pub fn level() -> Level {
     static LEVEL: LazyLock<Level> = LazyLock::new(|| {
         let name = std::env::var_os(LEVEL_VARIABLE);
@@ -57,14 +59,13 @@ fn chosen(name: Option<&OsStr>, widest: Level, has_amx: impl FnOnce() -> bool) -
         Some("amx") => Level::Amx,
         Some("avx512") => Level::Avx512,
         Some("avx2") => Level::Avx2,
+        Some("neon") if cfg!(target_arch = "aarch64") => Level::Neon,
         Some("portable") => Level::Portable,
         Some(CANDLE) => return widest,
         #[cfg(test)]
         Some(EMULATED_AMX) if has_bf16() => return Level::Amx,
         _ => {
-            tracing::warn!(
-                "{LEVEL_VARIABLE}={name:?} is none of amx, avx512, avx2, portable, candle"
-            );
+            tracing::warn!("{LEVEL_VARIABLE}={name:?} is none of {NAMES}");
             return widest;
         }
     };
@@ -74,6 +75,12 @@ fn chosen(name: Option<&OsStr>, widest: Level, has_amx: impl FnOnce() -> bool) -
     tracing::warn!("{LEVEL_VARIABLE}={name:?}, but this processor has {widest:?} at most");
     widest
 }
+
+/// What [`LEVEL_VARIABLE`] may name.
+const NAMES: &str = match cfg!(target_arch = "aarch64") {
+    true => "neon, portable, candle",
+    false => "amx, avx512, avx2, portable, candle",
+};
 
 /// Without AMX.
 fn widest() -> Level {
@@ -87,7 +94,10 @@ fn widest() -> Level {
             return Level::Avx2;
         }
     }
-    Level::Portable
+    match cfg!(target_arch = "aarch64") {
+        true => Level::Neon,
+        false => Level::Portable,
+    }
 }
 
 fn has_amx() -> bool {

@@ -14,6 +14,8 @@ pub mod layout;
 pub mod level;
 mod math;
 pub mod matmul;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod pack;
 pub mod peak;
 pub mod rowwise;

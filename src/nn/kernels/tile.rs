@@ -80,6 +80,8 @@ impl Tile {
             (Level::Amx | Level::Avx512, Format::Pairs) => (32, &x86::AVX512_BF16),
             #[cfg(target_arch = "x86_64")]
             (Level::Avx2, _) => (16, &x86::AVX2),
+            #[cfg(target_arch = "aarch64")]
+            (Level::Neon, _) => (8, &NEON),
             _ => (8, &PORTABLE),
         };
         let layout = match format {
@@ -255,6 +257,19 @@ unsafe fn portable<const R: usize>(step: Step, depth: usize, a: &[f32], b: &[f32
     unsafe { tile::<Four, Single, R>(step, depth, a, b, c) }
 }
 
+#[cfg(target_arch = "aarch64")]
+unsafe fn neon<const R: usize>(step: Step, depth: usize, a: &[f32], b: &[f32], c: *mut f32) {
+    // SAFETY: passed on to the caller.
+    unsafe { tile::<std::arch::aarch64::float32x4_t, Single, R>(step, depth, a, b, c) }
+}
+
+/// 24 sums, 2 columns and a factor: the processor has 32 registers.
+#[cfg(target_arch = "aarch64")]
+static NEON: [Multiply; 12] = [
+    neon::<1>, neon::<2>, neon::<3>, neon::<4>, neon::<5>, neon::<6>, neon::<7>, neon::<8>,
+    neon::<9>, neon::<10>, neon::<11>, neon::<12>,
+];
+
 static PORTABLE: [Multiply; 8] = [
     portable::<1>,
     portable::<2>,
@@ -273,6 +288,7 @@ mod tests {
 
     /// Every tile that this processor runs, also those it would not choose.
     fn tiles() -> Vec<Tile> {
+        #[cfg_attr(not(target_arch = "x86_64"), allow(unused_mut))]
         let mut levels = vec![Level::Portable, level()];
         #[cfg(target_arch = "x86_64")]
         if level() > Level::Avx2 {

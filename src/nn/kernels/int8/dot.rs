@@ -8,6 +8,8 @@
 
 use std::sync::LazyLock;
 
+#[cfg(target_arch = "aarch64")]
+use super::neon;
 #[cfg(target_arch = "x86_64")]
 use super::x86;
 use crate::nn::kernels::lanes::unroll;
@@ -25,6 +27,9 @@ pub struct Tile {
     pub cols: usize,
     /// Values of an element: 4 bytes, or on the left 2 integers of 16 bits.
     pub group: usize,
+    /// What is taken from the bytes of the left operand before they are multiplied: half of their range where
+    /// the instruction takes signed bytes.
+    pub offset: u8,
     /// Code for strips of 1, 2, … rows.
     code: &'static [Multiply],
 }
@@ -42,6 +47,12 @@ pub enum Set {
     /// a slow loop of it there.
     #[cfg_attr(target_arch = "x86_64", allow(dead_code))]
     Portable,
+    /// Products of 16 bits, 4 sums.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
+    /// Products of signed bytes, 4 sums.
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
     /// Products of 16 bits, 4 sums.
     #[cfg(target_arch = "x86_64")]
     Sse2,
@@ -72,11 +83,27 @@ impl Set {
                 return Self::Avx2;
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        if level >= Level::Neon {
+            return match std::arch::is_aarch64_feature_detected!("dotprod") {
+                true => Self::NeonDot,
+                false => Self::Neon,
+            };
+        }
         let _ = level;
         match cfg!(target_arch = "x86_64") {
             #[cfg(target_arch = "x86_64")]
             true => Self::Sse2,
             _ => Self::Portable,
+        }
+    }
+
+    /// See [`Tile::offset`].
+    fn offset(self) -> u8 {
+        match self {
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => 128,
+            _ => 0,
         }
     }
 }
@@ -85,6 +112,10 @@ impl Tile {
     fn of(set: Set) -> Self {
         let (cols, group, code): (_, _, &[Multiply]) = match set {
             Set::Portable => (8, 2, &PORTABLE),
+            #[cfg(target_arch = "aarch64")]
+            Set::Neon => (8, 2, &neon::WORDS),
+            #[cfg(target_arch = "aarch64")]
+            Set::NeonDot => (8, 4, &neon::DOT),
             #[cfg(target_arch = "x86_64")]
             Set::Sse2 => (8, 2, &x86::SSE2),
             #[cfg(target_arch = "x86_64")]
@@ -98,6 +129,7 @@ impl Tile {
             rows: code.len(),
             cols,
             group,
+            offset: set.offset(),
             code,
         }
     }
@@ -138,13 +170,14 @@ impl Tile {
                     last
                 });
                 let elements = fours.iter().copied().chain(rest);
+                let offset = u32::from_le_bytes([self.offset; 4]); // its bit alone: nothing is carried
                 to.zip(elements)
-                    .for_each(|(to, four)| *to = u32::from_le_bytes(four));
+                    .for_each(|(to, four)| *to = u32::from_le_bytes(four) ^ offset);
             }
         }
     }
 
-    /// `to[i][j] = Σ strip[k][i] * panel[k][j]` over `depth` elements, for all [`Self::rows`] and
+    /// `to[i][j] = Σ (strip[k][i] - offset) * panel[k][j]` over `depth` elements, for all [`Self::rows`] and
     /// [`Self::cols`].
     pub fn multiply(&self, depth: usize, strip: &[u32], panel: &[i8], to: &mut [i32]) {
         let holds = |len: usize, width: usize| {
@@ -282,11 +315,14 @@ pub(super) mod tests {
                 sets.push(set);
             }
         }
+        #[cfg(target_arch = "aarch64")]
+        sets.push(Set::Neon);
         let mut tiles: Vec<_> = sets.into_iter().map(Tile::of).collect();
         tiles.push(Tile {
             rows: EMULATED.len(),
             cols: 32,
             group: 4,
+            offset: 0,
             code: &EMULATED,
         });
         tiles
@@ -346,7 +382,7 @@ pub(super) mod tests {
                 let panel = vec![weight; k * tile.cols];
                 let mut sums = vec![0; tile.rows * tile.cols];
                 tile.multiply(tile.elements(k), &strip, &panel, &mut sums);
-                let want = 255 * i32::from(weight) * 64;
+                let want = (255 - i32::from(tile.offset)) * i32::from(weight) * 64;
                 assert!(sums.iter().all(|sum| *sum == want), "{sums:?} {want}");
             }
         }

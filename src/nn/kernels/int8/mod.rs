@@ -6,6 +6,8 @@
 //! them.
 
 mod dot;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod rows;
 #[cfg(target_arch = "x86_64")]
 mod x86;

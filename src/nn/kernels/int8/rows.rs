@@ -10,7 +10,7 @@ pub struct Step {
     /// f32 to a step. NaN for a row with a value that is not finite, so that its whole result is
     /// NaN; 0 for a row of zeros, and of numbers so small that steps between them have no inverse.
     pub scale: f32,
-    /// The byte that stands for 0.
+    /// The byte that stands for 0, less what a tile takes from each byte.
     pub zero: i32,
 }
 
@@ -29,6 +29,7 @@ pub fn pack(xs: Rows, tile: &Tile, bytes: &mut [u8], strips: &mut [u32], steps: 
         *step = to_bytes(xs.row(i), bytes);
         let at = i / tile.rows * strip;
         tile.pack_row(bytes, i % tile.rows, &mut strips[at..at + strip]);
+        step.zero -= i32::from(tile.offset);
     }
 }
 
