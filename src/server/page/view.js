@@ -17,6 +17,8 @@ export class View {
   width = 0; // of the picture
   height = 0;
   #scene = {};
+  #backdrop = new OffscreenCanvas(1, 1);
+  #backdropOf = {}; // what is drawn on it
   #queued = false;
   #afterFrame = [];
 
@@ -159,15 +161,10 @@ export class View {
     this.onpaint?.();
     if (!this.bitmap) return;
     canvas.dataset.placement = `${this.x} ${this.y} ${this.scale}`;
+    this.#drawBackdrop(ratio);
+    context.drawImage(this.#backdrop, 0, 0);
     context.setTransform(this.scale * ratio, 0, 0, this.scale * ratio, this.x * ratio, this.y * ratio);
-    context.imageSmoothingEnabled = this.scale * ratio < 6;
     context.imageSmoothingQuality = "high";
-    context.shadowColor = "rgb(0 0 0 / 22%)";
-    context.shadowBlur = 24 * ratio;
-    context.shadowOffsetY = 6 * ratio;
-    context.drawImage(this.bitmap, 0, 0);
-    context.shadowColor = "transparent";
-    context.imageSmoothingEnabled = true;
     const { tints = [], points = [], boxes = [], cursor, brush } = this.#scene;
     for (const { canvas: tint, x, y, w, h, alpha = 1 } of tints) {
       context.globalAlpha = alpha;
@@ -182,6 +179,24 @@ export class View {
     points.forEach((point) => this.#point(point));
     if (cursor) this.#cursor(cursor);
     if (brush) this.#brush(brush);
+  }
+
+  /** The picture and its shadow, where it stands now: most of a frame's work, and rarely another. */
+  #drawBackdrop(ratio) {
+    const { bitmap, x, y, scale, canvas: { width, height } } = this;
+    const of = { bitmap, x, y, scale, ratio, width, height };
+    if (Object.keys(of).every((key) => of[key] === this.#backdropOf[key])) return;
+    this.#backdropOf = of;
+    this.#backdrop.width = width; // clears it
+    this.#backdrop.height = height;
+    const context = this.#backdrop.getContext("2d");
+    context.setTransform(scale * ratio, 0, 0, scale * ratio, x * ratio, y * ratio);
+    context.imageSmoothingEnabled = scale * ratio < 6;
+    context.imageSmoothingQuality = "high";
+    context.shadowColor = "rgb(0 0 0 / 22%)";
+    context.shadowBlur = 24 * ratio;
+    context.shadowOffsetY = 6 * ratio;
+    context.drawImage(bitmap, 0, 0);
   }
 
   #box({ box: [x0, y0, x1, y1], color, isDashed }) {
