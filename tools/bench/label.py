@@ -109,6 +109,7 @@ def official(args, phrases, torch):
 
     sys.path[:0] = args.package
     args.device, args.clicks, args.compile, args.dtype, args.image = "cpu", False, False, "f32", None
+    args.onnxruntime = False
     processor = Concepts(args, torch).processor
 
     def find(file):
