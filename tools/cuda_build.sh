@@ -1,7 +1,11 @@
 #!/usr/bin/env bash
 # Builds `sam3` for NVIDIA GPUs. Needs no GPU, no driver and no CUDA installation.
 #
-#   tools/cuda_build.sh [cuda|cudnn] [cargo arguments, default: build --release]
+#   tools/cuda_build.sh [FEATURES] [cargo arguments, default: build --release]
+#
+# FEATURES is cuda (default), cudnn, flash-attn, or cudnn,flash-attn. With flash-attn, attention in half
+# precision keeps no scores in memory; its build fetches the headers of CUTLASS from GitHub, and compiles
+# 53 files of kernels, of which one took 3.4 minutes of processor time (hdim64, bf16).
 #
 # The CUDA 13.0 compiler and libraries are fetched from PyPI (1 GB), or those of CUDA_HOME are used if
 # it is set. The binary holds PTX for CUDA_COMPUTE_CAP (default 80: Ampere, and newer GPUs too), which
@@ -20,9 +24,11 @@ features=${1:-cuda}
 shift || true
 [[ $# -gt 0 ]] || set -- build --release
 case "$features" in
-cuda | cudnn) ;;
-*) echo "features $features: give cuda or cudnn" >&2 && exit 2 ;;
+cuda | cudnn | flash-attn | cudnn,flash-attn) ;;
+*) echo "features $features: give cuda, cudnn, flash-attn, or cudnn,flash-attn" >&2 && exit 2 ;;
 esac
+cudnn=''
+[[ $features != *cudnn* ]] || cudnn=-cudnn
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target/cuda}
 mkdir -p "$CARGO_TARGET_DIR"
 toolchain=$CARGO_TARGET_DIR/toolchain
@@ -31,7 +37,7 @@ toolchain=$CARGO_TARGET_DIR/toolchain
 wheels="nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88
     nvidia-cuda-runtime==13.0.96 nvidia-cuda-cccl==13.0.85 nvidia-cuda-nvrtc==13.0.88
     nvidia-cublas==13.1.0.3 nvidia-curand==10.4.0.35"
-[[ $features != cudnn ]] || wheels="$wheels nvidia-cudnn-cu13==9.19.0.56"
+[[ -z $cudnn ]] || wheels="$wheels nvidia-cudnn-cu13==9.19.0.56"
 
 fetch_toolchain() {
     local downloads root=$toolchain/nvidia/cu13
@@ -55,15 +61,18 @@ fetch_toolchain() {
             [[ $library == *alt* ]] || ln -sf "$library" "${library%%.so*}.so"
         done
     )
-    touch "$toolchain/.$features"
+    touch "$toolchain/.complete$cudnn"
 }
 
 if [[ -z ${CUDA_HOME:-} ]]; then
-    [[ -e $toolchain/.$features ]] || fetch_toolchain
+    [[ -e $toolchain/.complete$cudnn ]] || fetch_toolchain
     CUDA_HOME=$toolchain/nvidia/cu13
 fi
 export CUDA_HOME CUDA_PATH=$CUDA_HOME NVCC=$CUDA_HOME/bin/nvcc PATH=$CUDA_HOME/bin:$PATH
 export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-80}
+# Compiled kernels survive a new version of Rust or of this package.
+export CANDLE_FLASH_ATTN_BUILD_DIR=$CARGO_TARGET_DIR/flash-attn
+mkdir -p "$CANDLE_FLASH_ATTN_BUILD_DIR"
 nvcc --version | tail -2
 SAM3_COMMIT=$(git rev-parse --short HEAD 2>/dev/null || true) # for the results of `sam3 bench`
 export SAM3_COMMIT
@@ -95,5 +104,5 @@ if [[ -x $binary ]]; then
     ls -l "$binary"
     readelf -d "$binary" | grep NEEDED
     echo "on the GPU machine: libcuda.so.1 (driver), libcublas.so.13, libcublasLt.so.13, libcurand.so.10" \
-        "$([[ $features != cudnn ]] || echo and libcudnn.so.9)"
+        "$([[ -z $cudnn ]] || echo and libcudnn.so.9)"
 fi

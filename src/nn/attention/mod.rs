@@ -51,9 +51,11 @@ pub fn sdpa(
         )?;
         return ys.to_dtype(q.dtype());
     }
-    let (b, h, n, c) = q.dims4()?;
+    let (b, h, n, _) = q.dims4()?;
     let (m, d) = (k.dim(2)?, v.dim(3)?);
-    if let (None, Some(fused)) = (bias, Fused::of(q.device(), n, c, d)) {
+    if bias.is_none()
+        && let Some(fused) = Fused::of(q, d)?
+    {
         run::check()?;
         return fused.attend(q, k, v, scale);
     }
