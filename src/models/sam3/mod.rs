@@ -13,6 +13,8 @@ pub mod scoring;
 pub mod segmentation_head;
 mod tracking;
 
+use std::borrow::Borrow;
+
 use candle::{DType, Device, IndexOp, Tensor};
 
 pub use config::Config;
@@ -23,7 +25,7 @@ pub(super) use load::{left_out, survey};
 pub(super) use parts::Parts;
 
 use super::pixels;
-use crate::device::upload;
+use crate::device::{self, free_memory, upload};
 use crate::image::{Image, transform::Square};
 use crate::nn::WeightFormat;
 use crate::text::Tokenizer;
@@ -125,21 +127,40 @@ impl Sam3 {
         })
     }
 
+    /// How many images [`Sam3::encode_images`] should get at a time: on a GPU as many as its memory
+    /// holds, at most 8, and 2 where it does not say how much it has; on the CPU one.
+    pub fn images_at_a_time(&self) -> usize {
+        /// Copies of an image's finest map, 85 MB in f32, that are there at a time: the windows of a
+        /// 3x3 convolution, its result, and the pyramid.
+        const COPIES: usize = 12;
+        if self.device.is_cpu() {
+            return 1;
+        }
+        let side = 4 * self.config.image_encoder.grid(); // of the finest map
+        let map = side * side * self.config.d_model() * self.dtype.size_in_bytes();
+        device::batch(free_memory(&self.device), (COPIES * map) as u64, 2, 8)
+    }
+
     /// Encodes images of any sizes in one pass of the network: on a GPU faster than one by one, at
     /// the price of memory.
     ///
     /// # Errors
     /// [`Error::Cancelled`] if `run` was asked to stop.
-    pub fn encode_images(&self, images: &[Image], run: &mut Run) -> Result<Vec<ImageEmbedding>> {
+    pub fn encode_images<I: Borrow<Image>>(
+        &self,
+        images: &[I],
+        run: &mut Run,
+    ) -> Result<Vec<ImageEmbedding>> {
         if images.is_empty() {
             return Ok(vec![]);
         }
         let pixels = run.stage("preprocess", || {
-            let pixels: Result<Vec<_>> = images.iter().map(|i| self.preprocess(i)).collect();
+            let pixels = images.iter().map(|image| self.preprocess(image.borrow()));
+            let pixels: Result<Vec<_>> = pixels.collect();
             Ok::<_, Error>(Tensor::cat(&pixels?, 0)?)
         })?;
         let (features, trunk) = self.detector.encode_images(&pixels, run)?;
-        let embed = |(i, (features, image)): (usize, (ImageFeatures, &Image))| {
+        let embed = |(i, (features, image)): (usize, (ImageFeatures, &I))| {
             let trunk = match &self.interactive {
                 Some(_) => Some(trunk.i(i..i + 1)?.contiguous()?),
                 None => None,
@@ -147,7 +168,7 @@ impl Sam3 {
             Ok(ImageEmbedding {
                 features,
                 trunk,
-                size: image.size(),
+                size: image.borrow().size(),
             })
         };
         features
@@ -232,7 +253,7 @@ mod tests {
             let (got, want) = (got.trunk.as_ref(), want.trunk.as_ref());
             assert_close(got.unwrap(), want.unwrap(), 1e-5);
         }
-        assert!(model.encode_images(&[], run).unwrap().is_empty());
+        assert!(model.encode_images::<Image>(&[], run).unwrap().is_empty());
     }
 
     #[test]

@@ -62,6 +62,15 @@ impl Decoder {
         self.waiting.remove(decoded.image.as_ref().map_or(0, bytes));
         Some(decoded)
     }
+
+    /// The next `count` pictures of the list, fewer at its end, with how long each was waited for.
+    pub(super) fn take(&self, count: usize) -> Vec<(Decoded, Duration)> {
+        let next = || {
+            let start = Instant::now();
+            self.next().map(|decoded| (decoded, start.elapsed()))
+        };
+        std::iter::from_fn(next).take(count).collect()
+    }
 }
 
 impl Drop for Decoder {

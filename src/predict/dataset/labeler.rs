@@ -285,6 +285,43 @@ impl<'a> Labeler<'a> {
         &self.classes
     }
 
+    /// How many pictures [`Labeler::label_batch`] should get at a time: several where a GPU encodes them
+    /// in one pass, else one.
+    pub fn batch(&self) -> usize {
+        match (&self.task, self.model.as_concept()) {
+            (Task::Classes { options, .. }, Ok(model)) if options.tiles.is_none() => {
+                model.images_at_a_time()
+            }
+            _ => 1,
+        }
+    }
+
+    /// Labels pictures; where only words are looked for, their images are encoded in one pass.
+    ///
+    /// # Errors
+    /// As [`Labeler::label`], if any of the pictures fails.
+    pub fn label_batch(&self, images: &[&Image], run: &mut Run) -> Result<Vec<Vec<Object>>> {
+        let Task::Classes {
+            options,
+            prompts,
+            class_of,
+            search,
+        } = &self.task
+        else {
+            return images.iter().map(|image| self.label(image, run)).collect();
+        };
+        if options.tiles.is_some() {
+            return images.iter().map(|image| self.label(image, run)).collect();
+        }
+        let model = self.model.as_concept()?;
+        let embeddings = model.encode_images(images, run)?;
+        let label = |embedding| {
+            let found = concept::predict(model, embedding, prompts, search, run)?;
+            Ok(select(options, of_phrases(class_of, found)))
+        };
+        embeddings.iter().map(label).collect()
+    }
+
     /// Labels one picture.
     ///
     /// # Errors

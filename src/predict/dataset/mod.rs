@@ -29,6 +29,7 @@ mod labeler;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -38,7 +39,7 @@ pub use labeler::{Class, Labeler, Object, Options};
 
 use crate::image::{DecodeOptions, Image};
 use crate::{Error, Result, Run};
-use decode::Decoder;
+use decode::{Decoded, Decoder};
 
 /// A picture to label.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,30 +91,56 @@ where
     S: IntoIterator<Item = Source, IntoIter: Send + 'static>,
 {
     let mut decoder = Some(Decoder::start(sources.into_iter(), *decoding));
+    let mut labeled = VecDeque::new();
     std::iter::from_fn(move || {
-        let start = Instant::now();
-        let decoded = decoder.as_ref()?.next()?;
-        let waiting = start.elapsed();
+        if labeled.is_empty() {
+            let batch = decoder.as_ref()?.take(labeler.batch());
+            labeled.extend(label_batch(labeler, batch, run));
+        }
+        let next: Labeled = labeled.pop_front()?;
+        if matches!(next.objects, Err(Error::Cancelled)) {
+            decoder = None;
+            labeled.clear();
+        }
+        Some(next)
+    })
+}
+
+/// Labels decoded pictures together, and one by one if one of them fails.
+fn label_batch(labeler: &Labeler, batch: Vec<(Decoded, Duration)>, run: &mut Run) -> Vec<Labeled> {
+    let start = Instant::now();
+    let images = batch.iter().map(|(decoded, _)| decoded.image.as_ref());
+    let images: Vec<&Image> = images.flatten().collect();
+    let together = match images.len() {
+        0 | 1 => None,
+        _ => unwinding(|| labeler.label_batch(&images, run))
+            .inspect_err(|error| tracing::debug!("one by one after all: {error}"))
+            .ok(),
+    };
+    let each = start.elapsed() / images.len().max(1) as u32;
+    let mut together = together.map(Vec::into_iter);
+    let mut label = |(decoded, waiting): (Decoded, Duration)| {
         let start = Instant::now();
         let (image, objects) = match decoded.image {
             Ok(image) => {
-                let objects = unwinding(|| labeler.label(&image, run));
+                let objects = match together.as_mut().and_then(Iterator::next) {
+                    Some(objects) => Ok(objects),
+                    None => unwinding(|| labeler.label(&image, run)),
+                };
                 (Some(image), objects)
             }
             Err(error) => (None, Err(error)),
         };
-        if matches!(objects, Err(Error::Cancelled)) {
-            decoder = None;
-        }
-        Some(Labeled {
+        Labeled {
             source: decoded.source,
+            labeling: start.elapsed() + image.as_ref().map_or(Duration::ZERO, |_| each),
             image,
             objects,
             decoding: decoded.took,
             waiting,
-            labeling: start.elapsed(),
-        })
-    })
+        }
+    };
+    batch.into_iter().map(&mut label).collect()
 }
 
 /// A panic over one picture is the error of that picture.

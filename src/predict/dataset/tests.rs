@@ -135,3 +135,51 @@ fn a_panic_is_the_error_of_one_picture() {
     );
     assert_eq!(unwinding(|| Ok(1)).unwrap(), 1);
 }
+
+#[test]
+#[cfg(feature = "demo")]
+fn a_batch_gives_what_its_pictures_give_one_by_one() {
+    let model = crate::models::load(
+        &crate::weights::demo().unwrap(),
+        &crate::LoadOptions::default(),
+    )
+    .unwrap();
+    let mut run = Run::default();
+    let classes = ["square", "ring", "cross", "heart"]
+        .map(Class::new)
+        .to_vec();
+    let labeler = Labeler::of_classes(&model, &Options::new(classes), &mut run).unwrap();
+    assert_eq!(labeler.batch(), 1, "the CPU gains nothing");
+    let scenes = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/scenes/");
+    let names = ["shapes.png", "missing.png", "scene_3.png"];
+    let batch = names.map(|name| {
+        let source = Source::new(format!("{scenes}{name}"));
+        let image = Image::open(&source.path);
+        let took = Duration::ZERO;
+        (
+            Decoded {
+                source,
+                image,
+                took,
+            },
+            Duration::ZERO,
+        )
+    });
+    let images: Vec<Image> = batch
+        .iter()
+        .filter_map(|(d, _)| d.image.as_ref().ok().cloned())
+        .collect();
+    let labeled = label_batch(&labeler, batch.into(), &mut run);
+    assert!(matches!(labeled[1].objects, Err(Error::NotFound { .. })));
+    for (labeled, image) in [&labeled[0], &labeled[2]].into_iter().zip(&images) {
+        let alone = labeler.label(image, &mut run).unwrap();
+        let together = labeled.objects.as_ref().unwrap();
+        assert!(!alone.is_empty());
+        assert_eq!(together.len(), alone.len());
+        for (together, alone) in together.iter().zip(&alone) {
+            assert_eq!(together.class, alone.class);
+            assert!((together.score - alone.score).abs() < 1e-5);
+            assert!(together.mask.iou(&alone.mask) > 0.999);
+        }
+    }
+}
