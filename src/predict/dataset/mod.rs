@@ -113,9 +113,15 @@ fn label_batch(labeler: &Labeler, batch: Vec<(Decoded, Duration)>, run: &mut Run
     let images: Vec<&Image> = images.flatten().collect();
     let together = match images.len() {
         0 | 1 => None,
-        _ => unwinding(|| labeler.label_batch(&images, run))
-            .inspect_err(|error| tracing::debug!("one by one after all: {error}"))
-            .ok(),
+        _ => match unwinding(|| labeler.label_batch(&images, run)) {
+            Ok(objects) => Some(objects),
+            Err(Error::Cancelled) => None, // as the first picture says below
+            Err(error) => {
+                let count = images.len();
+                tracing::warn!("{count} pictures are labeled one by one, not together: {error}");
+                None
+            }
+        },
     };
     let each = start.elapsed() / images.len().max(1) as u32;
     let mut together = together.map(Vec::into_iter);

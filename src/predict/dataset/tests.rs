@@ -169,11 +169,16 @@ fn a_batch_gives_what_its_pictures_give_one_by_one() {
         .iter()
         .filter_map(|(d, _)| d.image.as_ref().ok().cloned())
         .collect();
+    // By itself, since a batch that fails is labeled one by one.
+    let references: Vec<&Image> = images.iter().collect();
+    let together = labeler.label_batch(&references, &mut run).unwrap();
     let labeled = label_batch(&labeler, batch.into(), &mut run);
     assert!(matches!(labeled[1].objects, Err(Error::NotFound { .. })));
-    for (labeled, image) in [&labeled[0], &labeled[2]].into_iter().zip(&images) {
+    let answered = [&labeled[0], &labeled[2]].map(|labeled| labeled.objects.as_ref().unwrap());
+    assert_eq!(together.len(), 2);
+    for ((together, answered), image) in together.iter().zip(answered).zip(&images) {
+        assert_eq!(answered, together);
         let alone = labeler.label(image, &mut run).unwrap();
-        let together = labeled.objects.as_ref().unwrap();
         assert!(!alone.is_empty());
         assert_eq!(together.len(), alone.len());
         for (together, alone) in together.iter().zip(&alone) {
