@@ -70,8 +70,9 @@ if [[ -z ${CUDA_HOME:-} ]]; then
 fi
 export CUDA_HOME CUDA_PATH=$CUDA_HOME NVCC=$CUDA_HOME/bin/nvcc PATH=$CUDA_HOME/bin:$PATH
 export CUDA_COMPUTE_CAP=${CUDA_COMPUTE_CAP:-80}
-# Compiled kernels survive a new version of Rust or of this package.
-export CANDLE_FLASH_ATTN_BUILD_DIR=$CARGO_TARGET_DIR/flash-attn
+# Outside the folders that cargo names by hashes, so that kernels are not compiled again for a new lock file;
+# one for each capability.
+export CANDLE_FLASH_ATTN_BUILD_DIR=$CARGO_TARGET_DIR/flash-attn-$CUDA_COMPUTE_CAP
 mkdir -p "$CANDLE_FLASH_ATTN_BUILD_DIR"
 nvcc --version | tail -2
 SAM3_COMMIT=$(git rev-parse --short HEAD 2>/dev/null || true) # for the results of `sam3 bench`

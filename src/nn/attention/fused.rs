@@ -10,7 +10,7 @@ use candle::{D, DType, Result, Tensor};
 const WIDTHS_ON_METAL: [usize; 7] = [32, 64, 72, 80, 96, 128, 256];
 /// The kernel for CUDA takes widths that are multiples of this...
 const STEP_ON_CUDA: usize = 8;
-/// ...up to this one. Wider ones are slower than the scores.
+/// ...up to 512. No model here has wider heads than this.
 const MAX_ON_CUDA: usize = 256;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
