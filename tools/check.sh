@@ -14,9 +14,7 @@ cargo run -q --example text_on_folder -- tests/scenes
 cargo run -q --example click_and_refine -- tests/scenes/shapes.png "$results/mask.png"
 cargo run -q --example everything_to_coco -- tests/scenes/shapes.png "$results/coco.json"
 # The way of GPUs: candle's operations in place of the CPU's kernels.
-CANDLE_SAM3_CPU=candle cargo test --lib -- nn:: backbones:: text:: models::head models::pixels \
-    models::sam3 models::tracker predict::concept predict::enlarge predict::half predict::interactive \
-    predict::traffic
+CANDLE_SAM3_CPU=candle cargo test --lib
 # Weights of 8 bits have no such way.
 CANDLE_SAM3_CPU=candle cargo test --test cli --test dataset --test parity -- --skip eight_bits \
     --skip unseen_scenes_are_answered_well

@@ -5,6 +5,7 @@ use std::ops::Range;
 use candle::Tensor;
 use serde::{Deserialize, Serialize};
 
+use super::Upscaling;
 use super::head::{self, Decoded, ImageTokens};
 use crate::image::Image;
 use crate::mask::{BoxXyxy, Mask};
@@ -51,12 +52,8 @@ pub trait InteractiveModel: Send + Sync {
         masks: Range<usize>,
     ) -> Result<Tensor>;
 
-    /// Low-resolution logits (h, w) of one mask -> logits at the size of the original image, both
-    /// by rows.
-    ///
-    /// # Errors
-    /// [`crate::Error::InvalidMask`] for another number of logits.
-    fn upscale(&self, image: Size, low_res_logits: &[f32]) -> Result<Vec<f32>>;
+    /// How low-resolution logits come to the size of the original image.
+    fn upscaling(&self, image: Size) -> Upscaling;
 
     /// A drawn mask of an image's size as logits (h, w) for a mask prompt, by rows.
     ///

@@ -16,12 +16,14 @@ pub mod sam;
 pub mod sam2;
 pub mod sam3;
 pub mod tracker;
+pub mod upscaling;
 pub mod variant;
 
 use candle::{DType, Device};
 
 pub use any::{Embedding, Model, load};
 pub use interactive::{InteractiveEmbedding, InteractiveModel, Point, VisualPrompt};
+pub use upscaling::{Upscaling, UpscalingStep};
 
 use crate::Result;
 use crate::nn::{Precision, WeightFormat};

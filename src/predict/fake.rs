@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use candle::{Device, IndexOp, Tensor};
 
 use crate::image::Image;
-use crate::mask::upsample::upsample_bilinear;
 use crate::mask::{BoxXyxy, Mask};
 use crate::models::head::{Config, Decoded, ImageTokens, NUM_MASKS};
-use crate::models::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
+use crate::models::{InteractiveEmbedding, InteractiveModel, Upscaling, VisualPrompt};
 use crate::{Result, Run, Size};
 
 const SIDE: usize = 32;
@@ -109,8 +108,8 @@ impl InteractiveModel for Discs {
         drawn(decoded, masks)
     }
 
-    fn upscale(&self, image: Size, logits: &[f32]) -> Result<Vec<f32>> {
-        upsample_bilinear(logits, Size::square(SIDE), image)
+    fn upscaling(&self, image: Size) -> Upscaling {
+        Upscaling::direct(Size::square(SIDE), image)
     }
 
     fn logits_from_mask(&self, mask: &Mask) -> Result<Vec<f32>> {

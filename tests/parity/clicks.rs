@@ -76,7 +76,7 @@ fn worst_mask(
     let mut bit = 0;
     let mut worst = 0.;
     for logits in got.iter().flat_map(|m| &m.low_res_logits) {
-        let full = model.upscale(embedding.size, logits).unwrap();
+        let full = model.upscaling(embedding.size).run(logits).unwrap();
         let mut different = 0;
         for v in &full {
             let is_set = packed[bit / 8] >> (7 - bit % 8) & 1 == 1;

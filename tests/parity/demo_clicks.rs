@@ -85,9 +85,8 @@ fn a_click_finds_its_object_and_can_be_refined() {
         let embedding = encode(&model, &image);
         let [(_, click), (_, around)] = prompts(&scene);
         let mask_of = |answer: &LowResMasks| {
-            let logits = model
-                .upscale(embedding.size, &answer.low_res_logits[0])
-                .unwrap();
+            let upscaling = model.upscaling(embedding.size);
+            let logits = upscaling.run(&answer.low_res_logits[0]).unwrap();
             Mask::from_fn(image.width(), image.height(), |x, y| {
                 logits[y * image.width() + x] > 0.
             })

@@ -14,9 +14,9 @@ pub use image_encoder::{BackboneConfig, ImageEncoder};
 pub(super) use load::{left_out, survey};
 
 use super::head::{self, Decoded, ImageTokens, SamHead, drawn_mask};
-use super::{InteractiveEmbedding, InteractiveModel, VisualPrompt, pixels};
+use super::{InteractiveEmbedding, InteractiveModel, Upscaling, VisualPrompt, pixels};
 use crate::image::{Image, transform::LongestSide};
-use crate::mask::{Mask, upsample::upsample_bilinear};
+use crate::mask::Mask;
 use crate::nn::WeightFormat;
 use crate::{Result, Run, Size};
 
@@ -111,14 +111,10 @@ impl InteractiveModel for Sam {
     }
 
     /// Easy to get wrong: two steps, to the model's input and, without its padding, to the image.
-    fn upscale(&self, image: Size, low_res_logits: &[f32]) -> Result<Vec<f32>> {
-        let side = self.transform().size;
-        let square = Size::square(side);
-        let padded = upsample_bilinear(low_res_logits, self.low_res_size(), square)?;
+    fn upscaling(&self, image: Size) -> Upscaling {
+        let square = Size::square(self.transform().size);
         let (width, height) = self.transform().resized(image.width, image.height);
-        let rows = padded.chunks_exact(side).take(height);
-        let cropped: Vec<f32> = rows.flat_map(|row| &row[..width]).copied().collect();
-        upsample_bilinear(&cropped, Size::new(width, height), image)
+        Upscaling::padded(self.low_res_size(), square, Size::new(width, height), image)
     }
 
     fn logits_from_mask(&self, mask: &Mask) -> Result<Vec<f32>> {

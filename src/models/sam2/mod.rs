@@ -23,10 +23,10 @@ use self::neck::Neck;
 use super::head::{self, Decoded, ImageTokens, SamHead, drawn_mask};
 use super::pixels;
 use super::tracker::{self, FrameFeatures, Tracker, TrackerNetwork, TrackingModel};
-use super::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
+use super::{InteractiveEmbedding, InteractiveModel, Upscaling, VisualPrompt};
 use crate::backbones::hiera::{self, Hiera};
 use crate::image::{Image, transform::FloatSquare};
-use crate::mask::{Mask, upsample::upsample_bilinear};
+use crate::mask::Mask;
 use crate::nn::WeightFormat;
 use crate::{Error, Result, Run, Size};
 
@@ -171,8 +171,8 @@ impl InteractiveModel for Sam2 {
         Ok(self.head().draw(&image.features, decoded, masks)?)
     }
 
-    fn upscale(&self, image: Size, low_res_logits: &[f32]) -> Result<Vec<f32>> {
-        upsample_bilinear(low_res_logits, self.low_res_size(), image)
+    fn upscaling(&self, image: Size) -> Upscaling {
+        Upscaling::direct(self.low_res_size(), image)
     }
 
     fn logits_from_mask(&self, mask: &Mask) -> Result<Vec<f32>> {

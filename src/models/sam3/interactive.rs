@@ -22,16 +22,14 @@ use super::neck::Neck;
 use super::parts::{PROPAGATION_NECK, Parts};
 use super::{Config, ImageEmbedding, Sam3};
 use crate::image::Image;
-use crate::mask::{Mask, regions, upsample::upsample_bilinear};
+use crate::mask::Mask;
 use crate::models::head::{self, Decoded, ImageTokens, MaskDecoder, SamHead, drawn_mask};
 use crate::models::tracker::{FrameFeatures, MultiplexNetwork, Tracker, TrackerNetwork};
-use crate::models::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
+use crate::models::{InteractiveEmbedding, InteractiveModel, Upscaling, VisualPrompt};
 use crate::{Error, Run, Size};
 
 /// Largest hole that is filled, in pixels of a low-resolution mask of 288 x 288.
 const MAX_HOLE_AREA: usize = 256;
-/// Logit of the pixels in a filled hole.
-const FILLED: f32 = 10.;
 
 /// The part of SAM 3 that answers points, boxes and masks: a neck, and the head of SAM.
 #[derive(Debug)]
@@ -225,33 +223,17 @@ impl InteractiveModel for Sam3 {
         Ok(head.draw(&image.features, decoded, masks)?)
     }
 
-    /// Fills small holes before upscaling.
-    fn upscale(&self, image: Size, low_res_logits: &[f32]) -> crate::Result<Vec<f32>> {
-        let size = self.low_res_size();
-        let mut logits = low_res_logits.to_vec();
-        if logits.len() == size.area() {
-            fill_holes(&mut logits, size);
+    /// Fills small holes first; a mask of another size than SAM 3's has its limit in proportion.
+    fn upscaling(&self, image: Size) -> Upscaling {
+        let low_res = self.low_res_size();
+        Upscaling {
+            max_hole_area: MAX_HOLE_AREA * low_res.area() / (288 * 288),
+            ..Upscaling::direct(low_res, image)
         }
-        upsample_bilinear(&logits, size, image)
     }
 
     fn logits_from_mask(&self, mask: &Mask) -> crate::Result<Vec<f32>> {
         drawn_mask::stretched(mask, self.low_res_size().width)
-    }
-}
-
-/// Lifts the logits in small regions of background; a mask of another size than SAM 3's has its
-/// limit in proportion.
-fn fill_holes(logits: &mut [f32], Size { width, height }: Size) {
-    let mask = Mask::from_fn(width, height, |x, y| logits[y * width + x] > 0.);
-    let mut filled = mask.clone();
-    regions::fill_holes(&mut filled, MAX_HOLE_AREA * height * width / (288 * 288));
-    for y in 0..height {
-        for x in 0..width {
-            if filled.get(x, y) && !mask.get(x, y) {
-                logits[y * width + x] = FILLED;
-            }
-        }
     }
 }
 
@@ -298,22 +280,5 @@ mod tests {
         let name = "tracker.sam_prompt_encoder.surprise";
         let surplus = [&list[..], &[(name.into(), vec![3], DType::F32)]].concat();
         assert!(load(surplus).contains(name));
-    }
-
-    #[test]
-    fn holes_up_to_the_limit_are_filled() {
-        let side = 288;
-        let at = |x: usize, y: usize| y * side + x;
-        let mut logits = vec![3.; side * side];
-        for y in 0..16 {
-            logits[at(100, 100 + y)..][..16].fill(-1.); // 256 pixels
-            logits[at(200, 200 + y)..][..16].fill(-1.); // 257 with the next line
-        }
-        logits[at(216, 216)] = 0.; // touches diagonally, and 0 is background
-        fill_holes(&mut logits, Size::square(side));
-        assert_eq!(logits[at(100, 100)], FILLED);
-        assert_eq!(logits[at(200, 200)], -1.);
-        assert_eq!(logits[at(216, 216)], 0.);
-        assert_eq!(logits[at(0, 0)], 3.);
     }
 }

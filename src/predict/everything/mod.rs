@@ -24,6 +24,7 @@ use rayon::prelude::*;
 pub use options::Options;
 pub use records::MaskRecord;
 
+use super::enlarge::Cut;
 use super::interactive::decode_wanted;
 use crate::image::Image;
 use crate::mask::stability::StableMask;
@@ -184,64 +185,59 @@ impl CropGenerator<'_> {
         let is_good = |iou| exceeds(iou, self.options.pred_iou_thresh);
         let masks = 1..NUM_MASKS;
         let answers = decode_wanted(self.model, &self.embedding, &prompts, masks, &is_good, run)?;
-        let masks: Vec<(&[f64; 2], f32, &Vec<f32>)> = points
-            .iter()
-            .zip(&answers)
-            .flat_map(|(point, answer)| {
-                let masks = answer.iou_scores.iter().zip(&answer.low_res_logits);
-                masks.map(move |(iou, logits)| (point, *iou, logits))
-            })
-            .collect();
-        let candidates: Result<Vec<Option<Candidate>>> = masks
-            .into_par_iter()
-            .map(|(point, iou, logits)| self.candidate(*point, iou, logits))
-            .collect();
-        Ok(candidates?.into_iter().flatten().collect())
+        let (mut asked, mut low_res) = (vec![], vec![]);
+        for (point, answer) in points.iter().zip(&answers) {
+            for (iou, logits) in answer.iou_scores.iter().zip(&answer.low_res_logits) {
+                asked.push((*point, *iou));
+                low_res.push(&logits[..]);
+            }
+        }
+        let size = Size::new(self.crop.width(), self.crop.height());
+        let cut = Cut {
+            upscaling: &self.model.upscaling(size),
+            threshold: MASK_THRESHOLD,
+            offset: self.options.stability_score_offset,
+        };
+        let device = self.embedding.features.tokens.device();
+        let candidates = cut.each(&low_res, device, |i, mask| {
+            let (point, iou) = asked[i];
+            Ok(self.candidate(point, iou, mask))
+        })?;
+        Ok(candidates.into_iter().flatten().collect())
     }
 
-    /// Enlarges one mask; `None` when it is unstable or cut off by the edge of the crop.
+    /// `None` when the mask is unstable or cut off by the edge of the crop.
     fn candidate(
         &self,
         [x, y]: [f64; 2],
         predicted_iou: f32,
-        low_res_logits: &[f32],
-    ) -> Result<Option<Candidate>> {
-        let options = self.options;
-        let width = self.crop.width();
-        let size = Size::new(width, self.crop.height());
-        let logits = self.model.upscale(size, low_res_logits)?;
-        let cut = StableMask::new(
-            &logits,
-            width,
-            MASK_THRESHOLD,
-            options.stability_score_offset,
-        )?;
-        drop(logits);
+        cut: StableMask,
+    ) -> Option<Candidate> {
         let stability_score = cut.stability_score();
-        let threshold = options.stability_score_thresh;
+        let threshold = self.options.stability_score_thresh;
         // False for NaN, as in the original.
         let is_stable = threshold <= 0.0 || stability_score >= threshold as f32;
         if !is_stable {
-            return Ok(None);
+            return None;
         }
         let Crop { x0, y0, .. } = self.crop;
         let [left, top, right, bottom] = extent(&cut.mask);
         let extent = [left + x0, top + y0, right + x0, bottom + y0];
         if is_near_crop_edge(extent, self.crop, self.size) {
-            return Ok(None);
+            return None;
         }
         let rle = match self.crop.layer {
             0 => Rle::encode(&cut.mask),
             _ => Rle::encode(&cut.mask.placed(x0, y0, self.size.width, self.size.height)),
         };
-        Ok(Some(Candidate {
+        Some(Candidate {
             rle,
             extent,
             predicted_iou,
             stability_score,
             point: [x + x0 as f64, y + y0 as f64],
             crop: self.crop,
-        }))
+        })
     }
 }
 

@@ -8,7 +8,7 @@ use candle::Tensor;
 
 use super::*;
 use crate::Progress;
-use crate::mask::upsample::upsample_bilinear;
+use crate::models::Upscaling;
 use crate::models::head::{Config, Decoded};
 use crate::predict::fake::{self, Discs};
 
@@ -107,13 +107,9 @@ impl InteractiveModel for AnalyticSam {
         fake::drawn(decoded, masks)
     }
 
-    fn upscale(&self, image: Size, low_res_logits: &[f32]) -> Result<Vec<f32>> {
-        let (low, side) = (Size::square(LOW), Size::square(SIDE));
-        let square = upsample_bilinear(low_res_logits, low, side)?;
-        let input = input_size(image);
-        let rows = square.chunks_exact(SIDE).take(input.height);
-        let cropped: Vec<f32> = rows.flat_map(|row| &row[..input.width]).copied().collect();
-        upsample_bilinear(&cropped, input, image)
+    fn upscaling(&self, image: Size) -> Upscaling {
+        let [low, square] = [LOW, SIDE].map(Size::square);
+        Upscaling::padded(low, square, input_size(image), image)
     }
 
     fn logits_from_mask(&self, _: &Mask) -> Result<Vec<f32>> {

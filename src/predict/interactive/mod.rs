@@ -26,16 +26,15 @@ mod sam2_tests;
 #[cfg(test)]
 mod tests;
 
-use rayon::prelude::*;
 use serde::Serialize;
 
 pub(in crate::predict) use decode::decode_wanted;
 pub use decode::{LowResMask, LowResMasks, decode, decode_one};
 
 use super::Instance;
+use super::enlarge::Cut;
 use crate::image::Image;
 use crate::mask::Mask;
-use crate::mask::stability::StableMask;
 use crate::models::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
 use crate::{Error, Result, Run, Size};
 
@@ -180,11 +179,7 @@ pub fn predict(
         for same in batch.chunk_by(|a, b| options.asks_for_three(a) == options.asks_for_three(b)) {
             let three = options.asks_for_three(&same[0]);
             let answers = decode(model, image, same, three, run)?;
-            let enlarged: Result<Vec<Prediction>> = answers
-                .into_par_iter()
-                .map(|answer| enlarge(model, image.size, answer, options))
-                .collect();
-            predictions.extend(enlarged?);
+            predictions.extend(enlarge(model, image, answers, options)?);
         }
         run.report(predictions.len(), prompts.len());
     }
@@ -224,17 +219,27 @@ pub fn refine(instance: &Instance, image: Size) -> VisualPrompt {
 /// Masks at the size of the image.
 fn enlarge(
     model: &dyn InteractiveModel,
-    image: Size,
-    answer: LowResMasks,
+    image: &InteractiveEmbedding,
+    answers: Vec<LowResMasks>,
     options: &Options,
-) -> Result<Prediction> {
-    let (threshold, offset) = (options.mask_threshold, options.stability_score_offset);
+) -> Result<Vec<Prediction>> {
     let limit = model.head_config().max_prompt_logit;
-    let answers = answer.low_res_logits.into_iter().zip(answer.iou_scores);
-    let masks: Result<Vec<MaskPrediction>> = answers
-        .map(|(mut low_res_logits, iou_score)| {
-            let logits = model.upscale(image, &low_res_logits)?;
-            let cut = StableMask::new(&logits, image.width, threshold.into(), offset.into())?;
+    let low_res: Vec<&[f32]> = answers
+        .iter()
+        .flat_map(|answer| answer.low_res_logits.iter().map(Vec::as_slice))
+        .collect();
+    let cut = Cut {
+        upscaling: &model.upscaling(image.size),
+        threshold: options.mask_threshold.into(),
+        offset: options.stability_score_offset.into(),
+    };
+    let device = image.features.tokens.device();
+    let masks = cut.each(&low_res, device, |_, mask| Ok(mask))?;
+    let mut masks = masks.into_iter();
+    let predictions = answers.into_iter().map(|answer| {
+        let each = answer.low_res_logits.into_iter().zip(answer.iou_scores);
+        let each = each.zip(masks.by_ref());
+        let masks = each.map(|((mut low_res_logits, iou_score), cut)| {
             let stability_score = match cut.lax {
                 0 => 0.0,
                 _ => cut.stability_score(),
@@ -245,18 +250,19 @@ fn enlarge(
                     *logit = logit.clamp(-limit, limit);
                 }
             }
-            Ok(MaskPrediction {
+            MaskPrediction {
                 mask: cut.mask,
                 iou_score,
                 stability_score,
                 low_res_logits,
-            })
-        })
-        .collect();
-    Ok(Prediction {
-        masks: masks?,
-        object_score: answer.object_score,
-    })
+            }
+        });
+        Prediction {
+            masks: masks.collect(),
+            object_score: answer.object_score,
+        }
+    });
+    Ok(predictions.collect())
 }
 
 impl Options {

@@ -190,7 +190,7 @@ fn logits_are_limited_for_the_next_round_and_not_for_the_mask() {
     let limited: Vec<f32> = low_res.iter().map(|v| v.clamp(-LIMIT, LIMIT)).collect();
     assert_eq!(mask.low_res_logits, limited);
     assert_ne!(&limited, low_res);
-    let full = model.upscale(IMAGE, low_res).unwrap();
+    let full = model.upscaling(IMAGE).run(low_res).unwrap();
     let area = full.iter().filter(|v| **v > 0.).count();
     assert_eq!(mask.mask.area(), area);
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use candle::Device;
 use serde_json::{Value, json};
 
 use super::answers::Queue;
@@ -11,6 +12,25 @@ use super::world::{World, mask, number, read};
 use super::{ConceptMasks, Options};
 use crate::Result;
 use crate::models::tracker::{Config, Generation, MaskProbability, Position};
+use crate::nn::on_gpu;
+
+/// Masks of two values are enlarged 3.5 times here, so some pixels lie halfway between inside and
+/// outside, and the last bit of a weight decides. The kernels of the CPU have PyTorch's bits, candle's
+/// own operation has not.
+fn assert_areas_at_birth(got: &[usize], want: &Value, context: &str) {
+    if !on_gpu(&Device::Cpu) {
+        return assert_eq!(json!(got), *want, "{context}: areas at birth");
+    }
+    let want: Vec<usize> = want.as_array().unwrap().iter().map(number).collect();
+    assert_eq!(got.len(), want.len(), "{context}: objects at birth");
+    for (got, want) in got.iter().zip(want) {
+        let halfway = want / 50;
+        assert!(
+            got.abs_diff(want) <= halfway,
+            "{context}: {got}, not {want}"
+        );
+    }
+}
 
 /// A run and its record.
 struct Replay {
@@ -184,7 +204,7 @@ impl Replay {
             let (areas, scores, probability) = remembered.last().unwrap();
             let want = wanted.iter().rfind(|m| m["from_points"] == true).unwrap();
             assert_eq!(*probability, MaskProbability::Binary);
-            assert_eq!(json!(areas), want["areas"], "{context}: areas at birth");
+            assert_areas_at_birth(areas, &want["areas"], &context);
             assert_eq!(json!(scores), want["score"], "{context}: scores at birth");
         }
         let areas: BTreeMap<String, usize> = step
