@@ -175,6 +175,65 @@ fn two_objects_that_are_shown_are_followed_and_written_in_every_format() {
 }
 
 #[test]
+fn what_is_shown_late_is_followed_back_to_the_first_frame() {
+    let folder = tempfile::tempdir().unwrap();
+    let frames = folder.path().join("frames");
+    fs::create_dir(&frames).unwrap();
+    let scene = image::RgbImage::from_fn(224, 224, |x, y| match (x, y) {
+        (30..90, 40..100) => image::Rgb([215, 35, 40]),
+        (130..200, 120..190) => image::Rgb([40, 80, 220]),
+        _ => image::Rgb([150, 158, 166]),
+    });
+    for t in 0..5 {
+        let moved = image::imageops::crop_imm(&scene, 2 * t, t, 200, 200).to_image();
+        moved.save(frames.join(format!("{t}.png"))).unwrap();
+    }
+    let track = |name: &str, more: &[&str]| {
+        let out = folder.path().join(name);
+        let mut command = sam3();
+        command.args(["track", "--simple", "--format", "davis"]);
+        command.args(more).arg(&frames).arg("-o").arg(&out);
+        (command.assert(), out)
+    };
+    let red = ["--box", "1@2:26,38,86,98"];
+    let blue = ["--box", "2@4:122,116,192,186"];
+    let (done, forward) = track("forward", &[red, blue].concat());
+    done.success();
+    let ids = |line: &Value| -> Vec<u64> {
+        let objects = line["objects"].as_array().unwrap().iter();
+        objects
+            .map(|object| object["id"].as_u64().unwrap())
+            .collect()
+    };
+    let forward = lines(&forward);
+    let before: Vec<Vec<u64>> = forward.iter().map(ids).collect();
+    assert_eq!(before, [vec![], vec![], vec![1], vec![1], vec![1, 2]]);
+
+    let (done, both) = track("both", &[&red[..], &blue, &["--backward"]].concat());
+    done.success();
+    for (t, (line, forward)) in lines(&both).iter().zip(&forward).enumerate() {
+        assert_eq!(ids(line), [1, 2], "frame {t}");
+        for known in forward["objects"].as_array().unwrap() {
+            assert_eq!(object(line, known["id"].as_u64().unwrap()), Some(known));
+        }
+        let shift = [2. * t as f64, t as f64];
+        for (id, want) in [(1, [30., 40., 90., 100.]), (2, [130., 120., 200., 190.])] {
+            let bbox = object(line, id).unwrap()["box_xyxy"].clone();
+            let bbox: [f64; 4] = serde_json::from_value(bbox).unwrap();
+            for (i, (got, want)) in bbox.iter().zip(want).enumerate() {
+                let off = got - want + shift[i % 2];
+                assert!(off.abs() < 8., "frame {t}: {id} {bbox:?}");
+            }
+        }
+    }
+
+    let (refused, _) = track("none", &["--backward", "--box", "0:30,40,90,100"]);
+    refused.failure().stderr(contains("leave out --backward"));
+    let (refused, _) = track("named", &["--backward", "--text", "star"]);
+    refused.failure().code(2);
+}
+
+#[test]
 fn a_run_that_was_stopped_goes_on_to_the_same_files() {
     let folder = tempfile::tempdir().unwrap();
     let frames = folder.path().join("frames");

@@ -144,6 +144,41 @@ fn a_video_is_tracked_from_the_middle_in_both_directions() {
     assert_eq!(frames, want);
 }
 
+/// `sam3 track --backward` rests on it, with constant memory.
+#[test]
+fn going_backward_is_going_forward_through_the_reversed_video() {
+    let (toy, mut images) = clip();
+    let options = Options {
+        num_frames: Some(images.len()),
+        ..Options::default()
+    };
+    let (run, point) = (&mut Run::default(), VisualPrompt::point(40., 45.));
+    let mut session = Session::new(&toy, options).unwrap();
+    let mut reversed = vec![];
+    for frame in (0..=13).rev() {
+        let mut found = session.push(&images[frame], run).unwrap();
+        if frame == 13 {
+            found = session.prompt(0, 1, &point).unwrap();
+        }
+        reversed.push(FrameMasks { frame, ..found });
+    }
+    let keep = Keep::All;
+    let mut session = Session::new(&toy, Options { keep, ..options }).unwrap();
+    session.open(13, &images[13], run).unwrap();
+    session.prompt(13, 1, &point).unwrap();
+    let mut backward = vec![];
+    let mut found = |masks: FrameMasks| {
+        backward.push(masks);
+        Ok(())
+    };
+    session
+        .propagate(&mut images, Span::backward(13), run, &mut found)
+        .unwrap();
+    assert_eq!(backward, reversed);
+    let is_seen = |masks: &FrameMasks| !masks.objects[0].mask.is_empty();
+    assert!(backward.iter().any(is_seen));
+}
+
 #[test]
 fn what_cannot_be_tracked_is_refused_with_a_reason() {
     let (toy, mut images) = clip();

@@ -193,8 +193,9 @@ impl<'m> Following<'m> {
         })
     }
 
-    /// A line for each object that is no longer followed, where that is known.
-    pub fn lost(&self) -> Vec<String> {
+    /// A line for each object that is no longer followed, where that is known. `number` makes frames of
+    /// the session's, and `way` says where the others lie: "on" or "back".
+    pub fn lost(&self, number: impl Fn(usize) -> usize, way: &str) -> Vec<String> {
         let Self::Simple(_, session) = self else {
             return vec![];
         };
@@ -205,7 +206,10 @@ impl<'m> Following<'m> {
                 simple::Lost::Jumped(iou) => format!("its mask jumped, IoU {iou:.2}"),
                 simple::Lost::Unsure(iou) => format!("predicted IoU {iou:.2}"),
             };
-            format!("object {id} is lost from frame {frame} on: {why}")
+            format!(
+                "object {id} is lost from frame {} {way}: {why}",
+                number(frame)
+            )
         };
         session.lost().map(line).collect()
     }

@@ -1,5 +1,6 @@
 //! `sam3 track`: objects through a video.
 
+mod backward;
 mod follow;
 mod prompts;
 mod saved;
@@ -20,6 +21,7 @@ use serde_json::{Map, Value, json};
 use crate::model::{self, ModelArgs};
 use crate::prompts::{parse_box, parse_fraction};
 use crate::{demo, progress};
+use backward::Backward;
 use follow::Following;
 use prompts::{At, Prompts};
 use saved::Saved;
@@ -58,6 +60,15 @@ pub struct TrackArgs {
     /// what is named, by finding it on every frame
     #[arg(long, help_heading = "Tracking")]
     simple: bool,
+
+    /// Follow what is shown back to the first frame as well, from where it is first shown. Frames
+    /// of a folder are read one by one; those of other videos are held up to the last prompt
+    #[arg(
+        long,
+        conflicts_with_all = ["text", "exemplar"],
+        help_heading = "Tracking"
+    )]
+    backward: bool,
 
     /// Answer each frame at once: a named object is not on probation, and none is taken back
     #[arg(
@@ -149,6 +160,7 @@ impl TrackArgs {
             "exemplar": self.exemplar,
             "prompts": prompts,
             "simple": self.simple,
+            "backward": self.backward,
             "no_delay": self.no_delay,
             "threshold": self.threshold,
             "new_threshold": self.new_threshold,
@@ -209,6 +221,11 @@ pub fn run(args: TrackArgs) -> Result<()> {
         saved.begin(&settings)?;
         writer
     };
+    // Of frames that are written already nothing is missing.
+    let mut backward = match args.backward && prompts.latest_first() > Some(next) {
+        true => Backward::run(&model, &args, &prompts, reader.about().frames)?,
+        false => Backward::default(),
+    };
     let bar = progress::frames(reader.about().likely_frames);
     let mut objects = BTreeSet::new();
     // Images whose objects are not certain yet.
@@ -217,7 +234,8 @@ pub fn run(args: TrackArgs) -> Result<()> {
                     waiting: &mut VecDeque<Image>,
                     writer: &mut Writer|
      -> Result<()> {
-        for answer in answers {
+        for mut answer in answers {
+            backward.complete(&mut answer);
             let Some(image) = waiting.pop_front() else {
                 bail!("frame {} was answered twice", answer.frame);
             };
@@ -256,7 +274,10 @@ pub fn run(args: TrackArgs) -> Result<()> {
     saved.finish()?;
     prompts.check_frames(seen)?; // of a video file the end is known only now
     objects.extend(replayed);
-    following.lost().iter().for_each(|line| progress::say(line));
+    following
+        .lost(|frame| frame, "on")
+        .iter()
+        .for_each(|line| progress::say(line));
     let found = match objects.len() {
         1 => "1 object".to_string(),
         n => format!("{n} objects"),
@@ -279,6 +300,9 @@ fn beside(input: &Path) -> PathBuf {
 /// Refuses prompts that make no sense for the video, before any weights are read.
 fn check_prompts(args: &TrackArgs, prompts: &Prompts, first: &Image) -> Result<()> {
     prompts.check(first)?;
+    if args.backward {
+        Backward::check(args, prompts, first)?;
+    }
     if prompts.is_empty() {
         let exemplars = args.exemplar.map(|bbox| Exemplar {
             bbox,

@@ -67,6 +67,13 @@ pub struct OnFrame {
     pub visual: Vec<(u32, VisualPrompt)>,
 }
 
+impl OnFrame {
+    fn ids(&self) -> impl Iterator<Item = u32> {
+        let visual = self.visual.iter().map(|(id, _)| *id);
+        visual.chain(self.masks.iter().map(|(id, _)| *id))
+    }
+}
+
 impl Prompts {
     /// Puts together what belongs to one object on one frame, and reads pictures of masks.
     pub fn new(points: &[At<Point>], boxes: &[At<BoxXyxy>], masks: &[At<PathBuf>]) -> Result<Self> {
@@ -90,11 +97,7 @@ impl Prompts {
         }
         for At { id, frame, what } in masks {
             let on_frame = frames.entry(*frame).or_default();
-            let others = on_frame.visual.iter().map(|(id, _)| id);
-            if others
-                .chain(on_frame.masks.iter().map(|(id, _)| id))
-                .any(|other| other == id)
-            {
+            if on_frame.ids().any(|other| other == *id) {
                 bail!("object {id} has a mask and another prompt on frame {frame}; give one");
             }
             on_frame
@@ -129,12 +132,32 @@ impl Prompts {
 
     /// Refuses prompts beyond the end of a video of `frames`.
     pub fn check_frames(&self, frames: usize) -> Result<()> {
-        match self.frames.keys().next_back() {
-            Some(frame) if *frame >= frames => bail!(
+        match self.last() {
+            Some(frame) if frame >= frames => bail!(
                 "a prompt on frame {frame} of a video of {frames} frames; they are numbered from 0"
             ),
             _ => Ok(()),
         }
+    }
+
+    /// The last frame with a prompt.
+    pub fn last(&self) -> Option<usize> {
+        self.frames.keys().next_back().copied()
+    }
+
+    /// The frame on which an object is first shown.
+    pub fn first_of(&self, id: u32) -> Option<usize> {
+        let shown = self
+            .frames
+            .iter()
+            .find(|(_, on_frame)| on_frame.ids().any(|other| other == id));
+        shown.map(|(frame, _)| *frame)
+    }
+
+    /// The latest of those frames.
+    pub fn latest_first(&self) -> Option<usize> {
+        let ids = self.frames.values().flat_map(OnFrame::ids);
+        ids.filter_map(|id| self.first_of(id)).max()
     }
 
     /// The prompts on a frame, if there are any.
@@ -184,6 +207,7 @@ mod tests {
         assert_eq!(on_frame.visual.len(), 2);
         assert!(on_frame.visual[1].1.bbox.is_some() && on_frame.visual[1].1.points.len() == 1);
         assert!(prompts.on(4).is_none());
+        assert_eq!((prompts.first_of(2), prompts.first_of(3)), (Some(5), None));
         assert!(prompts.check_frames(6).is_ok() && prompts.check_frames(5).is_err());
         let twice = [boxes[0].clone(), boxes[0].clone()];
         let error = Prompts::new(&[], &twice, &[]).unwrap_err().to_string();
