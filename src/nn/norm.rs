@@ -241,12 +241,14 @@ impl Module for GroupNorm {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let (b, c, h, w) = xs.dims4()?;
         let dtype = xs.dtype();
-        let groups =
-            xs.to_dtype(DType::F32)?
-                .reshape((b, self.num_groups, c / self.num_groups * h * w))?;
-        let mean = groups.mean_keepdim(2)?;
-        let centred = groups.broadcast_sub(&mean)?;
-        let std = (centred.sqr()?.mean_keepdim(2)? + self.eps)?.sqrt()?;
+        let lines = c / self.num_groups * h;
+        let groups = xs
+            .to_dtype(DType::F32)?
+            .reshape((b, self.num_groups, lines, w))?;
+        // A GPU sums each line in one block of threads; of whole groups there are too few.
+        let mean_of = |xs: &Tensor| xs.mean_keepdim(3)?.mean_keepdim(2);
+        let centred = groups.broadcast_sub(&mean_of(&groups)?)?;
+        let std = (mean_of(&centred.sqr()?)? + self.eps)?.sqrt()?;
         let normed = centred
             .broadcast_div(&std)?
             .reshape((b, c, h, w))?
