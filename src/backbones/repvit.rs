@@ -9,7 +9,7 @@ use candle::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::folded;
-use crate::nn::conv::{Conv2d, ConvConfig, batch_norm, conv2d, get_f64};
+use crate::nn::conv::{ChannelMixer, Conv2d, ConvConfig, batch_norm, conv2d, get_f64};
 use crate::nn::in_f32;
 
 /// The kernel of every spatial convolution.
@@ -132,7 +132,7 @@ struct Block {
     squeeze_excite: Option<SqueezeExcite>,
     /// Only with stride 2: to the wider channels.
     widen: Option<Conv2d>,
-    channel_mixer: [Conv2d; 2],
+    channel_mixer: ChannelMixer,
 }
 
 impl Block {
@@ -157,10 +157,10 @@ impl Block {
             true => Some(SqueezeExcite::new(in_channels, tokens.pp(1))?),
             false => None,
         };
-        let channel_mixer = [
+        let channel_mixer = ChannelMixer::new(
             folded(c, 2 * c, 1, pointwise, channel_mixer.pp(0))?,
             folded(2 * c, c, 1, pointwise, channel_mixer.pp(2))?,
-        ];
+        );
         Ok(Self {
             depthwise,
             squeeze_excite,
@@ -179,8 +179,7 @@ impl Module for Block {
         if let Some(widen) = &self.widen {
             xs = xs.apply(widen)?;
         }
-        let [expand, project] = &self.channel_mixer;
-        &xs + expand.forward_gelu(&xs)?.apply(project)?
+        xs.apply(&self.channel_mixer)
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod batch_norm;
 mod depthwise;
+mod mixer;
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::run;
 
 pub use batch_norm::{BatchNorm, batch_norm, conv2d_bn, get_f64, loaded, pointwise_bn};
 pub use depthwise::depthwise_conv1d;
+pub use mixer::ChannelMixer;
 
 /// How a square convolution window moves over the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

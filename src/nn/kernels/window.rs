@@ -3,7 +3,7 @@
 use candle::Result;
 
 /// How a window moves over the image; (rows, columns).
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Window {
     /// Step between two windows, in pixels.
     pub stride: (usize, usize),
@@ -12,6 +12,12 @@ pub struct Window {
 }
 
 impl Window {
+    /// Each pixel alone, with a kernel of 1 x 1.
+    pub const UNIT: Self = Self {
+        stride: (1, 1),
+        padding: (0, 0),
+    };
+
     /// The output size for an image and a kernel, each (rows, columns).
     ///
     /// # Errors

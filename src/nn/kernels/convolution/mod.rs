@@ -1,18 +1,21 @@
 //! Dense convolution as a product of the weights with windows of the image, which are packed as
 //! they are needed.
 
-use std::ops::Range;
+mod image;
 
 use candle::Result;
 use rayon::prelude::*;
 
 use super::epilogue::Epilogue;
 use super::layout::{Format, Layout};
-use super::pack::{stack, transpose};
-use super::tile::{MAX_COLS, Tile};
+use super::pack::transpose;
+use super::tile::Tile;
 use super::view::{Block, Rows, Shared, elements, filled};
 use super::window::Window;
 use crate::run;
+use image::Image;
+
+pub(super) use image::copy_shifted;
 
 /// Elements of the summation that one pass covers.
 const DEPTH: usize = 1024;
@@ -59,6 +62,16 @@ impl PackedKernel {
     fn products(&self) -> usize {
         self.channels * self.side * self.side
     }
+
+    /// Elements of the summation.
+    fn depth(&self) -> usize {
+        self.tile.right.elements(self.products())
+    }
+
+    /// Those of one pass.
+    fn step(&self) -> usize {
+        DEPTH.min(self.depth()).max(1)
+    }
 }
 
 /// `epilogue` of the convolution: `xs` (channels, h, w) -> (out, h', w'), with its height and width
@@ -88,46 +101,18 @@ pub fn conv2d(
         window,
         out_width: ow,
     };
-    let panels = pixels.div_ceil(tile.cols);
-    // As many groups for each thread.
-    let groups = panels
-        .div_ceil(PANELS)
-        .next_multiple_of(rayon::current_num_threads());
-    let group = panels.div_ceil(groups.max(1)).max(1);
-    let depth = tile.right.elements(kernel.products());
-    let step = DEPTH.min(depth).max(1);
-    let values = match tile.right {
-        Layout::Singles => 0,
-        layout => layout.values() * step * tile.cols,
-    };
+    let group = group_of(pixels, tile.cols);
     let write = |shared: Shared| {
-        let room = || (vec![0f32; group * step * tile.cols], vec![0f32; values]);
-        let tasks = (0..panels.div_ceil(group)).into_par_iter();
+        let room = || Room::of(&[kernel], group);
+        let tasks = (0..pixels.div_ceil(group)).into_par_iter();
         let check = run::checker();
-        tasks.try_for_each_init(room, |(packed, values), g| {
+        tasks.try_for_each_init(room, |room, g| {
             check()?;
-            let first = g * group * tile.cols;
-            let columns = (group * tile.cols).min(pixels - first);
+            let first = g * group;
+            let columns = group.min(pixels - first);
             // SAFETY: these columns belong to this task.
             let mut out = unsafe { shared.block(first, pixels, kernel.out, columns) };
-            let mut start = 0;
-            loop {
-                let len = step.min(depth - start);
-                let panels = packed.chunks_exact_mut((len * tile.cols).max(1));
-                for (panel, at) in panels.zip((0..columns).step_by(tile.cols)) {
-                    let pixels = first + at..first + columns.min(at + tile.cols);
-                    image.pack_elements(pixels, start..start + len, kernel, values, panel);
-                }
-                for row in (0..kernel.out).step_by(tile.rows) {
-                    let strip = &kernel.strips[row * depth + start * tile.rows..];
-                    let to = out.rows(row, tile.rows);
-                    tile.multiply_into(len, strip, packed, to, start > 0);
-                }
-                start += len;
-                if start == depth {
-                    break;
-                }
-            }
+            image.multiply(first, kernel, room, &mut out);
             epilogue.apply(out, 0, first);
             Ok(())
         })
@@ -137,116 +122,110 @@ pub fn conv2d(
     Ok((out, (oh, ow)))
 }
 
-/// An image under a moving window.
-struct Image<'a> {
-    xs: &'a [f32], // (channels, h, w)
-    h: usize,
-    w: usize,
-    side: usize,
-    window: Window,
-    out_width: usize,
+/// Two 1x1 convolutions, each with its epilogue: `xs` (channels, pixels) -> (out, pixels). What the
+/// first one makes of some pixels is in the cache when the second one reads it, and is stored nowhere
+/// else.
+///
+/// # Errors
+/// As [`conv2d`].
+///
+/// # Panics
+/// When the sizes disagree.
+pub fn pointwise_pair(
+    xs: &[f32],
+    pixels: usize,
+    kernels: [&PackedKernel; 2],
+    epilogues: [&Epilogue; 2],
+) -> Result<Vec<f32>> {
+    let [first, second] = kernels;
+    assert!(first.side == 1 && second.side == 1 && first.out == second.channels);
+    assert!(epilogues[0].fits(first.out, pixels) && epilogues[1].fits(second.out, pixels));
+    let image = Image::flat(xs, pixels);
+    let group = group_of(pixels, first.tile.cols.max(second.tile.cols));
+    let write = |shared: Shared| {
+        let room = || (Room::of(&kernels, group), vec![0f32; first.out * group]);
+        let tasks = (0..pixels.div_ceil(group)).into_par_iter();
+        let check = run::checker();
+        tasks.try_for_each_init(room, |(room, between), g| {
+            check()?;
+            let start = g * group;
+            let columns = group.min(pixels - start);
+            let between = &mut between[..first.out * columns];
+            let mut block = Block::new(between, columns);
+            image.multiply(start, first, room, &mut block);
+            epilogues[0].apply(block, 0, start);
+            // SAFETY: these columns belong to this task.
+            let mut out = unsafe { shared.block(start, pixels, second.out, columns) };
+            Image::flat(between, columns).multiply(0, second, room, &mut out);
+            epilogues[1].apply(out, 0, start);
+            Ok(())
+        })
+    };
+    // SAFETY: the tasks write all channels of all pixels.
+    unsafe { filled(&[second.out, pixels], write) }
 }
 
-/// Pixels of a panel that lie in one row of the output.
-#[derive(Clone, Copy, Default)]
-struct Run {
-    column: usize,
-    len: usize,
-    y: usize,
-    x: usize,
+/// Pixels that share a pass over the weights, in whole panels; as many groups for each thread.
+fn group_of(pixels: usize, cols: usize) -> usize {
+    let panels = pixels.div_ceil(cols);
+    let groups = panels
+        .div_ceil(PANELS)
+        .next_multiple_of(rayon::current_num_threads());
+    panels.div_ceil(groups.max(1)).max(1) * cols
+}
+
+/// What a task packs into.
+struct Room {
+    panels: Vec<f32>,
+    /// Values of a panel that does not hold them as they are.
+    values: Vec<f32>,
+}
+
+impl Room {
+    /// For products of groups of pixels with any of these kernels.
+    fn of(kernels: &[&PackedKernel], group: usize) -> Self {
+        let most = |of: fn(&PackedKernel) -> usize| kernels.iter().map(|k| of(k)).max();
+        let values = most(|kernel| match kernel.tile.right {
+            Layout::Singles => 0,
+            layout => layout.values() * kernel.step() * kernel.tile.cols,
+        });
+        Self {
+            panels: vec![0f32; most(PackedKernel::step).unwrap_or(0) * group],
+            values: vec![0f32; values.unwrap_or(0)],
+        }
+    }
 }
 
 impl Image<'_> {
-    /// Some elements of the windows of some output pixels -> a panel [elements][cols]
-    ///
-    /// `values` is room for the panel's values where it does not hold them as they are.
-    fn pack_elements(
-        &self,
-        pixels: Range<usize>,
-        elements: Range<usize>,
-        kernel: &PackedKernel,
-        values: &mut [f32],
-        panel: &mut [f32],
-    ) {
-        let Tile { cols, right, .. } = kernel.tile;
-        match right {
-            Layout::Singles => self.pack(pixels, elements.start, panel, &kernel.tile),
-            layout => {
-                let end = kernel.products().min(layout.values() * elements.end);
-                let steps = layout.values() * elements.start..end;
-                let values = &mut values[..steps.len() * cols];
-                self.pack(pixels, steps.start, values, &kernel.tile);
-                let values = Rows::new(values, cols, steps.len(), cols);
-                stack(values, layout, Block::new(panel, cols));
+    /// Convolves the output pixels from `first` on, as many as `out` (out, pixels) is wide.
+    fn multiply(&self, first: usize, kernel: &PackedKernel, room: &mut Room, out: &mut Block) {
+        let (tile, depth, step) = (kernel.tile, kernel.depth(), kernel.step());
+        let columns = out.width();
+        let mut start = 0;
+        loop {
+            let len = step.min(depth - start);
+            let panels = room.panels.chunks_exact_mut((len * tile.cols).max(1));
+            for (panel, at) in panels.zip((0..columns).step_by(tile.cols)) {
+                let pixels = first + at..first + columns.min(at + tile.cols);
+                self.pack_elements(pixels, start..start + len, kernel, &mut room.values, panel);
+            }
+            for row in (0..kernel.out).step_by(tile.rows) {
+                let strip = &kernel.strips[row * depth + start * tile.rows..];
+                let to = out.rows(row, tile.rows);
+                tile.multiply_into(len, strip, &room.panels, to, start > 0);
+            }
+            start += len;
+            if start == depth {
+                break;
             }
         }
-    }
-
-    /// Steps `start..` of the windows of some output pixels -> a panel [depth][cols]
-    fn pack(&self, pixels: Range<usize>, start: usize, panel: &mut [f32], tile: &Tile) {
-        let (mut runs, mut count) = ([Run::default(); MAX_COLS], 0);
-        let mut at = pixels.start;
-        while at < pixels.end {
-            let (y, x) = (at / self.out_width, at % self.out_width);
-            let len = (self.out_width - x).min(pixels.end - at);
-            runs[count] = Run {
-                column: at - pixels.start,
-                len,
-                y,
-                x,
-            };
-            count += 1;
-            at += len;
-        }
-        let Image { h, w, side, .. } = *self;
-        let Window { stride, padding } = self.window;
-        for (t, row) in (start..).zip(panel.chunks_exact_mut(tile.cols)) {
-            let (channel, ky, kx) = (t / (side * side), t / side % side, t % side);
-            let plane = &self.xs[channel * h * w..][..h * w];
-            for run in &runs[..count] {
-                let to = &mut row[run.column..run.column + run.len];
-                let y = run.y * stride.0 + ky;
-                if y < padding.0 || y - padding.0 >= h {
-                    to.fill(0.);
-                    continue;
-                }
-                let line = &plane[(y - padding.0) * w..][..w];
-                let x = (run.x * stride.1 + kx) as isize - padding.1 as isize;
-                match stride.1 {
-                    1 => copy_shifted(line, x, to),
-                    stride => {
-                        for (j, o) in to.iter_mut().enumerate() {
-                            let at = x + (j * stride) as isize;
-                            *o = usize::try_from(at)
-                                .ok()
-                                .and_then(|at| line.get(at))
-                                .map_or(0., |x| *x);
-                        }
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// `to[j] = line[x + j]`, zero outside the line.
-pub(super) fn copy_shifted(line: &[f32], x: isize, to: &mut [f32]) {
-    let len = to.len() as isize;
-    let before = (-x).clamp(0, len);
-    let inside = (line.len() as isize - x).clamp(before, len);
-    to[..before as usize].fill(0.);
-    to[inside as usize..].fill(0.);
-    if inside > before {
-        let from = (x + before) as usize;
-        let count = (inside - before) as usize;
-        to[before as usize..inside as usize].copy_from_slice(&line[from..from + count]);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::kernels::epilogue::Bias;
+    use crate::nn::kernels::epilogue::{Activation, Bias};
     use crate::nn::kernels::{is_affordable, random};
 
     fn biased(bias: &[f32]) -> Epilogue<'_> {
@@ -305,6 +284,33 @@ mod tests {
                         "{c}->{o} k{k} s{s} p{p} {format:?} at {oc},{y},{x}"
                     );
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_pair_equals_one_after_the_other() {
+        let unit = Window::UNIT;
+        for (c, between, o, h, w) in [(5, 9, 7, 3, 11), (40, 80, 40, 13, 20), (3, 1100, 2, 4, 9)] {
+            let (xs, pixels) = (random(c * h * w, 1), h * w);
+            let weights = [random(between * c, 2), random(o * between, 3)];
+            let biases = [random(between, 4), random(o, 5)];
+            let residual = random(o * pixels, 6);
+            for format in Format::ALL {
+                let first = PackedKernel::new(&weights[0], between, c, 1, format);
+                let second = PackedKernel::new(&weights[1], o, between, 1, format);
+                let gelu = Epilogue {
+                    activation: Activation::Gelu,
+                    ..biased(&biases[0])
+                };
+                let last = Epilogue {
+                    residual: Some(Rows::new(&residual, pixels, o, pixels)),
+                    ..biased(&biases[1])
+                };
+                let (ys, _) = conv2d(&xs, (h, w), &first, unit, &gelu).unwrap();
+                let (want, _) = conv2d(&ys, (h, w), &second, unit, &last).unwrap();
+                let got = pointwise_pair(&xs, pixels, [&first, &second], [&gelu, &last]);
+                assert_eq!(got.unwrap(), want, "{c} {between} {o} {format:?}");
             }
         }
     }
