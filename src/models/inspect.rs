@@ -19,6 +19,8 @@ pub struct Inspection {
     pub family: Option<Family>,
     /// The prompts that it can answer.
     pub prompts: Vec<PromptKind>,
+    /// Whether it follows objects through a video with a memory.
+    pub video: bool,
     /// Why it cannot be loaded.
     pub problem: Option<String>,
     /// Its parts. Together they have every tensor of the file.
@@ -48,6 +50,8 @@ pub enum Status {
     Complete,
     /// The model asks for more: official names, with both shapes where only these differ.
     Missing(Vec<String>),
+    /// Read to follow objects through a video.
+    Video,
     /// The model does not read it, and why.
     Unused(&'static str),
     /// No model here reads it.
@@ -61,13 +65,14 @@ pub(super) struct Reading {
     pub(super) survey: Survey,
     /// (part, why) of what is left unread on purpose.
     pub(super) left_out: Vec<(&'static str, &'static str)>,
+    /// Whether all of the tracker is there.
+    pub(super) video: bool,
     /// Parts that are left unread until a video is to be segmented.
     pub(super) only_video: &'static [&'static str],
     /// What to do about something missing.
     pub(super) hint: Option<&'static str>,
 }
 
-const ONLY_VIDEO: &str = "for video";
 const SURPLUS: &str = "belongs to no part of the model";
 
 /// (part, component), in the order in which they are shown; the first match wins.
@@ -143,12 +148,14 @@ pub fn inspect(checkpoint: &Checkpoint) -> Inspection {
         Some(reading) => problem(checkpoint, reading),
         None => refused,
     };
+    let video = reading.as_ref().is_some_and(|reading| reading.video);
     let (model, prompts) = match reading {
         Some(reading) => (Some(reading.name), reading.prompts),
         None => (None, vec![]),
     };
     Inspection {
         prompts: if problem.is_none() { prompts } else { vec![] },
+        video: problem.is_none() && video,
         components: components.into_values().collect(),
         model,
         family,
@@ -227,7 +234,7 @@ fn fate(name: &str, reading: &Reading) -> Status {
     }
     let mut only_video = reading.only_video.iter();
     match only_video.any(|part| matches(name, part).is_some()) {
-        true => Status::Unused(ONLY_VIDEO),
+        true => Status::Video,
         false => Status::Unused(SURPLUS),
     }
 }
@@ -450,7 +457,8 @@ mod tests {
         };
         // what Hugging Face's image model has, which keeps one matrix twice
         assert_eq!(of(Status::Complete), 31_440_721 + 256);
-        assert_eq!(of(Status::Unused(ONLY_VIDEO)), 7_521_521);
+        assert!(got.video);
+        assert_eq!(of(Status::Video), 7_521_521);
     }
 
     #[test]

@@ -119,6 +119,7 @@ impl Found<'_> {
             "layout": self.checkpoint.layout().name,
             "prefix": self.checkpoint.prefix(),
             "prompts": inspection.prompts,
+            "video": inspection.video,
             "problem": inspection.problem,
             "file_bytes": self.size,
             "tensors": tensors,
@@ -155,7 +156,11 @@ impl Found<'_> {
         match &inspection.problem {
             None => {
                 let prompts = inspection.prompts.iter().map(|kind| kind.name());
-                line("takes", &prompts.collect::<Vec<_>>().join(", "));
+                let video = inspection.video.then_some("video");
+                line(
+                    "takes",
+                    &prompts.chain(video).collect::<Vec<_>>().join(", "),
+                );
             }
             Some(problem) => line("problem", problem),
         }
@@ -207,6 +212,7 @@ fn status(status: &Status) -> &'static str {
     match status {
         Status::Complete => "complete",
         Status::Missing(_) => "missing",
+        Status::Video => "for video",
         Status::Unused(_) => "unused",
         _ => "unknown",
     }

@@ -91,6 +91,7 @@ pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
         prompts: variant.prompts(),
         survey: checkpoint.survey(|vb: VarBuilder| build(&backbone, vb))?,
         left_out: LEFT_OUT.to_vec(),
+        video: false,
         only_video: &[],
         hint: None,
     })

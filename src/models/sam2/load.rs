@@ -152,6 +152,7 @@ pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
         prompts: variant.prompts(),
         survey: checkpoint.survey(|vb: VarBuilder| build(&config, false, vb))?,
         left_out: LEFT_OUT.to_vec(),
+        video: has_tracker(checkpoint),
         only_video: ONLY_VIDEO,
         hint: None,
     })

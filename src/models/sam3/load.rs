@@ -82,7 +82,7 @@ impl Sam3 {
             return Err(no_interactive_head(&name));
         }
         let parts = Parts::of(config.multiplex);
-        if options.tracking && !parts.tracking.iter().all(|p| checkpoint.contains_part(p)) {
+        if options.tracking && !has_tracker(checkpoint, &config) {
             return Err(no_tracker(&name));
         }
         let build = |vb: VarBuilder| {
@@ -181,6 +181,11 @@ fn left_out_of(dead_trunk: bool) -> impl Iterator<Item = (&'static str, &'static
     LEFT_OUT.iter().chain(dead_trunk).copied()
 }
 
+fn has_tracker(checkpoint: &Checkpoint, config: &Config) -> bool {
+    let mut parts = Parts::of(config.multiplex).tracking.iter();
+    parts.all(|part| checkpoint.contains_part(part))
+}
+
 /// What is left to video where clicks are answered, or are not.
 fn only_video(config: &Config, clicks: bool) -> &'static [&'static str] {
     let parts = Parts::of(config.multiplex);
@@ -204,6 +209,7 @@ pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
         prompts: PromptKind::answered(true, clicks),
         survey: checkpoint.survey(|vb: VarBuilder| build(&kind.config, &options, vb))?,
         left_out: left_out_of(kind.dead_trunk).collect(),
+        video: clicks && has_tracker(checkpoint, &kind.config),
         only_video: only_video(&kind.config, clicks),
         hint: (!kind.geometry_encoder).then_some(NO_GEOMETRY_ENCODER),
         name: kind.name,
