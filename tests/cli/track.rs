@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use candle_sam3::weights::{self, WriteOptions};
 use predicates::prelude::*;
 use predicates::str::contains;
 use serde_json::Value;
@@ -310,10 +311,25 @@ fn what_cannot_be_tracked_is_refused_with_what_would_work() {
     fs::create_dir(&empty).unwrap();
     let clip = clip();
     let missing = folder.path().join("missing.gif");
+    let forgetful = folder.path().join("forgetful.safetensors");
+    weights::demo()
+        .unwrap()
+        .write(
+            &forgetful,
+            &WriteOptions::default(),
+            |name| !name.starts_with("tracker.maskmem"),
+            |_, _| (),
+        )
+        .unwrap();
+    let forgetful = forgetful.to_str().unwrap();
     for (input, args, says) in [
         (&clip, vec![], "nothing to follow"),
-        (&clip, vec!["--text", "star"], "no tracker"),
-        (&clip, vec!["--point", "0:9,9"], "no tracker"),
+        (&clip, vec!["--text", "star", "-m", forgetful], "no tracker"),
+        (
+            &clip,
+            vec!["--point", "0:9,9", "-m", forgetful],
+            "no tracker",
+        ),
         (&clip, vec!["--point", "36:9,9"], "a video of 36 frames"),
         (&clip, vec!["--point", "0:900,9"], "outside the image"),
         (&clip, vec!["--box", "0:9,9,3,3"], "inverted"),

@@ -6,6 +6,7 @@ mod clicks;
 mod demo;
 mod demo_clicks;
 mod demo_quality;
+mod demo_video;
 mod full_size;
 mod reference;
 mod sam2_full_size;

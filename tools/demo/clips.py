@@ -22,6 +22,7 @@ from world import COLORS, RGB, SHAPES, SIDE, background, raster
 
 FRAMES = 30
 HELD_OUT = 7_000_000  # first seed
+SOLID = ("circle", "square", "hexagon")  # shapes that can hide others
 
 
 def paint(image, shapes):
@@ -40,31 +41,53 @@ def paint(image, shapes):
     return np.clip(image, 0, 255).astype(np.uint8), owner
 
 
+def draw_kinds(rng):
+    """The different objects of a clip, [(shape, colour)]: the first that is drawn for it."""
+    count = int(rng.integers(2, 6))
+    return [divmod(int(k), len(COLORS)) for k in rng.choice(len(SHAPES) * len(COLORS), count, replace=False)]
+
+
 def make_clip(seed, frames=FRAMES):
     """images u8 [T, SIDE, SIDE, 3]; owner [T, SIDE, SIDE], the visible object or -1; kinds [(shape, colour)]; target, the
     object to follow, wholly visible at first."""
     rng = np.random.default_rng(seed)
-    count = int(rng.integers(2, 6))
-    kinds = [divmod(int(k), len(COLORS)) for k in rng.choice(len(SHAPES) * len(COLORS), count, replace=False)]
+    kinds = draw_kinds(rng)
+    count = len(kinds)
     rgb = [RGB[color] + rng.uniform(-14, 14, 3) for _, color in kinds]
     base = background(rng, [RGB[color] for color in sorted({color for _, color in kinds})])
     radius, spin = rng.uniform(17, 40, count), rng.uniform(-0.12, 0.12, count)
     turn, speed = rng.uniform(0, 6.28, count), rng.uniform(1, 6, count)
     noise = rng.uniform(0, 4)
+    pairs = [(i, j) for j in range(count) for i in range(j) if SHAPES[kinds[j][0]] in SOLID]
+    hides = bool(pairs) and rng.random() < 0.4
+    if hides:
+        hidden, cover = pairs[int(rng.integers(len(pairs)))]
+        radius[hidden], radius[cover] = rng.uniform(17, 22), rng.uniform(38, 44)
     for _ in range(200):
         start = rng.uniform(20, SIDE - 20, (count, 2))
         # Towards somewhere near the middle, so that paths cross.
         goal = rng.uniform(60, SIDE - 60, (count, 2))
         way = goal - start
         step = way / np.linalg.norm(way, axis=1, keepdims=True) * speed[:, None]
-        leaves = rng.random(count) < 0.3
+        # One that leaves goes over the nearest border, is gone for a third of the clip or less, and comes back the same way.
+        leaves, last = rng.random(count) < 0.35, frames - 1
+        borders = np.concatenate([start, SIDE - start], 1)
+        side, ahead = borders.argmin(1), np.array([[-1, 0], [0, -1], [1, 0], [0, 1]])
+        if hides:
+            # Right behind one that stands still and is larger, in the middle of the clip.
+            leaves[[hidden, cover]], step[cover], start[cover] = False, 0, rng.uniform(75, SIDE - 75, 2)
+            angle = rng.uniform(0, 2 * math.pi)
+            step[hidden] = rng.uniform(3.5, 6) * np.array([math.cos(angle), math.sin(angle)])
+            start[hidden] = start[cover] - step[hidden] * rng.uniform(10, 20)
+            if (np.abs(start[hidden] - SIDE / 2) > SIDE / 2 - 20).any():
+                continue
+        leaving = ahead[side] * ((borders.min(1) + 1.1 * radius) / rng.uniform(0.33, 0.45, count) / last)[:, None]
 
         def at(t):
             places = start + step * t
-            # One that does not leave turns back at the border; one that does comes back the way it went.
+            # Others turn back at the border.
             bounced = SIDE - np.abs(places % (2 * SIDE) - SIDE)
-            gone = start + step * min(t, frames - t) * 2
-            return np.where(leaves[:, None], gone, bounced)
+            return np.where(leaves[:, None], start + leaving * min(t, last - t), bounced)
 
         def shapes(t):
             return [
@@ -74,9 +97,9 @@ def make_clip(seed, frames=FRAMES):
         _, owner = paint(base, shapes(0))
         area = np.array([(owner == i).sum() for i in range(count)])
         whole = [i for i in range(count) if area[i] > 0.9 * full_area(shapes(0)[i])]
-        if whole:
+        if whole and (not hides or hidden in whole):
             break
-    target = whole[int(rng.integers(len(whole)))]
+    target = hidden if hides else whole[int(rng.integers(len(whole)))]
     images, owners = [], []
     for t in range(frames):
         image, owner = paint(base, shapes(t))

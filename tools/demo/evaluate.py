@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from batches import PROMPTS, TEST, exemplars
+from memory import has_memory
 from model import Sam3, normalise
 from prompts import ask
 from world import SIDE, make_scene
@@ -129,8 +130,9 @@ def rounded(figures):
 
 
 def load(path):
-    model = Sam3()
-    model.load_full_state({name: tensor.float() for name, tensor in load_file(path).items()})
+    state = {name: tensor.float() for name, tensor in load_file(path).items()}
+    model = Sam3(video=has_memory(state))
+    model.load_full_state(state)
     return model.eval()
 
 

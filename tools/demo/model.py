@@ -5,6 +5,7 @@ from torch import nn
 
 from detector import Decoder, FusionEncoder, GeometryEncoder, Language, Neck, Scoring, SegmentationHead, Trunk, padding_mask
 from layers import sine_grid
+from memory import VideoTracker
 from prompts import known_texts
 from tokenizer import END, START, Tokenizer
 from tracker import Tracker
@@ -40,6 +41,9 @@ CONFIG = {
         "multimask": 3,
         "iou_hidden": 64,
         "attn_downsample": 2,
+        "memory_dim": 32,
+        "memory_layers": 2,
+        "memory_ffn": 256,
     },
 }
 TOKENS = "detector.backbone.language_backbone.encoder.token_embedding.weight"
@@ -104,13 +108,14 @@ class Detector(nn.Module):
 
 class Sam3(nn.Module):
     """The whole model. All words that are not taught share one row of the embedding, so that training keeps few rows;
-    `full_state` spells out the vocabulary."""
+    `full_state` spells out the vocabulary. Without `video` it has no memory."""
 
-    def __init__(self, config=CONFIG):
+    def __init__(self, config=CONFIG, video=True):
         super().__init__()
         self.config, self.tokenizer = config, Tokenizer()
         self.known = known_ids(self.tokenizer)
-        self.detector, self.tracker = Detector(config, len(self.known) + 1), Tracker(config)
+        self.detector = Detector(config, len(self.known) + 1)
+        self.tracker = (VideoTracker if video else Tracker)(config)
         row_of = torch.full((config["text"]["vocab"],), len(self.known))
         row_of[torch.tensor(self.known)] = torch.arange(len(self.known))
         self.row_of = row_of

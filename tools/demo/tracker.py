@@ -1,4 +1,4 @@
-"""The interactive branch: prompt encoder and mask decoder of SAM, under `tracker.`. Video memory is not trained."""
+"""The interactive branch: prompt encoder and mask decoder of SAM, under `tracker.`; `memory.py` adds what video needs."""
 
 import math
 
@@ -113,16 +113,21 @@ class Tracker(nn.Module):
         fine, middle, coarse = neck_maps
         decoder = self.sam_mask_decoder
         embedding = coarse + self.no_mem_embed.view(1, -1, 1, 1)
-        return {"fine": decoder["conv_s0"](fine), "middle": decoder["conv_s1"](middle), "embedding": embedding}
+        maps = {"fine": decoder["conv_s0"](fine), "middle": decoder["conv_s1"](middle)}
+        return maps | {"coarse": coarse, "embedding": embedding}
 
     def forward(self, image, image_of, points, labels, mask=None):
         """The caller appends a padding point; mask [N, 1, 4 grid, 4 grid] holds logits of an earlier answer.
         -> masks [N, 4, 4 grid, 4 grid], predicted IoU [N, 4], object score [N]"""
+        return self.decode(image["embedding"][image_of], image, image_of, points, labels, mask)[:3]
+
+    def decode(self, embedding, image, image_of, points, labels, mask=None):
+        """As `forward`, of any features [N, d, grid, grid]; and the tokens [N, 4, d] of the masks."""
         decoder, encoder, g, n = self.sam_mask_decoder, self.sam_prompt_encoder, self.grid, len(points)
         dense = encoder["no_mask_embed"].weight.view(1, -1, 1, 1) if mask is None else encoder["mask_downscaling"](mask)
         tokens = [decoder[name].weight for name in ("obj_score_token", "iou_token", "mask_tokens")]
         tokens = torch.cat([torch.cat(tokens)[None].expand(n, -1, -1), self.sparse(points, labels)], 1)
-        source = (image["embedding"][image_of] + dense).flatten(2).transpose(1, 2)
+        source = (embedding + dense).flatten(2).transpose(1, 2)
         at = (torch.arange(g) + 0.5) / g
         xy = torch.stack([at[None].expand(g, g), at[:, None].expand(g, g)], -1).reshape(1, g * g, 2)
         tokens, source = decoder["transformer"](tokens, source, encoder["pe_layer"](xy))
@@ -133,4 +138,5 @@ class Tracker(nn.Module):
         hyper = [run_mlp(m, tokens[:, 2 + i]) for i, m in enumerate(decoder["output_hypernetworks_mlps"])]
         masks = torch.bmm(torch.stack(hyper, 1), x.flatten(2)).float().view(n, len(hyper), *x.shape[2:])
         iou = run_mlp(decoder["iou_prediction_head"], tokens[:, 1]).float().sigmoid()
-        return masks, iou, run_mlp(decoder["pred_obj_score_head"], tokens[:, 0]).float()[:, 0]
+        score = run_mlp(decoder["pred_obj_score_head"], tokens[:, 0]).float()[:, 0]
+        return masks, iou, score, tokens[:, 2 : 2 + len(hyper)]

@@ -75,7 +75,7 @@ pub enum Command {
     /// Follow objects through a video
     ///
     /// Examples:
-    ///   sam3 track clip.gif --text "red star" --simple
+    ///   sam3 track clip.gif --text "red star"
     ///   sam3 track clip.mp4 --text "a dog" -m sam3.pt --format mp4,youtube-vis
     ///   sam3 track frames --point 0:320,180 -m sam3.pt --format davis,masks -o tracked
     ///   sam3 track clip.mp4 --box 1@0:40,60,120,180 --point 2@12:300,60 -m sam3.pt

@@ -87,9 +87,9 @@ fn table(entries: &[Entry]) -> String {
     let demo = [
         names::DEMO,
         "built in",
-        "8 MB",
+        "9 MB",
         "yes",
-        "text exemplars clicks everything",
+        "text exemplars clicks everything video",
         "of colored shapes",
         "MIT or Apache-2.0",
     ]

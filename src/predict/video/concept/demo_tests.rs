@@ -6,6 +6,7 @@ use std::sync::Mutex;
 
 use candle::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use safetensors::SafeTensors;
 use serde_json::{Value, json};
 
 use super::{ConceptMasks, ConceptSession, Options};
@@ -15,14 +16,35 @@ use crate::models::{LoadOptions, VisualPrompt};
 use crate::nn::golden::Golden;
 use crate::predict::concept::Prompt;
 use crate::predict::video::{self, Keep, Session};
+use crate::weights::Checkpoint;
 use crate::{Image, Result, Run, Size};
 
+const DEMO: &[u8] = include_bytes!("../../../../weights/demo.safetensors");
+
 fn model() -> Sam3 {
+    load(&crate::weights::demo().unwrap())
+}
+
+fn load(checkpoint: &Checkpoint) -> Sam3 {
     let options = LoadOptions {
         interactive: true,
         ..LoadOptions::default()
     };
-    Sam3::load(&crate::weights::demo().unwrap(), &options).unwrap()
+    Sam3::load(checkpoint, &options).unwrap()
+}
+
+/// The demo with the head of the object score that it had when the run was recorded, before its memory
+/// was trained.
+fn recorded_model(golden: &Golden) -> Sam3 {
+    let (_, header) = SafeTensors::read_metadata(DEMO).unwrap();
+    let mut tensors = candle::safetensors::load_buffer(DEMO, &Device::Cpu).unwrap();
+    for name in golden.names() {
+        if let Some(of_demo) = name.strip_prefix("recorded.") {
+            tensors.insert(of_demo.to_string(), golden.tensor(name));
+        }
+    }
+    let bytes = safetensors::serialize(&tensors, header.metadata().clone()).unwrap();
+    load(&Checkpoint::from_bytes(bytes).unwrap())
 }
 
 /// The demo's head with the recorded memory modules.
@@ -40,8 +62,7 @@ fn untrained_tracker(model: &Sam3, golden: &Golden) -> TrackerNetwork {
         attention_ffn_dim: golden.size("memory_ffn"),
         ..tracker::Config::sam3(grid, side)
     };
-    let bytes = include_bytes!("../../../../weights/demo.safetensors");
-    let demo = candle::safetensors::load_buffer(bytes, &Device::Cpu).unwrap();
+    let demo = candle::safetensors::load_buffer(DEMO, &Device::Cpu).unwrap();
     let mut tensors: HashMap<String, Tensor> = golden
         .names()
         .filter_map(|name| {
@@ -114,7 +135,7 @@ fn check_output(got: &ConceptMasks, want: &Value) {
 #[test]
 fn detector_and_tracker_together_find_what_the_original_finds() {
     let golden = Golden::open("pcs_demo");
-    let model = model();
+    let model = recorded_model(&golden);
     let tracker = untrained_tracker(&model, &golden);
     let text = golden.config()["text"].as_str().unwrap();
     let prompt = Prompt::text(text);
