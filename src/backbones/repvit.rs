@@ -160,7 +160,7 @@ impl Block {
         let channel_mixer = ChannelMixer::new(
             folded(c, 2 * c, 1, pointwise, channel_mixer.pp(0))?,
             folded(2 * c, c, 1, pointwise, channel_mixer.pp(2))?,
-        );
+        )?;
         Ok(Self {
             depthwise,
             squeeze_excite,

@@ -55,13 +55,23 @@ impl Upscaling {
         direct
     }
 
+    /// The size that the logits come to.
+    pub fn size(&self) -> Size {
+        self.steps.last().map_or(self.low_res, |step| step.kept)
+    }
+
     /// Logits (h, w) of one mask -> logits at the size of the image, both by rows.
     ///
     /// # Errors
-    /// [`Error::InvalidMask`] for another number of logits.
+    /// [`Error::InvalidMask`] for another number of logits, and a step that keeps more than it makes.
     pub fn run(&self, low_res_logits: &[f32]) -> Result<Vec<f32>> {
         let (mut logits, mut size) = (self.filled(low_res_logits)?, self.low_res);
         for UpscalingStep { to, kept } in &self.steps {
+            if kept.width > to.width || kept.height > to.height {
+                return Err(Error::InvalidMask(format!(
+                    "{kept} to keep of a map of {to}"
+                )));
+            }
             let mut larger = upsample_bilinear(&logits, size, *to)?;
             if kept != to {
                 let rows = larger.chunks_exact(to.width).take(kept.height);
@@ -146,5 +156,8 @@ mod tests {
             let error = upscaling.run(&vec![0.; wrong]).unwrap_err();
             assert!(matches!(error, Error::InvalidMask(_)), "{error}");
         }
+        let image = Size::square(8);
+        let wider = Upscaling::padded(Size::square(4), image, Size::new(9, 8), image);
+        assert!(wider.run(&[0.; 16]).is_err());
     }
 }

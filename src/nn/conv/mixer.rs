@@ -2,9 +2,9 @@
 
 use candle::{Module, Result, Tensor};
 
-use super::{Conv2d, Weight, dense};
+use super::{Conv2d, Weight, by_rows, dense};
 use crate::nn::kernels::convolution;
-use crate::nn::kernels::epilogue::{Activation, Bias, Epilogue};
+use crate::nn::kernels::epilogue::{Activation, Epilogue};
 use crate::nn::kernels::view::{Rows, elements};
 use crate::nn::values;
 use crate::run;
@@ -20,8 +20,16 @@ pub struct ChannelMixer {
 
 impl ChannelMixer {
     /// From 1x1 convolutions (c -> n) and (n -> c).
-    pub fn new(expand: Conv2d, project: Conv2d) -> Self {
-        Self { expand, project }
+    ///
+    /// # Errors
+    /// For any others.
+    pub fn new(expand: Conv2d, project: Conv2d) -> Result<Self> {
+        match (expand.pointwise_dims(), project.pointwise_dims()) {
+            (Some((n, c)), Some((out, input))) if (out, input) == (c, n) => {
+                Ok(Self { expand, project })
+            }
+            _ => candle::bail!("{expand:?} and {project:?} do not mix channels"),
+        }
     }
 }
 
@@ -35,11 +43,7 @@ impl Module for ChannelMixer {
         };
         run::check()?;
         let first_bias = values(expand.bias.as_ref())?;
-        let first_epilogue = Epilogue {
-            bias: first_bias.as_deref().map_or(Bias::None, Bias::Rows),
-            activation: Activation::Gelu,
-            residual: None,
-        };
+        let first_epilogue = by_rows(first_bias.as_deref(), Activation::Gelu);
         let window = expand.window();
         let (out, channels) = (second.dims()[0], first.dims()[1]);
         let bias = project.bias.as_ref();
@@ -51,9 +55,8 @@ impl Module for ChannelMixer {
             |image, (h, w), bias| {
                 let pixels = elements(&[h, w])?;
                 let epilogue = Epilogue {
-                    bias: bias.map_or(Bias::None, Bias::Rows),
-                    activation: Activation::Identity,
                     residual: Some(Rows::new(image, pixels, out, pixels)),
+                    ..by_rows(bias, Activation::Identity)
                 };
                 let epilogues = [&first_epilogue, &epilogue];
                 let ys = convolution::pointwise_pair(image, pixels, [first, second], epilogues)?;

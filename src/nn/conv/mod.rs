@@ -146,6 +146,20 @@ impl Conv2d {
         }
     }
 
+    /// (out, in), of a dense 1x1 convolution.
+    fn pointwise_dims(&self) -> Option<(usize, usize)> {
+        let dims = match &self.weight {
+            Weight::Plain(weight) => weight.dims4().ok()?.into(),
+            Weight::Packed(kernel) => kernel.dims(),
+            Weight::Transformed(kernel) => kernel.dims(),
+            Weight::Int8(weight) => [weight.dims().0, weight.dims().1, 1, 1],
+        };
+        match dims {
+            [out, input, 1, 1] if self.cfg == ConvConfig::default() => Some((out, input)),
+            _ => None,
+        }
+    }
+
     fn window(&self) -> Window {
         let ConvConfig {
             stride, padding, ..
@@ -163,11 +177,7 @@ impl Conv2d {
             Weight::Plain(weight) => activate(&self.forward_plain(weight, xs)?, activation),
             Weight::Packed(kernel) => {
                 dense(xs, kernel.dims(), window, bias, |image, size, bias| {
-                    let epilogue = Epilogue {
-                        bias: bias.map_or(Bias::None, Bias::Rows),
-                        activation,
-                        residual: None,
-                    };
+                    let epilogue = by_rows(bias, activation);
                     convolution::conv2d(image, size, kernel, window, &epilogue)
                 })
             }
@@ -179,11 +189,7 @@ impl Conv2d {
                     window,
                     bias,
                     |image, (h, w), bias| {
-                        let epilogue = Epilogue {
-                            bias: bias.map_or(Bias::None, Bias::Rows),
-                            activation,
-                            residual: None,
-                        };
+                        let epilogue = by_rows(bias, activation);
                         let ys = int8::pointwise(image, elements(&[h, w])?, weight, &epilogue)?;
                         Ok((ys, (h, w)))
                     },
@@ -289,6 +295,15 @@ fn prepare(weight: &Tensor, cfg: &ConvConfig) -> Result<Weight> {
             Weight::Packed(Arc::new(kernel))
         }
     })
+}
+
+/// An epilogue of a bias for each channel.
+fn by_rows(bias: Option<&[f32]>, activation: Activation) -> Epilogue<'_> {
+    Epilogue {
+        bias: bias.map_or(Bias::None, Bias::Rows),
+        activation,
+        residual: None,
+    }
 }
 
 /// A dense convolution on the CPU in f32, image by image: `run` takes an image (c, h, w), its size

@@ -99,10 +99,13 @@ impl Cut<'_> {
         device: &Device,
         then: impl Fn(usize, StableMask) -> Result<T> + Sync,
     ) -> Result<Vec<T>> {
-        let largest = self.upscaling.steps.iter().map(|step| step.to);
-        let Some(largest) = largest.max_by_key(|to| to.area()) else {
-            return Ok(vec![]);
-        };
+        let sizes = self.upscaling.steps.iter().map(|step| step.to);
+        let largest = sizes.fold(self.upscaling.low_res, |largest, size| {
+            match size.area() > largest.area() {
+                true => size,
+                false => largest,
+            }
+        });
         if !is_made_on(device, largest) {
             let masks = low_res_logits.par_iter().enumerate();
             return masks
@@ -121,11 +124,7 @@ impl Cut<'_> {
 
     fn on_host(&self, low_res_logits: &[f32]) -> Result<StableMask> {
         let logits = self.upscaling.run(low_res_logits)?;
-        let width = self
-            .upscaling
-            .steps
-            .last()
-            .map_or(0, |step| step.kept.width);
+        let width = self.upscaling.size().width;
         StableMask::new(&logits, width, self.threshold, self.offset)
     }
 

@@ -35,12 +35,12 @@ impl Backward {
         if latest == 0 {
             bail!("every object is shown on frame 0, the first one; leave out --backward");
         }
-        let bytes = (last + 1).saturating_mul(first.pixels().len());
+        let frames = last.saturating_add(1); // of a video file the end is not known yet
+        let bytes = frames.saturating_mul(first.pixels().len());
         if !args.input.is_dir() && bytes > MAX_BYTES {
             bail!(
-                "the {} frames up to the last prompt take {} MB of memory, and --backward may hold {}; \
-                 unpack the video into a folder of frames, which are read one by one",
-                last + 1,
+                "the {frames} frames up to the last prompt take {} MB of memory, and --backward may hold \
+                 {}; unpack the video into a folder of frames, which are read one by one",
                 bytes >> 20,
                 MAX_BYTES >> 20
             );
