@@ -121,17 +121,57 @@ vectorised! {
 vectorised! {
     /// [`Epilogue::apply`] with the bias and the residual of the part.
     fn finish<L>(part: Block, bias: Bias, activation: Activation, residual: Option<Rows>) {
-        let mut part = part;
-        for i in 0..part.count() {
-            let row = part.row(i);
-            match bias {
-                Bias::None => {}
-                Bias::Rows(bias) => row.iter_mut().for_each(|x| *x += bias[i]),
-                Bias::Columns(bias) => row.iter_mut().zip(bias).for_each(|(x, b)| *x += b),
+        match activation {
+            Activation::Identity => finish_with(part, bias, residual, |x| x),
+            Activation::Relu => finish_with(part, bias, residual, math::relu),
+            Activation::Gelu => finish_with(part, bias, residual, math::gelu),
+            Activation::HardSwish => finish_with(part, bias, residual, math::hard_swish),
+        }
+    }
+}
+
+/// Values that are finished together, in registers: a panel of AVX2, half of one of AVX-512.
+const WIDTH: usize = 16;
+
+#[inline(always)]
+fn finish_with(
+    mut part: Block,
+    bias: Bias,
+    residual: Option<Rows>,
+    activation: impl Fn(f32) -> f32,
+) {
+    for i in 0..part.count() {
+        let (chunks, rest) = part.row(i).as_chunks_mut::<WIDTH>();
+        let start = chunks.len() * WIDTH;
+        let residual = residual.map(|rows| rows.row(i));
+        let (more, tail) = residual.unwrap_or_default().as_chunks::<WIDTH>();
+        let bias_of = |j: usize| match bias {
+            Bias::None => 0.,
+            Bias::Rows(bias) => bias[i],
+            Bias::Columns(bias) => bias[j],
+        };
+        // One pass: a second one would read back vectors that are still on their way to the cache, and
+        // wait for them.
+        for (c, chunk) in chunks.iter_mut().enumerate() {
+            let bias = match bias {
+                Bias::Columns(bias) => bias.as_chunks().0[c],
+                _ => [bias_of(0); WIDTH],
+            };
+            let mut xs = *chunk;
+            for (x, b) in xs.iter_mut().zip(bias) {
+                *x = activation(*x + b);
             }
-            activation.apply_here(row);
-            if let Some(residual) = residual {
-                row.iter_mut().zip(residual.row(i)).for_each(|(x, r)| *x += r);
+            if let Some(more) = more.get(c) {
+                for (x, r) in xs.iter_mut().zip(more) {
+                    *x += r;
+                }
+            }
+            *chunk = xs;
+        }
+        for (j, x) in rest.iter_mut().enumerate() {
+            *x = activation(*x + bias_of(start + j));
+            if let Some(r) = tail.get(j) {
+                *x += r;
             }
         }
     }
