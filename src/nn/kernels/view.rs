@@ -50,6 +50,12 @@ impl<'a> Rows<'a> {
         }
     }
 
+    /// Values from one row to the next.
+    #[cfg(target_arch = "x86_64")]
+    pub(super) fn stride(&self) -> usize {
+        self.stride
+    }
+
     /// The values of a row.
     pub fn row(&self, i: usize) -> &'a [f32] {
         &self.xs[i * self.stride..][..self.len]

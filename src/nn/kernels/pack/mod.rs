@@ -1,7 +1,9 @@
 //! Operands in the order in which a [`Tile`](super::tile::Tile) reads them.
 
 #[cfg(target_arch = "x86_64")]
-mod x86;
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 use super::layout::Layout;
 #[cfg(target_arch = "x86_64")]
@@ -20,9 +22,9 @@ pub fn transpose(xs: Rows, scale: f32, layout: Layout, mut to: Block) {
         // SAFETY: the level is as asked for; pairs exist only where their instructions do.
         unsafe {
             match layout {
-                Layout::Singles => x86::transpose_singles(xs, scale, to),
-                Layout::LeftTiles { .. } => x86::copy_to_tiles(xs, scale, layout, to),
-                _ => x86::transpose_pairs(xs, scale, layout, to),
+                Layout::Singles => avx512::transpose_singles(xs, scale, to),
+                Layout::LeftTiles { .. } => avx512::copy_to_tiles(xs, scale, layout, to),
+                _ => avx512::transpose_pairs(xs, scale, layout, to),
             }
         }
         return;
@@ -31,9 +33,17 @@ pub fn transpose(xs: Rows, scale: f32, layout: Layout, mut to: Block) {
     for t in 0..xs.len {
         to.row(t)[xs.count..].fill(0.);
     }
+    #[cfg(target_arch = "x86_64")]
+    let has_avx2 = level() == Level::Avx2;
     let mut i = 0;
     while i < xs.count {
         i += match xs.count - i {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: the level is as asked for.
+            8.. if has_avx2 => unsafe { avx2::transpose::<8>(xs, i, scale, &mut to) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            6.. if has_avx2 => unsafe { avx2::transpose::<6>(xs, i, scale, &mut to) },
             6.. => transpose_some::<6>(xs, i, scale, &mut to),
             4.. => transpose_some::<4>(xs, i, scale, &mut to),
             2.. => transpose_some::<2>(xs, i, scale, &mut to),
@@ -64,19 +74,47 @@ pub fn stack(xs: Rows, layout: Layout, mut to: Block) {
     match layout {
         Layout::Singles => {
             for i in 0..xs.count {
-                let to = to.row(i);
-                to[..xs.len].copy_from_slice(xs.row(i));
-                to[xs.len..].fill(0.);
+                let (to, rest) = to.row(i).split_at_mut(xs.len);
+                copy_row(xs.row(i), to);
+                rest.fill(0.);
             }
         }
         #[cfg(target_arch = "x86_64")]
         // SAFETY: pairs exist only where their instructions do.
-        Layout::LeftTiles { .. } => unsafe { x86::transpose_to_tiles(xs, layout, to) },
+        Layout::LeftTiles { .. } => unsafe { avx512::transpose_to_tiles(xs, layout, to) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        _ => unsafe { x86::stack_pairs(xs, layout, to) },
+        _ => unsafe { avx512::stack_pairs(xs, layout, to) },
         #[cfg(not(target_arch = "x86_64"))]
         _ => unreachable!("pairs exist with AVX-512 only"),
+    }
+}
+
+/// Copies a row of an operand: those as wide as a tile, the most frequent, without a call.
+///
+/// # Panics
+/// When the lengths differ.
+#[inline(always)]
+pub fn copy_row(from: &[f32], to: &mut [f32]) {
+    match to.len() {
+        6 => copy_lanes::<6>(from, to),
+        8 => copy_lanes::<8>(from, to),
+        12 => copy_lanes::<12>(from, to),
+        14 => copy_lanes::<14>(from, to),
+        16 => copy_lanes::<16>(from, to),
+        32 => copy_lanes::<32>(from, to),
+        _ => to.copy_from_slice(from),
+    }
+}
+
+#[inline(always)]
+fn copy_lanes<const N: usize>(from: &[f32], to: &mut [f32]) {
+    match (
+        <&[f32; N]>::try_from(from),
+        <&mut [f32; N]>::try_from(&mut *to),
+    ) {
+        (Ok(from), Ok(to)) => *to = *from,
+        _ => to.copy_from_slice(from),
     }
 }
 
