@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::PackedKernel;
 use crate::nn::kernels::layout::Layout;
-use crate::nn::kernels::pack::stack;
-use crate::nn::kernels::tile::{MAX_COLS, Tile};
+use crate::nn::kernels::pack::{copy_row, stack};
+use crate::nn::kernels::tile::Tile;
 use crate::nn::kernels::view::{Block, Rows};
 use crate::nn::kernels::window::Window;
 
@@ -20,9 +20,10 @@ pub(super) struct Image<'a> {
 }
 
 /// Pixels of a panel that lie in one row of the output.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Run {
-    column: usize,
+    /// Where they begin in the panels.
+    at: usize,
     len: usize,
     y: usize,
     x: usize,
@@ -41,62 +42,59 @@ impl<'a> Image<'a> {
         }
     }
 
-    /// Some elements of the windows of some output pixels -> a panel [elements][cols]
+    /// Some elements of the windows of some output pixels -> panels [pixels / cols][elements][cols]
     ///
-    /// `values` is room for the panel's values where it does not hold them as they are.
+    /// `values` is room for the panels' values where they do not hold them as they are.
     pub(super) fn pack_elements(
         &self,
         pixels: Range<usize>,
         elements: Range<usize>,
         kernel: &PackedKernel,
         values: &mut [f32],
-        panel: &mut [f32],
+        panels: &mut [f32],
     ) {
         let Tile { cols, right, .. } = kernel.tile;
-        match right {
-            Layout::Singles => self.pack(pixels, elements.start, panel, &kernel.tile),
-            layout => {
-                let end = kernel.products().min(layout.values() * elements.end);
-                let steps = layout.values() * elements.start..end;
-                let values = &mut values[..steps.len() * cols];
-                self.pack(pixels, steps.start, values, &kernel.tile);
-                let values = Rows::new(values, cols, steps.len(), cols);
-                stack(values, layout, Block::new(panel, cols));
-            }
+        let count = pixels.len().div_ceil(cols);
+        if right == Layout::Singles {
+            self.pack(pixels, elements, cols, panels);
+            return;
+        }
+        let end = kernel.products().min(right.values() * elements.end);
+        let steps = right.values() * elements.start..end;
+        let values = &mut values[..count * steps.len() * cols];
+        self.pack(pixels, steps.clone(), cols, values);
+        let panels = panels.chunks_exact_mut((elements.len() * cols).max(1));
+        for (values, panel) in values.chunks_exact((steps.len() * cols).max(1)).zip(panels) {
+            let values = Rows::new(values, cols, steps.len(), cols);
+            stack(values, right, Block::new(panel, cols));
         }
     }
 
-    /// Steps `start..` of the windows of some output pixels -> a panel [depth][cols]
-    fn pack(&self, pixels: Range<usize>, start: usize, panel: &mut [f32], tile: &Tile) {
+    /// Some steps of the windows of some output pixels -> panels [pixels / cols][steps][cols]
+    fn pack(&self, pixels: Range<usize>, steps: Range<usize>, cols: usize, panels: &mut [f32]) {
+        let panel = steps.len() * cols;
         if self.side == 1 && self.window == Window::UNIT {
             let plane = self.h * self.w;
-            for (channel, row) in (start..).zip(panel.chunks_exact_mut(tile.cols)) {
-                let from = &self.xs[channel * plane..][pixels.clone()];
-                copy_row(from, &mut row[..pixels.len()]);
+            let starts = pixels.clone().step_by(cols);
+            for (start, panel) in starts.zip(panels.chunks_exact_mut(panel.max(1))) {
+                let pixels = start..pixels.end.min(start + cols);
+                for (channel, row) in steps.clone().zip(panel.chunks_exact_mut(cols)) {
+                    let from = &self.xs[channel * plane..][pixels.clone()];
+                    copy_row(from, &mut row[..pixels.len()]);
+                }
             }
             return;
         }
-        let (mut runs, mut count) = ([Run::default(); MAX_COLS], 0);
-        let mut at = pixels.start;
-        while at < pixels.end {
-            let (y, x) = (at / self.out_width, at % self.out_width);
-            let len = (self.out_width - x).min(pixels.end - at);
-            runs[count] = Run {
-                column: at - pixels.start,
-                len,
-                y,
-                x,
-            };
-            count += 1;
-            at += len;
-        }
+        // Step by step and not panel by panel: the lines of one step lie far from those of another, and
+        // each is read for all pixels at once.
+        let runs = self.runs(pixels, cols, panel);
         let Image { h, w, side, .. } = *self;
         let Window { stride, padding } = self.window;
-        for (t, row) in (start..).zip(panel.chunks_exact_mut(tile.cols)) {
+        for (row, t) in steps.enumerate() {
             let (channel, ky, kx) = (t / (side * side), t / side % side, t % side);
             let plane = &self.xs[channel * h * w..][..h * w];
-            for run in &runs[..count] {
-                let to = &mut row[run.column..run.column + run.len];
+            for run in &runs {
+                let to = &mut panels[run.at + row * cols..][..run.len];
                 let y = run.y * stride.0 + ky;
                 if y < padding.0 || y - padding.0 >= h {
                     to.fill(0.);
@@ -110,6 +108,25 @@ impl<'a> Image<'a> {
                 }
             }
         }
+    }
+
+    /// Some output pixels, cut where a panel of `panel` values or a row of the output ends.
+    fn runs(&self, pixels: Range<usize>, cols: usize, panel: usize) -> Vec<Run> {
+        let mut runs = vec![];
+        let mut at = pixels.start;
+        while at < pixels.end {
+            let (y, x) = (at / self.out_width, at % self.out_width);
+            let (p, column) = ((at - pixels.start) / cols, (at - pixels.start) % cols);
+            let len = (self.out_width - x).min(cols - column).min(pixels.end - at);
+            runs.push(Run {
+                at: p * panel + column,
+                len,
+                y,
+                x,
+            });
+            at += len;
+        }
+        runs
     }
 }
 
@@ -139,28 +156,42 @@ fn copy_every(stride: usize, line: &[f32], x: isize, to: &mut [f32]) {
     to[inside..].fill(0.);
     if inside > before {
         let first = (x + (before * stride) as isize) as usize;
-        let from = line[first..].iter().step_by(stride);
-        to[before..inside]
-            .iter_mut()
-            .zip(from)
-            .for_each(|(o, x)| *o = *x);
+        let (from, to) = (&line[first..], &mut to[before..inside]);
+        match (stride, to.len()) {
+            (2, 8) if copy_even::<8, 16>(from, to) => {}
+            (2, 16) if copy_even::<16, 32>(from, to) => {}
+            (2, 32) if copy_even::<32, 64>(from, to) => {}
+            _ => {
+                let from = from.iter().step_by(stride);
+                to.iter_mut().zip(from).for_each(|(to, x)| *to = *x);
+            }
+        }
     }
 }
 
-/// Copies a part of a panel's row: whole rows, the most frequent, without a call.
+/// Every second value of a whole row; false where the line does not go on for as long.
 #[inline(always)]
-fn copy_row(from: &[f32], to: &mut [f32]) {
-    match to.len() {
-        8 => copy_lanes::<8>(from, to),
-        16 => copy_lanes::<16>(from, to),
-        MAX_COLS => copy_lanes::<MAX_COLS>(from, to),
-        _ => to.copy_from_slice(from),
+fn copy_even<const N: usize, const SPAN: usize>(from: &[f32], to: &mut [f32]) -> bool {
+    let (Some(from), Ok(to)) = (from.first_chunk::<SPAN>(), <&mut [f32; N]>::try_from(to)) else {
+        return false;
+    };
+    let (from, to) = (from.as_chunks::<8>().0, to.as_chunks_mut::<4>().0);
+    for (from, to) in from.iter().zip(to) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_mm_loadu_ps, _mm_shuffle_ps, _mm_storeu_ps};
+            // The compiler would copy value by value.
+            // SAFETY: eight values are read and four written, by instructions that all have.
+            unsafe {
+                let halves = [0, 4].map(|at| _mm_loadu_ps(from.as_ptr().add(at)));
+                let even = _mm_shuffle_ps::<0x88>(halves[0], halves[1]);
+                _mm_storeu_ps(to.as_mut_ptr(), even);
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        {
+            *to = [from[0], from[2], from[4], from[6]];
+        }
     }
-}
-
-#[inline(always)]
-fn copy_lanes<const N: usize>(from: &[f32], to: &mut [f32]) {
-    if let (Ok(from), Ok(to)) = (<&[f32; N]>::try_from(from), <&mut [f32; N]>::try_from(to)) {
-        *to = *from;
-    }
+    true
 }

@@ -177,7 +177,7 @@ fn group_of(pixels: usize, cols: usize) -> usize {
 /// What a task packs into.
 struct Room {
     panels: Vec<f32>,
-    /// Values of a panel that does not hold them as they are.
+    /// Values of panels that do not hold them as they are.
     values: Vec<f32>,
 }
 
@@ -187,11 +187,11 @@ impl Room {
         let most = |of: fn(&PackedKernel) -> usize| kernels.iter().map(|k| of(k)).max();
         let values = most(|kernel| match kernel.tile.right {
             Layout::Singles => 0,
-            layout => layout.values() * kernel.step() * kernel.tile.cols,
+            layout => layout.values() * kernel.step(),
         });
         Self {
             panels: vec![0f32; most(PackedKernel::step).unwrap_or(0) * group],
-            values: vec![0f32; values.unwrap_or(0)],
+            values: vec![0f32; values.unwrap_or(0) * group],
         }
     }
 }
@@ -204,11 +204,9 @@ impl Image<'_> {
         let mut start = 0;
         loop {
             let len = step.min(depth - start);
-            let panels = room.panels.chunks_exact_mut((len * tile.cols).max(1));
-            for (panel, at) in panels.zip((0..columns).step_by(tile.cols)) {
-                let pixels = first + at..first + columns.min(at + tile.cols);
-                self.pack_elements(pixels, start..start + len, kernel, &mut room.values, panel);
-            }
+            let pixels = first..first + columns;
+            let Room { panels, values } = room;
+            self.pack_elements(pixels, start..start + len, kernel, values, panels);
             for row in (0..kernel.out).step_by(tile.rows) {
                 let strip = &kernel.strips[row * depth + start * tile.rows..];
                 let to = out.rows(row, tile.rows);
