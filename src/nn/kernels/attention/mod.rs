@@ -84,24 +84,33 @@ pub fn attend<'a>(
         let share = (panels * batch * heads).div_ceil(2 * rayon::current_num_threads());
         let group = PANELS.min(share).min(panels).max(1);
         let check = run::checker();
-        (0..batch * heads).into_par_iter().try_for_each(|i| {
+        let all = (0..batch * heads).into_par_iter();
+        all.try_for_each_init(Room::default, |room, i| {
             check()?;
             let (b, h) = (i / heads, i % heads);
             let head = head(b, h);
             assert!(head.q.count == n && head.v.len == d && head.k.len == head.q.len);
-            let keys = Keys::new(&head, tile);
-            let scratch = || Scratch::new(&keys, group, &head.bias);
-            let tasks = (0..panels.div_ceil(group)).into_par_iter();
-            tasks.try_for_each_init(scratch, |scratch, g| {
+            let keys = room.keys.get_or_insert_with(|| Keys::of(&head, tile));
+            keys.pack(&head);
+            let keys = &*keys;
+            let scratch = || Scratch::new(keys, group, &head.bias);
+            let attend = |scratch: &mut Scratch, g: usize| {
                 check()?;
                 let first = g * group * tile.cols;
                 let count = (group * tile.cols).min(n - first);
-                scratch.attend(&head, &keys, first..first + count, scale);
+                scratch.attend(&head, keys, first..first + count, scale);
                 let at = ((b * n + first) * heads + h) * d;
                 // SAFETY: these queries' part of this head's result belongs to this task.
                 scratch.write(unsafe { shared.block(at, heads * d, count, d) });
                 Ok(())
-            })
+            };
+            match panels.div_ceil(group) {
+                1 => attend(room.scratch.get_or_insert_with(scratch), 0),
+                groups => {
+                    let groups = (0..groups).into_par_iter();
+                    groups.try_for_each_init(scratch, attend)
+                }
+            }
         })
     };
     // SAFETY: the tasks write every head's result for every query.
@@ -120,32 +129,47 @@ struct Keys {
     block: usize,      // keys of a block: whole strips, whole elements or groups of them
 }
 
+/// What a task keeps from one head to the next, which are all of the same sizes: packing a small head
+/// takes no longer than asking for memory.
+#[derive(Default)]
+struct Room {
+    keys: Option<Keys>,
+    scratch: Option<Scratch>,
+}
+
 impl Keys {
-    fn new(head: &Head, tile: Tile) -> Self {
+    /// Room for heads of the sizes of this one.
+    fn of(head: &Head, tile: Tile) -> Self {
         let Head { k, v, .. } = *head;
         let (values_tile, tile) = (tile.fitting(v.len), tile.fitting(k.count));
         let (depth, elements) = (tile.left.elements(k.len), tile.left.elements(k.count));
-        let mut strips = vec![0f32; k.count.div_ceil(tile.rows) * depth * tile.rows];
-        let chunks = strips.chunks_exact_mut((depth * tile.rows).max(1));
-        for (first, strip) in (0..).step_by(tile.rows).zip(chunks) {
-            let rows = k.rows(first, tile.rows);
-            transpose(rows, 1., tile.left, Block::new(strip, tile.rows));
-        }
         let rows = values_tile.rows;
-        let mut values = vec![0f32; v.len.div_ceil(rows) * elements * rows];
-        let chunks = values.chunks_exact_mut(elements * rows);
-        for (first, strip) in (0..).step_by(rows).zip(chunks) {
-            stack(v.columns(first, rows), tile.left, Block::new(strip, rows));
-        }
         Self {
             tile,
             values_tile,
-            strips,
-            values,
+            strips: vec![0f32; k.count.div_ceil(tile.rows) * depth * tile.rows],
+            values: vec![0f32; v.len.div_ceil(rows) * elements * rows],
             depth,
             count: k.count,
             channels: v.len,
             block: KEYS / (2 * tile.rows) * 2 * tile.rows,
+        }
+    }
+
+    fn pack(&mut self, head: &Head) {
+        let (Head { k, v, .. }, tile) = (*head, self.tile);
+        assert!(k.count == self.count && v.count == self.count && v.len == self.channels);
+        let chunks = self
+            .strips
+            .chunks_exact_mut((self.depth * tile.rows).max(1));
+        for (first, strip) in (0..).step_by(tile.rows).zip(chunks) {
+            let rows = k.rows(first, tile.rows);
+            transpose(rows, 1., tile.left, Block::new(strip, tile.rows));
+        }
+        let (rows, elements) = (self.values_tile.rows, tile.left.elements(self.count));
+        let chunks = self.values.chunks_exact_mut(elements * rows);
+        for (first, strip) in (0..).step_by(rows).zip(chunks) {
+            stack(v.columns(first, rows), tile.left, Block::new(strip, rows));
         }
     }
 }
