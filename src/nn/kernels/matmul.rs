@@ -10,11 +10,11 @@ use super::tile::Tile;
 use super::view::{Block, Rows, Shared, filled};
 use crate::run;
 
-/// Elements of the summation that one pass covers. Long passes spare the result a visit each;
-/// panels of this length stream from the second cache.
-const DEPTH: usize = 1024;
+/// Elements of the summation that one pass covers. Long passes spare the result a visit each; of a
+/// panel of this length, half stays in the first cache and the rest streams from the second.
+const DEPTH: usize = 512;
 /// Strips that share a pass over the weights: most of the second cache.
-const STRIPS: usize = 12;
+const STRIPS: usize = 24;
 
 /// A weight (n, k) packed for multiplying from the right, transposed.
 pub struct PackedWeight {
