@@ -272,15 +272,9 @@ impl Block {
             return self.attn.forward(xs);
         };
         let (_, h, w, _) = xs.dims4()?;
-        let (padded_h, padded_w) = (h.next_multiple_of(size), w.next_multiple_of(size));
-        let padded = xs
-            .pad_with_zeros(1, 0, padded_h - h)?
-            .pad_with_zeros(2, 0, padded_w - w)?;
-        let windows = window::partition(&padded, size)?.apply(&self.attn)?;
+        let windows = window::partition(xs, size)?.apply(&self.attn)?;
         let shrink = size / windows.dim(1)?; // 2 if pooled
-        window::merge(&windows, padded_h / shrink, padded_w / shrink)?
-            .narrow(1, 0, h / shrink)?
-            .narrow(2, 0, w / shrink)
+        window::merge(&windows, h / shrink, w / shrink)
     }
 }
 

@@ -16,7 +16,7 @@ use candle_nn::VarBuilder;
 
 use super::folded;
 use crate::nn::conv::{Conv2d, ConvConfig, pointwise_bn};
-use crate::nn::{LayerNorm, Linear, Precision, gelu, layer_norm, linear, sdpa};
+use crate::nn::{LayerNorm, Linear, Precision, gelu, layer_norm, linear, sdpa, window};
 
 const LAYER_NORM_EPS: f64 = 1e-5;
 /// The kernel of every spatial convolution.
@@ -208,8 +208,8 @@ impl Module for MbConv {
     /// (b, h, w, c) -> (b, h, w, c)
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let ys = self.conv1.forward_gelu(xs)?;
-        let ys = gelu(&self.conv2.forward_channels_last(&ys)?)?;
-        gelu(&(xs + self.conv3.forward(&ys)?)?)
+        let ys = self.conv2.forward_gelu_channels_last(&ys)?;
+        gelu(&self.conv3.forward_onto(xs, &ys)?)
     }
 }
 
@@ -237,7 +237,7 @@ impl Module for PatchMerging {
     /// (b, h, w, c) -> (b, h / stride, w / stride, c')
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let xs = self.conv1.forward_gelu(xs)?;
-        let xs = gelu(&self.conv2.forward_channels_last(&xs)?)?;
+        let xs = self.conv2.forward_gelu_channels_last(&xs)?;
         self.conv3.forward(&xs)
     }
 }
@@ -263,35 +263,16 @@ impl TinyVitBlock {
             window_size,
         })
     }
-
-    /// (b, h, w, c) -> (b, h, w, c)
-    fn window_attention(&self, xs: &Tensor) -> Result<Tensor> {
-        let (b, h, w, c) = xs.dims4()?;
-        let size = self.window_size;
-        let (rows, columns) = (h.div_ceil(size), w.div_ceil(size));
-        let padded =
-            xs.pad_with_zeros(1, 0, rows * size - h)?
-                .pad_with_zeros(2, 0, columns * size - w)?;
-        let windows = padded
-            .reshape((b, rows, size, columns, size * c))?
-            .transpose(2, 3)?
-            .reshape((b * rows * columns, size * size, c))?;
-        let windows = windows.apply(&self.attn)?;
-        windows
-            .reshape((b, rows, columns, size, size * c))?
-            .transpose(2, 3)?
-            .reshape((b, rows * size, columns * size, c))?
-            .narrow(1, 0, h)?
-            .narrow(2, 0, w)
-    }
 }
 
 impl Module for TinyVitBlock {
     /// (b, h, w, c) -> (b, h, w, c)
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let xs = (xs + self.window_attention(xs)?)?;
+        let windows = window::partition(xs, self.window_size)?;
+        let attended = windows.flatten(1, 2)?.apply(&self.attn)?;
+        let xs = window::merge_onto(xs, &attended.reshape(windows.shape())?)?;
         let xs = self.local_conv.forward_channels_last(&xs)?;
-        &xs + xs.apply(&self.mlp)?
+        self.mlp.forward_onto(&xs)
     }
 }
 
@@ -373,11 +354,11 @@ impl Mlp {
     }
 }
 
-impl Module for Mlp {
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        self.fc1
-            .forward_gelu(&xs.apply(&self.norm)?)?
-            .apply(&self.fc2)
+impl Mlp {
+    /// `x + mlp(x)`
+    fn forward_onto(&self, xs: &Tensor) -> Result<Tensor> {
+        let hidden = self.fc1.forward_gelu(&xs.apply(&self.norm)?)?;
+        self.fc2.forward_onto(xs, &hidden)
     }
 }
 

@@ -67,24 +67,16 @@ impl Block {
         let normed = self.norm1.forward(xs)?;
         let xs = match self.window {
             None => self.attn.forward_onto(xs, &normed)?,
-            Some(size) => (xs + self.attend_in_windows(&normed, size)?)?,
+            // The zeros that complete the last windows are seen by the tokens there, as in the
+            // reference.
+            Some(size) => {
+                let windows = window::partition(&normed, size)?;
+                let windows = self.attn.attend(&windows)?.apply(&self.attn.proj)?;
+                window::merge_onto(xs, &windows)?
+            }
         };
         let hidden = self.lin1.forward_gelu(&xs.apply(&self.norm2)?)?;
         self.lin2.forward_onto(&xs, &hidden)
-    }
-
-    /// The zeros that complete the last windows are seen by the tokens there, as in the reference.
-    fn attend_in_windows(&self, xs: &Tensor, size: usize) -> Result<Tensor> {
-        let (_, h, w, _) = xs.dims4()?;
-        let (padded_h, padded_w) = (h.next_multiple_of(size), w.next_multiple_of(size));
-        let padded = xs
-            .pad_with_zeros(1, 0, padded_h - h)?
-            .pad_with_zeros(2, 0, padded_w - w)?;
-        let windows = window::partition(&padded, size)?;
-        let windows = self.attn.attend(&windows)?.apply(&self.attn.proj)?;
-        window::merge(&windows, padded_h, padded_w)?
-            .narrow(1, 0, h)?
-            .narrow(2, 0, w)
     }
 }
 

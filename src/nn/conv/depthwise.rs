@@ -3,6 +3,7 @@
 use candle::{Device, Result, Tensor};
 
 use crate::nn::kernels::depthwise;
+use crate::nn::kernels::epilogue::Activation;
 use crate::nn::kernels::window::Window;
 use crate::nn::{cpu_slice, on_cpu_in_f32, on_host, values};
 
@@ -60,12 +61,14 @@ fn depthwise_on_cpu(
     Tensor::from_vec(ys, (b, c, oh, ow), &Device::Cpu)
 }
 
-/// `xs` (b, h, w, c), `weight` (c, 1, kh, kw) -> (b, h', w', c), all f32 on the CPU.
+/// `xs` (b, h, w, c), `weight` (c, 1, kh, kw) -> (b, h', w', c), all f32 on the CPU, and the
+/// activation.
 pub(super) fn depthwise_channels_last(
     xs: &Tensor,
     weight: &Tensor,
     bias: Option<&Tensor>,
     window: Window,
+    activation: Activation,
 ) -> Result<Tensor> {
     let (b, h, w, c) = xs.dims4()?;
     let (channels, _, kh, kw) = weight.dims4()?;
@@ -77,8 +80,8 @@ pub(super) fn depthwise_channels_last(
     let (storage, layout) = xs.storage_and_layout();
     let xs = cpu_slice(&storage, layout)?;
     let (dims, kernel) = ([b, h, w, c], (kh, kw));
-    let (ys, (oh, ow)) =
-        depthwise::conv2d_channels_last(xs, dims, &weight, kernel, bias.as_deref(), window)?;
+    let end = (bias.as_deref(), activation);
+    let (ys, (oh, ow)) = depthwise::conv2d_channels_last(xs, dims, &weight, kernel, end, window)?;
     Tensor::from_vec(ys, (b, oh, ow, c), &Device::Cpu)
 }
 

@@ -134,14 +134,24 @@ impl Conv2d {
 
     /// A depthwise convolution with channels last: (b, h, w, c) -> (b, h', w', c).
     pub fn forward_channels_last(&self, xs: &Tensor) -> Result<Tensor> {
+        self.run_channels_last(xs, Activation::Identity)
+    }
+
+    /// [`Self::forward_channels_last`], then GELU with the error function.
+    pub fn forward_gelu_channels_last(&self, xs: &Tensor) -> Result<Tensor> {
+        self.run_channels_last(xs, Activation::Gelu)
+    }
+
+    fn run_channels_last(&self, xs: &Tensor, activation: Activation) -> Result<Tensor> {
         match &self.weight {
             Weight::Plain(weight) if is_depthwise(weight, &self.cfg)? && on_cpu_in_f32(xs) => {
                 let bias = self.bias.as_ref();
-                depthwise::depthwise_channels_last(xs, weight, bias, self.window())
+                depthwise::depthwise_channels_last(xs, weight, bias, self.window(), activation)
             }
             _ => {
                 let xs = xs.permute((0, 3, 1, 2))?.contiguous()?;
-                self.forward(&xs)?.permute((0, 2, 3, 1))?.contiguous()
+                let ys = self.run(&xs, activation)?;
+                ys.permute((0, 2, 3, 1))?.contiguous()
             }
         }
     }

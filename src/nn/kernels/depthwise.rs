@@ -10,6 +10,7 @@ use std::ops::Range;
 use candle::Result;
 use rayon::prelude::*;
 
+use super::epilogue::Activation;
 use super::lanes::{Lanes, vectorised};
 use super::view::{Shared, elements, filled};
 use super::window::Window;
@@ -58,8 +59,8 @@ pub fn conv2d(
     Ok((out, (oh, ow)))
 }
 
-/// Depthwise convolution, channels last: `xs` (b, h, w, c), `weight` (kh, kw, c), `bias` (c)
-/// -> (b, h', w', c), with its height and width.
+/// Depthwise convolution, channels last: `xs` (b, h, w, c), `weight` (kh, kw, c), `bias` (c), then
+/// the activation -> (b, h', w', c), with its height and width.
 ///
 /// Needs no scratch: the vectors run along the channels, and what lies outside the image is left
 /// out of the sum.
@@ -74,7 +75,7 @@ pub fn conv2d_channels_last(
     [b, h, w, c]: [usize; 4],
     weight: &[f32],
     (kh, kw): (usize, usize),
-    bias: Option<&[f32]>,
+    (bias, activation): (Option<&[f32]>, Activation),
     window: Window,
 ) -> Result<(Vec<f32>, (usize, usize))> {
     let (oh, ow) = window.output_size((h, w), (kh, kw))?;
@@ -93,7 +94,7 @@ pub fn conv2d_channels_last(
             };
             // SAFETY: this row belongs to this task.
             let mut out = unsafe { shared.block(i * ow * c, ow * c, 1, ow * c) };
-            convolve_row(&row, weight, bias, out.row(0));
+            convolve_row(&row, weight, bias, activation, out.row(0));
         });
         Ok(())
     };
@@ -115,51 +116,82 @@ struct ImageRow<'a> {
 }
 
 vectorised! {
-    /// Convolves a row with `weight` (kh * kw, c) into `out` (w', c).
-    fn convolve_row<L>(row: &ImageRow, weight: &[f32], bias: &[f32], out: &mut [f32]) {
+    /// Convolves a row with `weight` (kh * kw, c) into `out` (w', c), pixel by pixel: the rows of the
+    /// image are then read front to back.
+    fn convolve_row<L>(
+        row: &ImageRow,
+        weight: &[f32],
+        bias: &[f32],
+        activation: Activation,
+        out: &mut [f32],
+    ) {
         let c = row.size.2;
         let vectors = c / LANES * LANES;
-        for first in (0..vectors).step_by(LANES) {
-            row.convolve_lanes::<L, LANES>(first, weight, bias, out);
-        }
-        for first in vectors..c {
-            row.convolve_lanes::<L, 1>(first, weight, bias, out);
+        for (x, out) in out.chunks_exact_mut(c).enumerate() {
+            let taps = row.taps(x);
+            for first in (0..vectors).step_by(LANES) {
+                row.convolve_lanes::<L, LANES>(&taps, first, weight, bias, out);
+            }
+            for first in vectors..c {
+                row.convolve_lanes::<L, 1>(&taps, first, weight, bias, out);
+            }
+            activation.apply_here(out);
         }
     }
 }
 
+/// The part of a window that lies inside the image.
+#[derive(Debug, Clone)]
+struct Taps {
+    /// The first row and column of the image.
+    start: (usize, usize),
+    /// Rows of the kernel.
+    rows: Range<usize>,
+    /// Columns of the kernel.
+    columns: Range<usize>,
+}
+
 impl ImageRow<'_> {
-    /// The channels `first..first + N` of the row.
+    /// Of the output pixel at column `x`.
+    #[inline(always)]
+    fn taps(&self, x: usize) -> Taps {
+        let Window { stride, padding } = self.window;
+        let (h, w, _) = self.size;
+        let (top, rows) = inside(self.y, stride.0, padding.0, self.kernel.0, h);
+        let (left, columns) = inside(x, stride.1, padding.1, self.kernel.1, w);
+        Taps {
+            start: (top, left),
+            rows,
+            columns,
+        }
+    }
+
+    /// The channels `first..first + N` of an output pixel, which `out` holds all of.
     #[inline(always)]
     fn convolve_lanes<L: Lanes, const N: usize>(
         &self,
+        taps: &Taps,
         first: usize,
         weight: &[f32],
         bias: &[f32],
         out: &mut [f32],
     ) {
-        let (h, w, c) = self.size;
-        let Window { stride, padding } = self.window;
-        let (top, rows) = inside(self.y, stride.0, padding.0, self.kernel.0, h);
-        let mut start = [0.; N];
-        start.copy_from_slice(&bias[first..first + N]);
-        for (x, out) in out.chunks_exact_mut(c).enumerate() {
-            let (left, columns) = inside(x, stride.1, padding.1, self.kernel.1, w);
-            let mut sum = start;
-            for (i, y) in rows.clone().zip(top..) {
-                let sources = self.image[(y * w + left) * c + first..].chunks(c);
-                let weights = weight[(i * self.kernel.1 + columns.start) * c + first..].chunks(c);
-                for ((source, weight), _) in sources.zip(weights).zip(columns.clone()) {
-                    if let (Some(source), Some(weight)) =
-                        (source.first_chunk(), weight.first_chunk())
-                    {
-                        sum = multiply_add_lanes::<L, N>(source, weight, sum);
-                    }
+        let (_, w, c) = self.size;
+        let (top, left) = taps.start;
+        let mut sum = [0.; N];
+        sum.copy_from_slice(&bias[first..first + N]);
+        for (i, y) in taps.rows.clone().zip(top..) {
+            let sources = self.image[(y * w + left) * c + first..].chunks(c);
+            let kernel = (i * self.kernel.1 + taps.columns.start) * c;
+            let weights = weight[kernel + first..].chunks(c);
+            for ((source, weight), _) in sources.zip(weights).zip(taps.columns.clone()) {
+                if let (Some(source), Some(weight)) = (source.first_chunk(), weight.first_chunk()) {
+                    sum = multiply_add_lanes::<L, N>(source, weight, sum);
                 }
             }
-            if let Some(out) = out[first..].first_chunk_mut() {
-                *out = sum;
-            }
+        }
+        if let Some(out) = out[first..].first_chunk_mut() {
+            *out = sum;
         }
     }
 }
@@ -362,7 +394,7 @@ mod tests {
                 [b, h, w, c],
                 &turned(&weight, k * k),
                 (k, k),
-                Some(&bias),
+                (Some(&bias), Activation::Identity),
                 window,
             )
             .unwrap();
@@ -407,7 +439,7 @@ mod tests {
         for window in [window(1, 1 << 30), window(1 << 30, 1 << 30)] {
             assert!(conv2d(&[1.; 4], [1, 1, 2, 2], &[1.], (1, 1), None, window).is_err());
         }
-        let wide = window(1, 1 << 30);
-        assert!(conv2d_channels_last(&[1.; 4], [1, 2, 2, 1], &[1.], (1, 1), None, wide).is_err());
+        let (wide, end) = (window(1, 1 << 30), (None, Activation::Identity));
+        assert!(conv2d_channels_last(&[1.; 4], [1, 2, 2, 1], &[1.], (1, 1), end, wide).is_err());
     }
 }

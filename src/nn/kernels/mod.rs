@@ -8,6 +8,7 @@ pub mod depthwise;
 pub mod draw;
 pub mod epilogue;
 pub mod few_tokens;
+pub mod grid;
 pub mod int8;
 mod lanes;
 pub mod layout;
