@@ -280,9 +280,9 @@ fn pointwise(xs: &Tensor, weight: &Tensor, g: usize) -> Result<Tensor> {
 
 /// Fewer channels are not worth the detour over transformed tiles.
 const TRANSFORMED_CHANNELS: usize = 32;
-/// Transformed weights are four times as large; more than this many products per window would
-/// cost more memory than the time is worth.
-const TRANSFORMED_WEIGHTS: usize = 1 << 19;
+/// Transformed weights are four times as large; more than this many kernels would cost more memory than
+/// the time is worth. A student's head has as many: 151 MB.
+const TRANSFORMED_WEIGHTS: usize = 1 << 20;
 
 /// A dense weight on the CPU in f32 in the form that its convolution reads.
 fn prepare(weight: &Tensor, cfg: &ConvConfig) -> Result<Weight> {

@@ -46,7 +46,7 @@ type Multiply = unsafe fn(Step, usize, &[f32], &[f32], *mut f32);
 /// The largest [`Tile::cols`].
 pub const MAX_COLS: usize = 32;
 /// The largest [`Tile::rows`] of lanes.
-const MAX_ROWS: usize = 14;
+pub const MAX_ROWS: usize = 14;
 
 /// Where a tile of sums goes.
 #[derive(Clone, Copy)]

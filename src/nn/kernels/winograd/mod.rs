@@ -18,15 +18,17 @@ use candle::Result;
 use rayon::prelude::*;
 
 use super::epilogue::Activation;
-use super::tile::TILE;
-use super::view::{Block, Shared, filled};
+use super::tile::{MAX_ROWS, TILE, Tile};
+use super::view::{Shared, elements, filled};
 use crate::run;
-use transforms::{Image, POINTS, STEP, from_points, runs, to_points, values_at_points};
+use transforms::{Image, POINTS, Run, STEP, from_points, runs, to_points, values_at_points};
 
 /// Steps of the summation that one pass covers.
 const DEPTH: usize = 256;
 /// Panels of tiles that share a pass over the weights.
 const PANELS: usize = 2;
+/// Bytes of weights that no cache holds from one panel to the next.
+const LARGE: usize = 32 << 20;
 
 /// A weight (out, in, 3, 3) as its values at the points, packed for multiplying from the left.
 pub struct TransformedKernel {
@@ -48,22 +50,28 @@ impl TransformedKernel {
             "{len} values for {out} x {channels} kernels"
         );
         let rows = TILE.rows;
-        let plane = out.div_ceil(rows) * channels * rows;
-        let mut strips = vec![0f32; POINTS * plane];
+        let (strip, count) = (channels * rows, out.div_ceil(rows));
+        let mut strips = vec![0f32; POINTS * count * strip];
         let shared = Shared::new(&mut strips);
-        weight
-            .par_chunks(channels * 9)
-            .enumerate()
-            .for_each(|(o, weight)| {
-                for (c, weight) in weight.as_chunks::<9>().0.iter().enumerate() {
-                    for (point, value) in values_at_points(weight).iter().enumerate() {
-                        let strip = point * plane + o / rows * channels * rows;
-                        // SAFETY: only this task writes for this `o`.
-                        let mut to = unsafe { shared.block(strip + c * rows + o % rows, 1, 1, 1) };
-                        to.row(0)[0] = *value;
+        let kernels = weight.as_chunks::<9>().0;
+        (0..count).into_par_iter().for_each(|s| {
+            let first = s * rows;
+            for c in 0..channels {
+                let mut values = [[0f32; MAX_ROWS]; POINTS];
+                for o in first..out.min(first + rows) {
+                    let of_kernel = values_at_points(&kernels[o * channels + c]);
+                    for (values, value) in values.iter_mut().zip(of_kernel) {
+                        values[o - first] = value;
                     }
                 }
-            });
+                for (point, values) in values.iter().enumerate() {
+                    let at = (point * count + s) * strip + c * rows;
+                    // SAFETY: this strip belongs to this task, at all points.
+                    let mut to = unsafe { shared.block(at, rows, 1, rows) };
+                    to.row(0).copy_from_slice(&values[..rows]);
+                }
+            }
+        });
         Self {
             strips,
             out,
@@ -91,57 +99,143 @@ pub fn conv3x3(
     bias: Option<&[f32]>,
     activation: Activation,
 ) -> Result<Vec<f32>> {
-    let tile = *TILE;
-    let TransformedKernel { out, channels, .. } = *kernel;
-    let write = |shared: Shared| {
-        let (tiles_x, tiles_y) = (w.div_ceil(STEP), h.div_ceil(STEP));
-        let tiles = tiles_x * tiles_y;
-        let image = Image { xs, h, w };
-        let panels = tiles.div_ceil(tile.cols);
+    let is_large = size_of_val(&kernel.strips[..]) > LARGE;
+    convolve(xs, (h, w), kernel, (bias, activation), is_large)
+}
+
+fn convolve(
+    xs: &[f32],
+    (h, w): (usize, usize),
+    kernel: &TransformedKernel,
+    (bias, activation): (Option<&[f32]>, Activation),
+    by_points: bool,
+) -> Result<Vec<f32>> {
+    let shape = [kernel.out, h, w];
+    let pass = Pass {
+        image: Image { xs, h, w },
+        tiles_x: w.div_ceil(STEP),
+        tiles: w.div_ceil(STEP) * h.div_ceil(STEP),
+        kernel,
+        tile: *TILE,
+    };
+    let write = |result: Shared| {
+        let finish = |panel, sums: &[f32]| {
+            from_points(sums, &pass.runs(panel), bias, activation, shape, result);
+        };
+        match by_points {
+            true => pass.by_points(finish),
+            false => pass.by_panels(finish),
+        }
+    };
+    // SAFETY: the tasks write the tiles of all planes.
+    unsafe { filled(&shape, write) }
+}
+
+/// One convolution of one image.
+struct Pass<'a> {
+    image: Image<'a>,
+    /// Tiles of a row.
+    tiles_x: usize,
+    tiles: usize,
+    kernel: &'a TransformedKernel,
+    tile: Tile,
+}
+
+impl Pass<'_> {
+    fn panels(&self) -> usize {
+        self.tiles.div_ceil(self.tile.cols)
+    }
+
+    /// The tiles of a panel.
+    fn runs(&self, panel: usize) -> Vec<Run> {
+        let first = panel * self.tile.cols;
+        runs(first..self.tiles.min(first + self.tile.cols), self.tiles_x)
+    }
+
+    /// Values of the input of a panel, [points][channels][cols], and sums, [points][out][cols].
+    fn sizes(&self) -> [usize; 2] {
+        let TransformedKernel { out, channels, .. } = *self.kernel;
+        [channels, out].map(|planes| POINTS * planes * self.tile.cols)
+    }
+
+    /// Some panels after the other, each from its pixels to `finish`: nothing but weights leaves the
+    /// cache.
+    fn by_panels(&self, finish: impl Fn(usize, &[f32]) + Sync) -> Result<()> {
+        let panels = self.panels();
         let group = PANELS
             .min(panels.div_ceil(2 * rayon::current_num_threads()))
             .max(1);
-        let (input, output) = (POINTS * channels * tile.cols, POINTS * out * tile.cols);
+        let [input, output] = self.sizes();
         let room = || (vec![0f32; group * input], vec![0f32; group * output]);
         let tasks = (0..panels.div_ceil(group)).into_par_iter();
         let check = run::checker();
         tasks.try_for_each_init(room, |(values, sums), g| {
             check()?;
             let panels = g * group..panels.min((g + 1) * group);
-            let runs_of = |panel: usize| {
-                let first = panel * tile.cols;
-                runs(first..tiles.min(first + tile.cols), tiles_x)
-            };
             for (panel, values) in panels.clone().zip(values.chunks_exact_mut(input)) {
-                to_points(&image, &runs_of(panel), values);
+                to_points(&self.image, &self.runs(panel), values);
             }
-            let strips = kernel.strips.chunks_exact(channels * tile.rows);
-            let rows = (0..POINTS)
-                .flat_map(|point| (0..out).step_by(tile.rows).map(move |row| (point, row)));
-            for ((point, row), strip) in rows.zip(strips) {
-                let values = values.chunks_exact(input);
-                let sums = sums.chunks_exact_mut(output);
-                for ((_, values), sums) in panels.clone().zip(values).zip(sums) {
-                    let values = &values[point * channels * tile.cols..];
-                    let sums = &mut sums[(point * out + row) * tile.cols..];
-                    let rows = tile.rows.min(out - row);
-                    let mut sums = Block::new(&mut sums[..rows * tile.cols], tile.cols);
-                    for start in (0..channels).step_by(DEPTH) {
-                        let depth = DEPTH.min(channels - start);
-                        let (a, b) = (&strip[start * tile.rows..], &values[start * tile.cols..]);
-                        tile.multiply_into(depth, a, b, sums.rows(0, rows), start > 0);
-                    }
-                }
+            let shared = Shared::new(sums);
+            for point in 0..POINTS {
+                // SAFETY: nobody else has these sums.
+                unsafe { self.multiply(point, panels.len(), values, shared) }
             }
             for (panel, sums) in panels.zip(sums.chunks_exact(output)) {
-                let shape = [out, h, w];
-                from_points(sums, &runs_of(panel), bias, activation, shape, shared);
+                finish(panel, sums);
             }
             Ok(())
         })
-    };
-    // SAFETY: the tasks write the tiles of all planes.
-    unsafe { filled(&[out, h, w], write) }
+    }
+
+    /// All panels, point by point: weights that no cache holds are read once.
+    fn by_points(&self, finish: impl Fn(usize, &[f32]) + Sync) -> Result<()> {
+        let (panels, [input, output]) = (self.panels(), self.sizes());
+        let room = |size| elements(&[panels, size]).map(|len| vec![0f32; len]);
+        let (mut values, mut sums) = (room(input)?, room(output)?);
+        let check = run::checker();
+        let inputs = values.par_chunks_exact_mut(input).enumerate();
+        inputs.try_for_each(|(panel, values)| {
+            check()?;
+            to_points(&self.image, &self.runs(panel), values);
+            candle::Result::Ok(())
+        })?;
+        let shared = Shared::new(&mut sums);
+        (0..POINTS).into_par_iter().try_for_each(|point| {
+            check()?;
+            // SAFETY: the sums at this point belong to this task.
+            unsafe { self.multiply(point, panels, &values, shared) }
+            candle::Result::Ok(())
+        })?;
+        let outputs = sums.par_chunks_exact(output).enumerate();
+        outputs.for_each(|(panel, sums)| finish(panel, sums));
+        Ok(())
+    }
+
+    /// The sums at a point of as many panels as there are `values` of.
+    ///
+    /// # Safety
+    /// No other task touches the sums at this point.
+    unsafe fn multiply(&self, point: usize, panels: usize, values: &[f32], sums: Shared) {
+        let TransformedKernel { out, channels, .. } = *self.kernel;
+        let tile = self.tile;
+        let [input, output] = self.sizes();
+        let strip = channels * tile.rows;
+        let strips = &self.kernel.strips[point * out.div_ceil(tile.rows) * strip..];
+        for (row, strip) in (0..out).step_by(tile.rows).zip(strips.chunks_exact(strip)) {
+            let rows = tile.rows.min(out - row);
+            for panel in 0..panels {
+                let values = &values[panel * input + point * channels * tile.cols..];
+                let at = panel * output + (point * out + row) * tile.cols;
+                // SAFETY: the caller's promise.
+                let mut sums = unsafe { sums.block(at, tile.cols, rows, tile.cols) };
+                for start in (0..channels).step_by(DEPTH) {
+                    let depth = DEPTH.min(channels - start);
+                    let (a, b) = (&strip[start * tile.rows..], &values[start * tile.cols..]);
+                    tile.multiply_into(depth, a, b, sums.rows(0, rows), start > 0);
+                }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -183,6 +277,21 @@ mod tests {
             }
             let relative = (error / norm).sqrt();
             assert!(relative < 3e-6, "{c}->{o} at {h} x {w}: {relative:.1e}");
+        }
+    }
+
+    #[test]
+    fn weights_too_large_for_a_cache_give_the_same_values() {
+        for (c, o, h, w) in [(3, 5, 4, 4), (20, 40, 9, 30), (300, 7, 33, 18)] {
+            if !is_affordable(o * h * w * c * 9) {
+                continue;
+            }
+            let (xs, weight, bias) = (random(c * h * w, 1), random(o * c * 9, 2), random(o, 3));
+            let kernel = TransformedKernel::new(&weight, o, c);
+            let end = (Some(&bias[..]), Activation::Gelu);
+            let [panels, points] = [false, true]
+                .map(|by_points| convolve(&xs, (h, w), &kernel, end, by_points).unwrap());
+            assert_eq!(panels, points, "{c}->{o} at {h} x {w}");
         }
     }
 

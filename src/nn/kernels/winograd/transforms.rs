@@ -242,10 +242,11 @@ pub(super) fn values_at_points(weight: &[f32; 9]) -> [f32; POINTS] {
     let (a, b) = (f64::from(A), f64::from(B));
     let scale_a = 1. / (2. * a * a * (a * a - b * b));
     let scale_b = 1. / (2. * b * b * (b * b - a * a));
+    let scale_0 = 1. / (a * a * b * b);
     let along = |g: [f64; 3]| {
         let at = |x: f64, scale: f64| scale * (g[0] + x * (g[1] + x * g[2]));
         [
-            g[0] / (a * a * b * b),
+            g[0] * scale_0,
             at(a, scale_a),
             at(-a, scale_a),
             at(b, scale_b),
