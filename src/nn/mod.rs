@@ -101,6 +101,15 @@ fn cpu_slice<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
     })
 }
 
+/// A weight without gaps, as candle's operations want it. The zeros of a survey, one number that is seen
+/// everywhere, stay that: the weights of a whole model would take gigabytes.
+fn without_gaps(weight: &Tensor) -> Result<Tensor> {
+    match weight.stride().iter().all(|stride| *stride == 0) {
+        true => Ok(weight.clone()),
+        false => weight.contiguous(),
+    }
+}
+
 /// The elements of a tensor on the CPU, by rows, for a kernel that keeps or packs them.
 fn on_host<D: WithDType>(xs: &Tensor) -> Result<Vec<D>> {
     if !xs.device().is_cpu() {

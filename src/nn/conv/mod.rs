@@ -108,7 +108,7 @@ impl Conv2d {
     pub fn new(weight: &Tensor, bias: Option<Tensor>, cfg: ConvConfig) -> Result<Self> {
         let weight = match cfg.groups == 1 && on_cpu_in_f32(weight) {
             true => prepare(weight, &cfg)?,
-            false => Weight::Plain(weight.contiguous()?),
+            false => Weight::Plain(super::without_gaps(weight)?),
         };
         Ok(Self { weight, bias, cfg })
     }
@@ -410,6 +410,13 @@ mod tests {
 
     pub(super) fn assert_equal(got: &Tensor, want: &Tensor) {
         assert_close(got, want, 2e-6);
+    }
+
+    #[test]
+    fn the_zeros_of_a_survey_take_no_memory() {
+        let zeros = Tensor::zeros((), DType::F64, &Device::Cpu).unwrap();
+        let zeros = zeros.broadcast_as((1 << 20, 1 << 20, 1, 1)).unwrap(); // 8 TiB
+        Conv2d::new(&zeros, None, ConvConfig::default()).unwrap();
     }
 
     #[test]
