@@ -3,7 +3,7 @@
 //! `SAM3_LAYERS=50000` tries as many; under AddressSanitizer (`tools/check_unsafe.sh asan`) that
 //! also shows whether a kernel reads or writes beside its tensors.
 
-use candle::{D, Module, Result, Tensor};
+use candle::{D, DType, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::ops::softmax_last_dim;
 
@@ -11,7 +11,7 @@ use super::conv::{Conv2d, ConvConfig};
 use super::conv_transpose::ConvTranspose2x2;
 use super::golden::assert_close;
 use super::kernels::random;
-use super::{Linear, Precision, group_norm, layer_norm, sdpa};
+use super::{Linear, Precision, group_norm, layer_norm, sdpa, window};
 use crate::Device;
 
 /// Layers when nobody asks for more.
@@ -118,7 +118,27 @@ fn try_convolution(dice: &mut Dice) -> Result<()> {
     let want = want.conv2d(&weight, cfg.padding, cfg.stride, 1, groups)?;
     let want = add_bias(want, bias.as_ref(), 1)?;
     assert_close(&layer.forward(&xs)?, &want, TOLERANCE);
-    assert_close(&layer.forward_gelu(&xs)?, &want.gelu_erf()?, TOLERANCE);
+    let want = want.gelu_erf()?;
+    assert_close(&layer.forward_gelu(&xs)?, &want, TOLERANCE);
+    let last = |xs: &Tensor| xs.permute((0, 2, 3, 1))?.contiguous();
+    let got = layer.forward_gelu_channels_last(&last(&xs)?)?;
+    assert_close(&got, &last(&want)?, TOLERANCE);
+    Ok(())
+}
+
+fn try_windows(dice: &mut Dice) -> Result<()> {
+    let [b, h, w, c, size] = [2, 30, 30, 20, 8].map(|most| dice.size(most));
+    let xs = dice.view(&[b, h, w, c])?;
+    let f64 = |xs: &Tensor| xs.to_dtype(DType::F64); // takes the way of other devices
+    let (windows, want) = (
+        window::partition(&xs, size)?,
+        window::partition(&f64(&xs)?, size)?,
+    );
+    assert_close(&windows, &want.to_dtype(DType::F32)?, 0.);
+    assert_close(&window::merge(&windows, h, w)?, &xs, 0.);
+    let residual = dice.view(&[b, h, w, c])?;
+    let onto = window::merge_onto(&residual, &windows)?;
+    assert_close(&onto, &(residual + xs)?, 0.);
     Ok(())
 }
 
@@ -196,11 +216,12 @@ fn layers_of_any_size_equal_candles_operations() {
     let count = asked.map_or(TRIED, |n| n.parse().expect("SAM3_LAYERS is a number"));
     for number in 0..count {
         let mut dice = Dice(number.wrapping_mul(0x9E37_79B9));
-        let (name, layer): (_, fn(&mut Dice) -> Result<()>) = match dice.below(6) {
+        let (name, layer): (_, fn(&mut Dice) -> Result<()>) = match dice.below(7) {
             0 => ("linear", try_linear),
             1 | 2 => ("convolution", try_convolution),
             3 => ("transposed convolution", try_transposed),
             4 => ("attention", try_attention),
+            5 => ("windows", try_windows),
             _ => ("norms", try_norms),
         };
         println!("{number}: {name}");

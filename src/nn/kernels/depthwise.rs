@@ -127,7 +127,7 @@ vectorised! {
     ) {
         let c = row.size.2;
         let vectors = c / LANES * LANES;
-        for (x, out) in out.chunks_exact_mut(c).enumerate() {
+        for (x, out) in out.chunks_exact_mut(c.max(1)).enumerate() {
             let taps = row.taps(x);
             for first in (0..vectors).step_by(LANES) {
                 row.convolve_lanes::<L, LANES>(&taps, first, weight, bias, out);
