@@ -158,8 +158,7 @@ impl Pass<'_> {
         [channels, out].map(|planes| POINTS * planes * self.tile.cols)
     }
 
-    /// Some panels after the other, each from its pixels to `finish`: nothing but weights leaves the
-    /// cache.
+    /// Groups of panels, each from its pixels to `finish`: only weights come from beyond the cache.
     fn by_panels(&self, finish: impl Fn(usize, &[f32]) + Sync) -> Result<()> {
         let panels = self.panels();
         let group = PANELS
