@@ -164,14 +164,27 @@ fn pairs(row: &[f32], scale: __m512, part: Part) -> __m512 {
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx512bf16")]
 fn columns(xs: Rows, part: Part) -> [__m512; 16] {
-    let half = |i| match i < xs.count {
-        true => round(part.take(load(xs.row(i), 0))),
-        false => _mm512_setzero_si512(),
+    /// The first half of 32 numbers of 16 bits, each followed by its fellow of the second half.
+    const SIDE_BY_SIDE: [u16; 32] = {
+        let (mut order, mut i) = ([0; 32], 0);
+        while i < 32 {
+            order[i] = (i / 2 + i % 2 * 16) as u16;
+            i += 1;
+        }
+        order
+    };
+    // SAFETY: a register is 32 numbers of 16 bits.
+    let order = unsafe { _mm512_loadu_si512(SIDE_BY_SIDE.as_ptr().cast()) };
+    let take = |i| match i < xs.count {
+        true => part.take(load(xs.row(i), 0)),
+        false => _mm512_setzero_ps(),
     };
     let mut rows = [_mm512_setzero_ps(); 16];
     unroll!(16, e => if 2 * e < xs.count {
-        let high = _mm512_slli_epi32::<16>(half(2 * e + 1));
-        rows[e] = _mm512_castsi512_ps(_mm512_or_si512(half(2 * e), high));
+        let both = _mm512_cvtne2ps_pbh(take(2 * e + 1), take(2 * e));
+        // SAFETY: the types differ in name only.
+        let both = unsafe { std::mem::transmute::<__m512bh, __m512i>(both) };
+        rows[e] = _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, both));
     });
     rows
 }
