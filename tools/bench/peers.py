@@ -8,7 +8,10 @@ points, number format and threads. Writes the same JSON, for `sam3 bench --compa
     peers.py mobile-sam -m mobile_sam.pt --package ../MobileSAM --image photo.jpg --everything
     peers.py ... --ours "target/release/sam3" --rounds 3     # alternates with ours, prints both
     peers.py ... --onnxruntime     # what exports of the image's encoder, exported on the spot, in onnxruntime
+    peers.py ... --weights int8 --dtype bf16      # ours with int8 weights beside PyTorch in bf16
+    peers.py ... --weights int8 --onnxruntime     # and beside onnxruntime's dynamic quantization
 
+SAM 3's own package wants a GPU when it is built; the one of EfficientSAM3 builds SAM 3 on the CPU too.
 Needs torch, torchvision, Pillow and what the package imports, and onnx, onnxscript and onnxruntime for
 --onnxruntime. Nothing of the packages is copied: stages are timed by wrapping the methods that end them.
 """
@@ -77,6 +80,13 @@ def parse_args():
         "--onnxruntime",
         action="store_true",
         help="run the trunk (of SAM: the image encoder, and the mask decoder of a click) in onnxruntime",
+    )
+    parser.add_argument(
+        "--weights",
+        default="stored",
+        choices=["stored", "int8"],
+        help="int8: ours with --weights int8 in f32, beside PyTorch in --dtype, or onnxruntime's dynamic "
+        "quantization of linear layers",
     )
     parser.add_argument("--clicks", action="store_true", help="of sam3: with the click head, whose neck then runs too")
     parser.add_argument("--everything", action="store_true")
@@ -185,7 +195,7 @@ class Concepts(Peer):
         self.processor = Sam3Processor(self.model, device=args.device, confidence_threshold=0.5)
         trunk = model.backbone.vision_backbone.trunk
         if args.onnxruntime:
-            Exported(trunk, args.threads, torch)
+            Exported(trunk, args, torch)
         self.wrap(self.processor, "transform", "preprocess")
         trunk.register_forward_hook(lambda *_: self.marks.append(("trunk", self.now())))
         self.wrap(model.backbone, "forward_image", "neck")
@@ -246,7 +256,7 @@ class Clicks(Peer):
             self.model.image_encoder.compile()
             self.model.mask_decoder.compile()
         if args.onnxruntime:
-            Exported(self.model.image_encoder, args.threads, torch)
+            Exported(self.model.image_encoder, args, torch)
             self.click_in_onnxruntime()
         self.predictor = package.SamPredictor(self.model)
 
@@ -254,7 +264,7 @@ class Clicks(Peer):
         """The mask decoder, for one prompt of three masks, as the official ONNX model takes it."""
         decoder = self.model.mask_decoder
         network = all_masks(decoder, self.torch)
-        Exported(network, self.args.threads, self.torch)
+        Exported(network, self.args, self.torch)
         original = decoder.forward
 
         def forward(image_embeddings, image_pe, sparse_prompt_embeddings, dense_prompt_embeddings, multimask_output):
@@ -328,8 +338,8 @@ class Exported:
     """The forward function of a module, in onnxruntime from the second call on. The first call exports it for
     the shapes of its inputs, and says how far the export is from PyTorch on them."""
 
-    def __init__(self, module, threads, torch):
-        self.module, self.threads, self.torch = module, threads, torch
+    def __init__(self, module, args, torch):
+        self.module, self.args, self.torch = module, args, torch
         self.forward, self.session = module.forward, None
         module.forward = self
 
@@ -346,13 +356,15 @@ class Exported:
 
         self.is_list = not self.torch.is_tensor(outputs)
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = self.threads, 3
+        options.intra_op_num_threads, options.log_severity_level = self.args.threads, 3
         self.module.forward = self.forward
         with tempfile.TemporaryDirectory() as folder:
             file = str(Path(folder) / "module.onnx")
             copies = tuple(x.detach().clone() for x in inputs)
             with self.torch.inference_mode(False), self.torch.no_grad(), contextlib.redirect_stdout(sys.stderr):
                 self.torch.onnx.export(self.module, copies, file, dynamo=True, verbose=False)
+                if self.args.weights == "int8":
+                    file = quantized(file)
             self.session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         self.module.forward = self
         expected = outputs if self.is_list else [outputs]
@@ -363,6 +375,22 @@ class Exported:
         names = [node.name for node in self.session.get_inputs()]
         feeds = {name: x.detach().numpy() for name, x in zip(names, inputs, strict=True)}
         return [self.torch.from_numpy(x) for x in self.session.run(None, feeds)]
+
+
+def quantized(file):
+    """The weights of the products of matrices in 8 bits, symmetric per channel; their inputs as they come."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    out = str(Path(file).with_suffix(".int8.onnx"))
+    quantize_dynamic(
+        file,
+        out,
+        op_types_to_quantize=["MatMul", "Gemm"],
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        use_external_data_format=True,
+    )
+    return out
 
 
 def describe(args, torch, samples, peer, load_ms):
@@ -402,7 +430,7 @@ def with_onnxruntime(args):
         return ""
     import onnxruntime
 
-    return f" with onnxruntime {onnxruntime.__version__}"
+    return f" with onnxruntime {onnxruntime.__version__}{', int8' if args.weights == 'int8' else ''}"
 
 
 def cpu_name():
@@ -428,8 +456,9 @@ def run_ours(args):
     """One start of ours, as many iterations as theirs in a round."""
     with tempfile.NamedTemporaryFile(suffix=".json") as file:
         command = shlex.split(args.ours) + ["bench", "--quiet", "-m", str(args.model), "--image", str(args.image)]
-        command += ["--device", args.device, "--dtype", args.dtype, "--threads", str(args.threads)]
+        command += ["--device", args.device, "--threads", str(args.threads)]
         command += ["--warmup", str(args.warmup), "--iters", str(args.iters), "--json", file.name]
+        command += ["--weights", "int8"] if args.weights == "int8" else ["--dtype", args.dtype]
         if args.prompts > 1:
             command += ["--prompts", str(args.prompts)]
         if args.everything:
