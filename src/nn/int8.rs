@@ -10,8 +10,9 @@ use candle::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::kernels::int8::Int8Weight;
-use super::kernels::level::takes_candles_way;
+use super::kernels::level::{has_fast_bf16, takes_candles_way};
 use super::on_host;
+use super::precision::Precision;
 use crate::Error;
 
 /// How a model holds the weights of its large layers.
@@ -22,12 +23,22 @@ pub enum WeightFormat {
     #[default]
     Stored,
     /// In 8 bits, symmetric, with a scale for each output channel; activations become bytes row by row
-    /// as they come. On the CPU in f32. Which layers:
-    /// [`is_int8`](crate::models::int8::is_int8).
+    /// as they come. On the CPU in f32. Which layers: [`is_int8`](crate::models::int8::is_int8). Where the
+    /// processor is faster at bf16, attention and the smaller layers of encoders and decoder compute in it,
+    /// unless [`Precision::Highest`](crate::Precision) is asked for.
     Int8,
 }
 
 impl WeightFormat {
+    /// The precision of layers among those with such weights, in a model of precision `asked`. Bytes leave
+    /// errors ten times those of bf16, which takes the place of f32 where it is faster.
+    pub(crate) fn precision_of_layers(self, asked: Precision) -> Precision {
+        match (self, asked) {
+            (Self::Int8, Precision::High) => Precision::Medium,
+            _ => asked,
+        }
+    }
+
     /// Checks that a model can have weights of 8 bits.
     ///
     /// # Errors
@@ -114,6 +125,21 @@ impl Int8Rows {
         })
     }
 
+    /// The weight in f32 (out, in) where products of bf16 are wanted and fast, for layers that gain
+    /// nothing from bytes.
+    pub fn for_bf16(&self) -> Result<Option<Tensor>> {
+        if Precision::current() != Precision::Medium || !has_fast_bf16() {
+            return Ok(None);
+        }
+        let (out, input) = self.bytes.dims2()?;
+        let bytes = on_host::<u8>(&self.bytes)?.into_iter();
+        let signed: Vec<f32> = bytes.map(|byte| f32::from(byte as i8)).collect();
+        let signed = Tensor::from_vec(signed, (out, input), &Device::Cpu)?;
+        signed
+            .broadcast_mul(&self.scales.reshape((out, 1))?)
+            .map(Some)
+    }
+
     pub fn pack(&self) -> Result<Int8Weight> {
         let (out, input) = self.bytes.dims2()?;
         let bytes = on_host::<u8>(&self.bytes)?;
@@ -137,6 +163,17 @@ mod tests {
         let error = error.to_string();
         assert!(error.contains("8 bits on Cpu in BF16"), "{error}");
         assert!(error.contains("use a file of f32"), "{error}");
+    }
+
+    #[test]
+    fn bf16_lies_between_eight_bits_unless_the_highest_precision_is_asked_for() {
+        let layers = |format: WeightFormat, asked| format.precision_of_layers(asked);
+        for asked in [Precision::Highest, Precision::High, Precision::Medium] {
+            assert_eq!(layers(WeightFormat::Stored, asked), asked);
+        }
+        let [highest, high] =
+            [Precision::Highest, Precision::High].map(|asked| layers(WeightFormat::Int8, asked));
+        assert_eq!([highest, high], [Precision::Highest, Precision::Medium]);
     }
 
     #[test]

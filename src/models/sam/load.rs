@@ -9,7 +9,7 @@ use crate::models::LoadOptions;
 use crate::models::head::{Config, SamHead};
 use crate::models::inspect::Reading;
 use crate::models::variant::Variant;
-use crate::nn::WeightFormat;
+use crate::nn::{Precision, WeightFormat};
 use crate::weights::{Checkpoint, random};
 
 /// Parts of the files that segmentation never runs, and why.
@@ -29,10 +29,11 @@ impl Sam {
         let checkpoint = &options.prepare(checkpoint)?;
         let variant = Variant::of(checkpoint)?;
         let backbone = variant.sam()?;
-        let build = |vb: VarBuilder| options.precision.scope(|| build(&backbone, vb));
+        let weights = options.format_of(checkpoint);
+        let encoder = weights.precision_of_layers(options.precision);
+        let build = |vb: VarBuilder| options.precision.scope(|| build(&backbone, encoder, vb));
         let left_out = LEFT_OUT.map(|(part, _)| part);
         let parts = checkpoint.build(options.dtype, &options.device, &left_out, build)?;
-        let weights = options.format_of(checkpoint);
         Ok(Self::new(variant.name(), parts, options, weights))
     }
 
@@ -45,7 +46,8 @@ impl Sam {
         let int8 = options.int8_choice()?;
         let backbone = variant.sam()?;
         let vb = random(options.dtype, &options.device, int8);
-        let parts = options.precision.scope(|| build(&backbone, vb))?;
+        let encoder = options.weights.precision_of_layers(options.precision);
+        let parts = options.precision.scope(|| build(&backbone, encoder, vb))?;
         Ok(Self::new(variant.name(), parts, options, options.weights))
     }
 
@@ -67,9 +69,14 @@ impl Sam {
 }
 
 /// The modules of a model; `vb` is at the root of the file.
-fn build(backbone: &BackboneConfig, vb: VarBuilder) -> candle::Result<(ImageEncoder, SamHead)> {
+fn build(
+    backbone: &BackboneConfig,
+    encoder: Precision,
+    vb: VarBuilder,
+) -> candle::Result<(ImageEncoder, SamHead)> {
     let cfg = Config::sam1();
-    let image_encoder = ImageEncoder::new(backbone, cfg.dim, vb.pp("image_encoder"))?;
+    let image_encoder =
+        encoder.scope(|| ImageEncoder::new(backbone, cfg.dim, vb.pp("image_encoder")))?;
     let head = SamHead::new(&cfg, vb.pp("prompt_encoder"), vb.pp("mask_decoder"))?;
     Ok((image_encoder, head))
 }
@@ -89,7 +96,7 @@ pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
     Ok(Reading {
         name: variant.name(),
         prompts: variant.prompts(),
-        survey: checkpoint.survey(|vb: VarBuilder| build(&backbone, vb))?,
+        survey: checkpoint.survey(|vb: VarBuilder| build(&backbone, Precision::default(), vb))?,
         left_out: LEFT_OUT.to_vec(),
         video: false,
         only_video: &[],

@@ -10,7 +10,7 @@ use crate::models::inspect::Reading;
 use crate::models::sam2::neck::Neck;
 use crate::models::tracker::TrackerNetwork;
 use crate::models::variant::Variant;
-use crate::nn::WeightFormat;
+use crate::nn::{Precision, WeightFormat};
 use crate::weights::{Checkpoint, random};
 use crate::{Error, Result};
 
@@ -58,15 +58,16 @@ impl Sam2 {
                 instead: "use a file of the whole model, as facebook/sam2.1-hiera-tiny".into(),
             });
         }
+        let weights = options.format_of(checkpoint);
+        let encoder = weights.precision_of_layers(options.precision);
         let build = |vb: VarBuilder| {
-            let build = || build(&config, options.tracking, vb);
+            let build = || build(&config, options.tracking, encoder, vb);
             options.precision.scope(build)
         };
         let never = LEFT_OUT.iter().map(|(part, _)| *part);
         let video = if options.tracking { &[] } else { ONLY_VIDEO };
         let left_out: Vec<_> = never.chain(video.iter().copied()).collect();
         let modules = checkpoint.build(options.dtype, &options.device, &left_out, build)?;
-        let weights = options.format_of(checkpoint);
         Ok(Self::new(variant.name(), modules, options, weights))
     }
 
@@ -79,7 +80,8 @@ impl Sam2 {
         let int8 = options.int8_choice()?;
         let config = variant.sam2()?;
         let vb = random(options.dtype, &options.device, int8);
-        let build = || build(&config, options.tracking, vb);
+        let encoder = options.weights.precision_of_layers(options.precision);
+        let build = || build(&config, options.tracking, encoder, vb);
         let modules = options.precision.scope(build)?;
         Ok(Self::new(variant.name(), modules, options, options.weights))
     }
@@ -96,8 +98,13 @@ impl Sam2 {
 }
 
 /// The modules of a model; `vb` is at the root of the file.
-pub(super) fn build(config: &Config, tracking: bool, vb: VarBuilder) -> candle::Result<Modules> {
-    let (dim, encoder) = (config.head.dim, vb.pp("image_encoder"));
+pub(super) fn build(
+    config: &Config,
+    tracking: bool,
+    encoder: Precision,
+    vb: VarBuilder,
+) -> candle::Result<Modules> {
+    let (dim, image) = (config.head.dim, vb.pp("image_encoder"));
     // The tracker and the head have the names of SAM 3, which renamed a few of their tensors.
     let vb = vb.rename_f(official_name);
     let head = SamHead::new(
@@ -107,8 +114,8 @@ pub(super) fn build(config: &Config, tracking: bool, vb: VarBuilder) -> candle::
     )?;
     let tracker = || TrackerNetwork::new(&config.tracker, &head, vb.clone());
     Ok(Modules {
-        trunk: Hiera::new(&config.trunk, encoder.pp("trunk"))?,
-        neck: Neck::new(config.trunk.dims(), dim, encoder.pp("neck"))?,
+        trunk: encoder.scope(|| Hiera::new(&config.trunk, image.pp("trunk")))?,
+        neck: encoder.scope(|| Neck::new(config.trunk.dims(), dim, image.pp("neck")))?,
         no_mem_embed: vb.get((1, 1, dim), "no_mem_embed")?,
         tracker: tracking.then(tracker).transpose()?,
         head,
@@ -150,7 +157,8 @@ pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
     Ok(Reading {
         name: variant.name(),
         prompts: variant.prompts(),
-        survey: checkpoint.survey(|vb: VarBuilder| build(&config, false, vb))?,
+        survey: checkpoint
+            .survey(|vb: VarBuilder| build(&config, false, Precision::default(), vb))?,
         left_out: LEFT_OUT.to_vec(),
         video: has_tracker(checkpoint),
         only_video: ONLY_VIDEO,

@@ -7,6 +7,7 @@ use super::*;
 use crate::backbones::hiera::tests::picture;
 use crate::mask::BoxXyxy;
 use crate::models::Point;
+use crate::nn::Precision;
 use crate::nn::golden::{Golden, assert_close};
 
 /// The model of the recorded runs.
@@ -36,7 +37,7 @@ pub(crate) fn toy(golden: &Golden) -> Sam2 {
         trunk: new.trunk,
     };
     Sam2 {
-        modules: load::build(&config, true, golden.weights()).unwrap(),
+        modules: load::build(&config, true, Precision::default(), golden.weights()).unwrap(),
         name: "a toy".into(),
         device: Device::Cpu,
         dtype: DType::F32,

@@ -14,7 +14,7 @@ use candle_nn::{Module, VarBuilder, ops::sigmoid};
 use super::encoder;
 use crate::device::upload;
 use crate::nn::posenc::Sines;
-use crate::nn::{LayerNorm, Linear, Mlp, MultiHeadAttention, ScoreBias};
+use crate::nn::{LayerNorm, Linear, Mlp, MultiHeadAttention, Precision, ScoreBias};
 use crate::nn::{inverse_sigmoid, layer_norm, linear};
 
 const EPS: f64 = 1e-5;
@@ -54,18 +54,18 @@ impl Decoder {
         cfg: &encoder::Config,
         num_queries: usize,
         grid: usize,
+        layers: Precision,
         vb: VarBuilder,
     ) -> Result<Self> {
         let d = cfg.d_model;
+        let layer = |i| DecoderLayer::new(cfg, vb.pp("layers").pp(i));
         Ok(Self {
             query_embed: vb.get((num_queries, d), "query_embed.weight")?,
             reference_points: vb.get((num_queries, 4), "reference_points.weight")?,
             presence_token: vb.get((1, d), "presence_token.weight")?,
             cells: cell_starts(grid, vb.device())?.reshape((1, 1, grid, 1))?,
             sines: Sines::new(d / 2, vb.device())?,
-            layers: (0..cfg.layers)
-                .map(|i| DecoderLayer::new(cfg, vb.pp("layers").pp(i)))
-                .collect::<Result<_>>()?,
+            layers: layers.scope(|| (0..cfg.layers).map(layer).collect::<Result<_>>())?,
             norm: layer_norm(d, EPS, vb.pp("norm"))?,
             bbox_embed: Mlp::new(&[d, d, d, 4], vb.pp("bbox_embed"))?,
             ref_point_head: Mlp::new(&[2 * d, d, d], vb.pp("ref_point_head"))?,
@@ -231,7 +231,7 @@ mod tests {
         let golden = Golden::open("decoder");
         let cfg = encoder::Config::of(&golden);
         let (queries, grid) = (golden.size("queries"), golden.size("grid"));
-        let decoder = Decoder::new(&cfg, queries, grid, golden.weights())?;
+        let decoder = Decoder::new(&cfg, queries, grid, Precision::current(), golden.weights())?;
         let padding = padding_bias(&golden.tensor("in.prompt_mask"), DType::F32)?;
         let (memory, pos) = (golden.tensor("in.memory"), golden.tensor("in.pos"));
         let got = decoder.forward(&memory, &pos, &golden.tensor("in.prompt"), &padding)?;

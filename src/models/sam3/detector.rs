@@ -18,8 +18,8 @@ use super::segmentation_head::SegmentationHead;
 use crate::Run;
 use crate::backbones::ImageEncoder;
 use crate::nn::attention::padding_bias;
-use crate::nn::posenc;
 use crate::nn::sample::resize_bilinear;
+use crate::nn::{Precision, posenc};
 use crate::text::TextEncoder;
 
 /// Features of an image before any prompt.
@@ -158,29 +158,34 @@ pub struct Detector {
 }
 
 impl Detector {
-    /// Reads everything below `detector` that inference needs.
-    pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
+    /// Reads everything below `detector` that inference needs. `layers` is the precision of the encoders and
+    /// of the decoder's layers; what makes boxes, presence, scores and masks of them has the current one.
+    pub fn new(cfg: &Config, layers: Precision, vb: VarBuilder) -> Result<Self> {
         let d = cfg.d_model();
-        let vision = vb.pp("backbone.vision_backbone");
+        let (vision, text) = (
+            vb.pp("backbone.vision_backbone"),
+            vb.pp("backbone.language_backbone"),
+        );
         let transformer = vb.pp("transformer");
         let (dim, grid) = (cfg.image_encoder.dim(), cfg.image_encoder.grid());
-        let image_encoder = ImageEncoder::new(&cfg.image_encoder, vision.pp("trunk"))?;
         let scoring = vb.pp("dot_prod_scoring");
         let head = vb.pp("segmentation_head");
         Ok(Self {
-            neck: Neck::new(dim, d, grid, vision.pp("convs"))?,
-            image_encoder,
-            text_encoder: TextEncoder::new(&cfg.text_encoder, vb.pp("backbone.language_backbone"))?,
+            image_encoder: layers
+                .scope(|| ImageEncoder::new(&cfg.image_encoder, vision.pp("trunk")))?,
+            neck: layers.scope(|| Neck::new(dim, d, grid, vision.pp("convs")))?,
+            text_encoder: layers.scope(|| TextEncoder::new(&cfg.text_encoder, text))?,
             geometry_encoder: GeometryEncoder::new(
                 &cfg.geometry,
                 cfg.roi_size,
                 vb.pp("geometry_encoder"),
             )?,
-            encoder: Encoder::new(&cfg.encoder, transformer.pp("encoder"))?,
+            encoder: layers.scope(|| Encoder::new(&cfg.encoder, transformer.pp("encoder")))?,
             decoder: Decoder::new(
                 &cfg.decoder,
                 cfg.num_queries,
                 grid,
+                layers,
                 transformer.pp("decoder"),
             )?,
             dot_prod_scoring: DotProductScoring::new(d, cfg.scoring_dim, cfg.max_logit, scoring)?,

@@ -8,7 +8,7 @@ use super::{Config, Detector, Sam3};
 use crate::models::LoadOptions;
 use crate::models::inspect::Reading;
 use crate::models::variant::{PromptKind, Variant, is_interactive, is_multiplex};
-use crate::nn::WeightFormat;
+use crate::nn::{Precision, WeightFormat};
 use crate::weights::{Checkpoint, random};
 use crate::{Error, Result};
 
@@ -85,8 +85,10 @@ impl Sam3 {
         if options.tracking && !has_tracker(checkpoint, &config) {
             return Err(no_tracker(&name));
         }
+        let weights = options.format_of(checkpoint);
+        let layers = weights.precision_of_layers(options.precision);
         let build = |vb: VarBuilder| {
-            let build = || build(&config, options, vb);
+            let build = || build(&config, options, layers, vb);
             options.precision.scope(build)
         };
         let never = left_out_of(dead_trunk).map(|(part, _)| part);
@@ -96,7 +98,7 @@ impl Sam3 {
         };
         let left_out: Vec<_> = never.chain(video.iter().copied()).collect();
         let parts = checkpoint.build(options.dtype, &options.device, &left_out, build)?;
-        let weights = (options.format_of(checkpoint), checkpoint.fingerprint());
+        let weights = (weights, checkpoint.fingerprint());
         Ok(Self::new(config, name, parts, options, weights))
     }
 
@@ -113,7 +115,8 @@ impl Sam3 {
             return Err(no_interactive_head(&name));
         }
         let vb = random(options.dtype, &options.device, int8);
-        let build = || build(&config, options, vb);
+        let layers = options.weights.precision_of_layers(options.precision);
+        let build = || build(&config, options, layers, vb);
         let parts = options.precision.scope(build)?;
         let weights = (options.weights, "random".to_string());
         Ok(Self::new(config, name, parts, options, weights))
@@ -161,11 +164,13 @@ fn no_tracker(name: &str) -> Error {
 fn build(
     config: &Config,
     options: &LoadOptions,
+    layers: Precision,
     vb: VarBuilder,
 ) -> candle::Result<(Detector, Option<InteractiveHead>)> {
     let has_head = options.interactive || options.tracking;
     let head = has_head.then(|| InteractiveHead::new(config, options.tracking, vb.clone()));
-    Ok((Detector::new(config, vb.pp("detector"))?, head.transpose()?))
+    let detector = Detector::new(config, layers, vb.pp("detector"))?;
+    Ok((detector, head.transpose()?))
 }
 
 /// (part, why) of what no prompt needs in a checkpoint.
@@ -207,7 +212,8 @@ pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
     };
     Ok(Reading {
         prompts: PromptKind::answered(true, clicks),
-        survey: checkpoint.survey(|vb: VarBuilder| build(&kind.config, &options, vb))?,
+        survey: checkpoint
+            .survey(|vb: VarBuilder| build(&kind.config, &options, options.precision, vb))?,
         left_out: left_out_of(kind.dead_trunk).collect(),
         video: clicks && has_tracker(checkpoint, &kind.config),
         only_video: only_video(&kind.config, clicks),

@@ -1,7 +1,7 @@
 //! Registers of 32-bit sums of x86-64, and the loop compiled for each.
 //!
-//! Those of VNNI have not run on a processor that has it yet: the tests emulate its instruction, and
-//! run the real one where it is there.
+//! AVX-VNNI's have not run on a processor that has them yet: the tests emulate the instruction, and run the
+//! real one where it is there.
 
 use std::arch::x86_64::*;
 
