@@ -195,6 +195,7 @@ class Concepts(Peer):
         self.processor = Sam3Processor(self.model, device=args.device, confidence_threshold=0.5)
         trunk = model.backbone.vision_backbone.trunk
         if args.onnxruntime:
+            rotate_in_real_numbers(trunk, torch)
             Exported(trunk, args, torch)
         self.wrap(self.processor, "transform", "preprocess")
         trunk.register_forward_hook(lambda *_: self.marks.append(("trunk", self.now())))
@@ -230,6 +231,28 @@ class Concepts(Peer):
         begun = self.now()
         self.model.predict_inst(state, point_coords=point, point_labels=numpy.array([1]), multimask_output=True)
         samples["click"] = (self.now() - begun) * 1e3
+
+
+def rotate_in_real_numbers(trunk, torch):
+    """ONNX has no complex numbers: the ViT of SAM 3 rotates queries and keys by their parts instead."""
+    attentions = [module for module in trunk.modules() if getattr(module, "freqs_cis", None) is not None]
+    if not attentions:
+        return
+    from sam3.model import vitdet
+
+    for attention in attentions:
+        attention.freqs_cis = torch.view_as_real(attention.freqs_cis)
+
+    def rotate(queries, keys, freqs_cis, repeat_freqs_k=False):
+        cos, sin = freqs_cis.unbind(-1)
+
+        def rotated(x):
+            a, b = x.unflatten(-1, (-1, 2)).unbind(-1)
+            return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2)
+
+        return rotated(queries), rotated(keys)
+
+    vitdet.apply_rotary_enc = rotate
 
 
 class Clicks(Peer):
