@@ -9,7 +9,7 @@ use std::str::FromStr;
 use candle::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::kernels::int8::Int8Weight;
+use super::kernels::int8::{Int8Weight, check_scales};
 use super::kernels::level::{has_fast_bf16, takes_candles_way};
 use super::on_host;
 use super::precision::Precision;
@@ -131,6 +131,7 @@ impl Int8Rows {
         if Precision::current() != Precision::Medium || !has_fast_bf16() {
             return Ok(None);
         }
+        check_scales(&on_host::<f32>(&self.scales)?)?;
         let (out, input) = self.bytes.dims2()?;
         let bytes = on_host::<u8>(&self.bytes)?.into_iter();
         let signed: Vec<f32> = bytes.map(|byte| f32::from(byte as i8)).collect();

@@ -49,8 +49,9 @@ pub struct ModelArgs {
     #[arg(long, default_value_t, value_name = "PRECISION")]
     pub precision: Precision,
 
-    /// int8: the large layers hold weights of 8 bits, less exact and in a quarter of the memory; stored:
-    /// as the file has them. For f32 on the CPU
+    /// int8: the large layers hold weights of 8 bits, less exact and in a quarter of the memory, with bf16
+    /// between them where that is faster and highest is not asked for; stored: as the file has them. For
+    /// f32 on the CPU
     #[arg(long, default_value_t, value_name = "FORMAT")]
     pub weights: WeightFormat,
 

@@ -456,6 +456,13 @@ mod tests {
         };
         let got = convolutions(&tensors);
         let in_bf16 = Precision::Medium.scope(|| convolutions(&tensors));
+        let broken = Tensor::full(f32::NAN, 40, &Device::Cpu).unwrap();
+        tensors.insert("weight_scale".into(), broken);
+        for precision in [Precision::High, Precision::Medium] {
+            let vb = VarBuilder::from_tensors(tensors.clone(), DType::F32, &Device::Cpu);
+            let refused = precision.scope(|| conv2d_no_bias(24, 40, 1, cfg, vb));
+            assert!(refused.unwrap_err().to_string().contains("is NaN"));
+        }
         tensors.remove("weight_scale");
         tensors.insert("weight".into(), exact);
         let xs = random(&[2, 24, 9, 7]);

@@ -58,9 +58,7 @@ impl Int8Weight {
         if k > MAX_DEPTH {
             bail!("rows of {k} weights of 8 bits are too long; {MAX_DEPTH} is the most");
         }
-        if let Some(bad) = scales.iter().find(|scale| !scale.is_finite()) {
-            bail!("a scale of weights of 8 bits is {bad}");
-        }
+        check_scales(&scales)?;
         let panel = elements(&[tile.elements(k), tile.cols, tile.group])?;
         let mut panels = vec![0i8; elements(&[n.div_ceil(tile.cols), panel])?];
         let mut sums = vec![0i32; n];
@@ -104,6 +102,15 @@ impl Int8Weight {
             &self.sums[of_panel.clone()],
             &self.scales[of_panel],
         )
+    }
+}
+
+/// # Errors
+/// When a scale is not finite.
+pub fn check_scales(scales: &[f32]) -> Result<()> {
+    match scales.iter().find(|scale| !scale.is_finite()) {
+        Some(bad) => bail!("a scale of weights of 8 bits is {bad}"),
+        None => Ok(()),
     }
 }
 
