@@ -22,6 +22,8 @@ pub struct Attention {
     pub v_proj: Linear,
     out_proj: Linear,
     num_heads: usize,
+    /// Of the scores.
+    scale: f64,
     /// Of the products.
     pub precision: Precision,
 }
@@ -35,6 +37,7 @@ impl Attention {
             v_proj: linear(cfg.dim, inner, vb.pp("v_proj"))?,
             out_proj: linear(inner, cfg.dim, vb.pp("out_proj"))?,
             num_heads: cfg.num_heads,
+            scale: ((inner / cfg.num_heads) as f64).powf(-0.5),
             precision: Precision::current(),
         })
     }
@@ -63,7 +66,7 @@ impl Attention {
         );
         let (_, h, n, c) = q.dims4()?;
         let q = q.broadcast_as((prompts, h, n, c))?;
-        let attended = sdpa(&q, &k, &v, scale(c), None, self.precision)?;
+        let attended = sdpa(&q, &k, &v, self.scale, None, self.precision)?;
         merge_heads(&attended)?.apply(&self.out_proj)
     }
 
@@ -75,21 +78,29 @@ impl Attention {
     }
 }
 
-/// Of the scores of heads with `c` channels.
-fn scale(c: usize) -> f64 {
-    (c as f64).powf(-0.5)
-}
+/// Which channels are whose (1, 1, h, h * c): 1 for those of a head, 0 for the others.
+#[derive(Debug, Clone)]
+struct Heads(Tensor);
 
-/// Each head's channels of `xs` (b, n, h * c) through its own of `weights` (h, c, d): (b, h * n, d)
-fn through_heads(xs: &Tensor, weights: &Tensor) -> Result<Tensor> {
-    let ((b, n, _), (h, c, d)) = (xs.dims3()?, weights.dims3()?);
-    xs.reshape((b * n, h, c))?
-        .transpose(0, 1)?
-        .contiguous()?
-        .matmul(weights)?
-        .reshape((h, b, n, d))?
-        .transpose(0, 1)?
-        .reshape((b, h * n, d))
+impl Heads {
+    /// `h` heads of `c` channels.
+    fn new(h: usize, c: usize, vb: &VarBuilder) -> Result<Self> {
+        let own = Tensor::eye(h, vb.dtype(), vb.device())?.reshape((1, 1, h, h, 1))?;
+        let own = own.broadcast_as((1, 1, h, h, c))?;
+        own.reshape((1, 1, h, h * c)).map(Self)
+    }
+
+    /// (b, n, h * c) -> (b, n * h, h * c): a row for each head of a token, zeros for other heads.
+    fn split(&self, xs: &Tensor) -> Result<Tensor> {
+        xs.unsqueeze(2)?.broadcast_mul(&self.0)?.flatten(1, 2)
+    }
+
+    /// The rows of [`Heads::split`], whatever stands for other heads: (b, n * h, h * c) -> (b, n, h * c)
+    fn merge(&self, xs: &Tensor) -> Result<Tensor> {
+        let ((b, rows, width), (_, _, h, _)) = (xs.dims3()?, self.0.dims4()?);
+        let xs = xs.reshape((b, rows / h, h, width))?;
+        xs.broadcast_mul(&self.0)?.sum(2)
+    }
 }
 
 /// Tokens look at the image.
@@ -97,53 +108,35 @@ fn through_heads(xs: &Tensor, weights: &Tensor) -> Result<Tensor> {
 pub struct TokenToImage {
     /// As it is on other devices.
     pub attention: Attention,
-    k_weight: Tensor, // (h, c, d)
-    v_weight: Tensor, // (h, d, c)
-    v_bias: Tensor,   // (h, 1, c)
+    heads: Heads,
+    /// Keys of the image are left to the queries: `k_proj` the other way around.
+    to_image: Linear,
 }
 
 impl TokenToImage {
     pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
-        let (h, d) = (cfg.num_heads, cfg.dim);
-        let inner = d / DOWNSAMPLE_RATE;
-        let weight = |name| {
-            vb.pp(name)
-                .get((inner, d), "weight")?
-                .reshape((h, inner / h, d))
-        };
+        let (h, inner) = (cfg.num_heads, cfg.dim / DOWNSAMPLE_RATE);
+        let keys = vb.pp("k_proj").get((inner, cfg.dim), "weight")?;
         Ok(Self {
             attention: Attention::new(cfg, DOWNSAMPLE_RATE, vb.clone())?,
-            k_weight: weight("k_proj")?.contiguous()?,
-            v_weight: weight("v_proj")?.transpose(1, 2)?.contiguous()?,
-            v_bias: vb
-                .pp("v_proj")
-                .get(inner, "bias")?
-                .reshape((h, 1, inner / h))?,
+            heads: Heads::new(h, inner / h, &vb)?,
+            to_image: Linear::new(&keys.t()?, None)?,
         })
     }
 
-    /// `q` (b, n, d) -> queries of the image itself (b, h * n, d), scaled. The bias of its keys
+    /// `q` (b, n, d) -> queries of the image itself (b, n * h, d), scaled. The bias of its keys
     /// would add the same to all scores of a query.
     pub fn absorbed_queries(&self, q: &Tensor) -> Result<Tensor> {
-        let (_, c, _) = self.k_weight.dims3()?;
-        let q = (q.apply(&self.attention.q_proj)? * scale(c))?;
-        through_heads(&q, &self.k_weight)
+        let q = q.apply(&self.attention.q_proj)?;
+        let q = (q * self.attention.scale)?;
+        self.heads.split(&q)?.apply(&self.to_image)
     }
 
-    /// Sums of rows of the image (b, h * n, d), whose weights add up to 1 -> (b, n, d)
+    /// Sums of rows of the image (b, n * h, d), whose weights add up to 1 -> (b, n, d)
     pub fn project(&self, seen: &Tensor) -> Result<Tensor> {
-        let ((b, rows, d), (h, _, c)) = (seen.dims3()?, self.v_weight.dims3()?);
-        let n = rows / h;
-        let values = seen
-            .reshape((b, h, n, d))?
-            .transpose(0, 1)?
-            .reshape((h, b * n, d))?
-            .matmul(&self.v_weight)?
-            .broadcast_add(&self.v_bias)?;
-        values
-            .transpose(0, 1)?
-            .reshape((b, n, h * c))?
-            .apply(&self.attention.out_proj)
+        let values = seen.apply(&self.attention.v_proj)?;
+        let values = self.heads.merge(&values)?;
+        values.apply(&self.attention.out_proj)
     }
 }
 
@@ -152,27 +145,25 @@ impl TokenToImage {
 pub struct ImageToToken {
     /// As it is on other devices.
     pub attention: Attention,
-    q_weight: Tensor,   // (h, c, d)
-    q_bias: Tensor,     // (h, c, 1)
-    out_weight: Tensor, // (h, c, d)
-    out_bias: Tensor,   // (d)
+    heads: Heads,
+    /// Queries of the image are left to the keys: `q_proj` the other way around.
+    to_image: Linear,
+    q_bias: Linear,   // the same for the bias: to 1
+    out_proj: Linear, // without its bias
+    out_bias: Tensor, // (d)
 }
 
 impl ImageToToken {
     pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
-        let (h, d) = (cfg.num_heads, cfg.dim);
-        let inner = d / DOWNSAMPLE_RATE;
-        let heads = (h, inner / h, d);
+        let (h, d, inner) = (cfg.num_heads, cfg.dim, cfg.dim / DOWNSAMPLE_RATE);
         let (q, out) = (vb.pp("q_proj"), vb.pp("out_proj"));
+        let q_bias = q.get(inner, "bias")?.unsqueeze(0)?;
         Ok(Self {
-            attention: Attention::new(cfg, DOWNSAMPLE_RATE, vb)?,
-            q_weight: q.get((inner, d), "weight")?.reshape(heads)?.contiguous()?,
-            q_bias: q.get(inner, "bias")?.reshape((h, inner / h, 1))?,
-            out_weight: out
-                .get((d, inner), "weight")?
-                .t()?
-                .reshape(heads)?
-                .contiguous()?,
+            attention: Attention::new(cfg, DOWNSAMPLE_RATE, vb.clone())?,
+            heads: Heads::new(h, inner / h, &vb)?,
+            to_image: Linear::new(&q.get((inner, d), "weight")?.t()?, None)?,
+            q_bias: Linear::new(&q_bias, None)?,
+            out_proj: Linear::new(&out.get((d, inner), "weight")?, None)?,
             out_bias: out.get(d, "bias")?,
         })
     }
@@ -181,35 +172,23 @@ impl ImageToToken {
     /// themselves, or as queries that are projected.
     pub fn absorbed(&self, k: &Tensor, v: &Tensor, is_projected: bool) -> Result<FromTokens> {
         let Attention { k_proj, v_proj, .. } = &self.attention;
-        let ((b, n, _), (h, c, _)) = (k.dims3()?, self.q_weight.dims3()?);
-        let k = (k.apply(k_proj)? * scale(c))?;
+        let k = (k.apply(k_proj)? * self.attention.scale)?;
+        let k = self.heads.split(&k)?;
+        let (b, rows, _) = k.dims3()?;
         let (keys, key_bias) = match is_projected {
-            true => (
-                own_heads_only(&k, h)?,
-                Tensor::zeros((b, h * n), k.dtype(), k.device())?,
-            ),
-            false => (
-                through_heads(&k, &self.q_weight)?,
-                through_heads(&k, &self.q_bias)?.squeeze(2)?,
-            ),
+            true => {
+                let none = Tensor::zeros((b, rows), k.dtype(), k.device())?;
+                (k, none)
+            }
+            false => (k.apply(&self.to_image)?, k.apply(&self.q_bias)?.squeeze(2)?),
         };
+        let values = self.heads.split(&v.apply(v_proj)?)?;
         Ok(FromTokens {
             keys,
             key_bias,
-            values: through_heads(&v.apply(v_proj)?, &self.out_weight)?,
+            values: values.apply(&self.out_proj)?,
             bias: self.out_bias.clone(),
-            tokens: n,
+            heads: self.attention.num_heads,
         })
     }
-}
-
-/// Keys (b, n, h * c) for queries of all heads side by side (b, h * n, h * c): zeros for other heads.
-fn own_heads_only(keys: &Tensor, h: usize) -> Result<Tensor> {
-    let (_, _, width) = keys.dims3()?;
-    let c = width / h;
-    let own = |head: usize| {
-        let keys = keys.narrow(2, head * c, c)?;
-        keys.pad_with_zeros(2, head * c, width - (head + 1) * c)
-    };
-    Tensor::cat(&(0..h).map(own).collect::<Result<Vec<_>>>()?, 1)
 }

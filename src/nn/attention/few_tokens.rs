@@ -11,18 +11,19 @@ use crate::nn::kernels::matmul::PackedWeight;
 use crate::nn::kernels::view::Rows;
 use crate::nn::{LayerNorm, Precision, cpu_slice, on_host};
 
-/// What an image takes from `n` tokens, in `h` heads, for each of `b` prompts.
+/// What an image takes from `n` tokens, in `h` heads, for each of `b` prompts. The heads of a token
+/// are neighbors.
 pub struct FromTokens {
-    /// What queries of the image are compared with (b, h * n, k), scaled.
+    /// What queries of the image are compared with (b, n * h, k), scaled.
     pub keys: Tensor,
-    /// Added to the scores (b, h * n), scaled.
+    /// Added to the scores (b, n * h), scaled.
     pub key_bias: Tensor,
-    /// What the softmax over the tokens of each head weighs (b, h * n, d).
+    /// What the softmax over the tokens of each head weighs (b, n * h, d).
     pub values: Tensor,
     /// (d)
     pub bias: Tensor,
-    /// n
-    pub tokens: usize,
+    /// h, at most [`MAX_HEADS`](crate::nn::kernels::rowwise::MAX_HEADS)
+    pub heads: usize,
 }
 
 /// An image of `m` tokens that takes from a few tokens and is looked at by them.
@@ -60,21 +61,23 @@ impl Pass<'_> {
         let (weight, bias, eps) = self.norm.values()?;
         let (looks, format) = (in_powers_of_2(self.looks)?, self.precision.format());
         let from_tokens = self.packed()?;
-        let (mut out, mut seen) = (vec![0f32; b * m * d], Vec::with_capacity(b * c * d));
-        let prompts = out.chunks_exact_mut((m * d).max(1));
-        let prompts = prompts.zip(looks.chunks_exact((c * d).max(1)));
-        for (prompt, ((out, looks), from_tokens)) in prompts.zip(&from_tokens).enumerate() {
-            let pass = kernel::Pass {
+        let looks: Vec<PackedWeight> = looks
+            .chunks_exact((c * d).max(1))
+            .map(|looks| PackedWeight::new(looks, c, d, format))
+            .collect();
+        let prompts = from_tokens.iter().zip(&looks).enumerate();
+        let passes: Vec<kernel::Pass> = prompts
+            .map(|(prompt, (from_tokens, looks))| kernel::Pass {
                 image: image.of(prompt),
                 positions: positions.of(prompt),
                 queries: queries.map(|queries| queries.of(prompt)),
                 from_tokens,
                 norm: (&weight, &bias, eps),
-                looks: &PackedWeight::new(looks, c, d, format),
+                looks,
                 format,
-            };
-            seen.extend(pass.run(out)?);
-        }
+            })
+            .collect();
+        let [out, seen] = kernel::run(&passes)?;
         let image = Tensor::from_vec(out, (b, m, d), &Device::Cpu)?;
         Ok((image, Tensor::from_vec(seen, (b, c, d), &Device::Cpu)?))
     }
@@ -86,7 +89,7 @@ impl Pass<'_> {
             key_bias,
             values,
             bias,
-            tokens,
+            heads,
         } = self.from_tokens;
         let ((b, c, k), (_, _, d)) = (keys.dims3()?, values.dims3()?);
         let format = self.precision.format();
@@ -98,7 +101,7 @@ impl Pass<'_> {
             key_bias: key_bias[i * c..(i + 1) * c].to_vec(),
             values: PackedWeight::new(&values[i * d * c..(i + 1) * d * c], d, c, format),
             bias: bias.clone(),
-            tokens: *tokens,
+            heads: *heads,
         };
         Ok((0..b).map(prompt).collect())
     }

@@ -10,7 +10,7 @@ use super::epilogue::{Activation, Bias, Epilogue};
 use super::lanes::vectorised;
 use super::matmul::PackedWeight;
 use super::rowwise::layer_norm;
-use super::view::{Block, Rows};
+use super::view::{Block, Rows, room};
 use crate::run;
 
 /// Tokens (d) -> 4 pixels (h), norm, GELU -> 4 pixels of each (e), GELU; windows of 2 x 2, by rows.
@@ -79,7 +79,7 @@ fn row(tokens: Rows, y: usize, up: &Upscaling, masks: Rows, scratch: &mut Scratc
         Some(Rows::new(row, width, row.len() / width, width))
     };
 
-    coarse.resize(grid * of_coarse, 0.);
+    let coarse = room(coarse, grid * of_coarse);
     let (weight, bias) = up.first;
     weight.multiply(tokens, strips, coarse);
     let residual = details(0, of_coarse, of_coarse);
@@ -88,7 +88,7 @@ fn row(tokens: Rows, y: usize, up: &Upscaling, masks: Rows, scratch: &mut Scratc
     layer_norm(coarse, norm, norm_bias, eps);
     Activation::Gelu.apply(coarse);
 
-    fine.resize(grid * of_fine, 0.);
+    let fine = room(fine, grid * of_fine);
     let (weight, bias) = up.second;
     weight.multiply(Rows::new(coarse, h, 4 * grid, h), strips, fine);
     let residual = details(1, of_fine, 4 * e);
@@ -96,7 +96,7 @@ fn row(tokens: Rows, y: usize, up: &Upscaling, masks: Rows, scratch: &mut Scratc
     Activation::Gelu.apply(fine);
 
     let mut out = vec![0f32; masks.count * 16 * grid];
-    logits.resize(16 * grid, 0.);
+    let logits = room(logits, 16 * grid);
     for (mask, out) in out.chunks_exact_mut(16 * grid).enumerate() {
         dots(fine, masks.row(mask), logits);
         for (x, token) in logits.as_chunks::<16>().0.iter().enumerate() {

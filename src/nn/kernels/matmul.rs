@@ -7,7 +7,7 @@ use super::epilogue::Epilogue;
 use super::layout::Format;
 use super::pack::transpose;
 use super::tile::Tile;
-use super::view::{Block, Rows, Shared, filled};
+use super::view::{Block, Rows, Shared, filled, room};
 use crate::run;
 
 /// Elements of the summation that one pass covers. Long passes spare the result a visit each; of a
@@ -15,6 +15,9 @@ use crate::run;
 const DEPTH: usize = 512;
 /// Strips that share a pass over the weights: most of the second cache.
 const STRIPS: usize = 24;
+
+/// Multiplications that take a thread less time than waking another.
+const SMALL: usize = 1 << 18;
 
 /// A weight (n, k) packed for multiplying from the right, transposed.
 pub struct PackedWeight {
@@ -53,7 +56,7 @@ impl PackedWeight {
         assert!(xs.len == self.k && out.len() == xs.count * self.n);
         let tile = self.tile.fitting(xs.count);
         let depth = tile.right.elements(self.k);
-        strips.resize(xs.count.next_multiple_of(tile.rows) * depth, 0.);
+        let strips = room(strips, xs.count.next_multiple_of(tile.rows) * depth);
         pack_strips(xs, 0, depth, &tile, strips);
         let mut out = Block::new(out, self.n);
         for at in (0..self.n).step_by(tile.cols) {
@@ -81,6 +84,8 @@ pub fn matmul(xs: Rows, weight: &PackedWeight, epilogue: &Epilogue) -> Result<Ve
             (split(m, n, [tile.rows, tile.cols], STRIPS), run::checker());
         let strips = || vec![0f32; blocks.size.next_multiple_of(tile.rows) * step];
         let tasks = (0..blocks.count * groups.count).into_par_iter();
+        let is_small = m.saturating_mul(n).saturating_mul(weight.k) <= SMALL;
+        let tasks = tasks.with_min_len(if is_small { usize::MAX } else { 1 });
         tasks.try_for_each_init(strips, |strips, task| {
             check()?;
             let (row, height) = blocks.piece(task / groups.count);

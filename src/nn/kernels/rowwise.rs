@@ -30,19 +30,61 @@ pub fn sum(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
     lanes.iter().sum::<f32>() + rest.iter().map(|x| f(*x)).sum::<f32>()
 }
 
-/// Softmax over each `len` values that follow each other, of scores that were multiplied by log2 e.
+/// Heads whose scores [`softmax2`] takes.
+pub const MAX_HEADS: usize = 16;
+
+/// Softmax over the tokens of each head, of scores that were multiplied by log2 e: in a row of `width`,
+/// those of the heads for one token lie side by side.
 ///
 /// # Panics
-/// When `len` is 0.
-pub fn softmax2(scores: &mut [f32], len: usize) {
-    for group in scores.chunks_exact_mut(len) {
-        let max = group.iter().copied().fold(f32::MIN, f32::max);
-        group.iter_mut().for_each(|x| *x -= max);
-    }
+/// With no or more than [`MAX_HEADS`] heads, or a width that is no multiple of them.
+pub fn softmax2(scores: &mut [f32], width: usize, heads: usize) {
+    assert!((1..=MAX_HEADS).contains(&heads) && width.is_multiple_of(heads));
+    subtract_max(scores, width, heads);
     exp2(scores);
-    for group in scores.chunks_exact_mut(len) {
-        let factor = 1. / group.iter().sum::<f32>();
-        group.iter_mut().for_each(|x| *x *= factor);
+    divide_by_sum(scores, width, heads);
+}
+
+vectorised! {
+    fn subtract_max<L>(scores: &mut [f32], width: usize, heads: usize) {
+        match heads {
+            8 => for_heads(scores, width, 8, f32::MIN, f32::max, |x, max| x - max), // vectors of 8
+            _ => for_heads(scores, width, heads, f32::MIN, f32::max, |x, max| x - max),
+        }
+    }
+}
+
+vectorised! {
+    fn divide_by_sum<L>(scores: &mut [f32], width: usize, heads: usize) {
+        match heads {
+            8 => for_heads(scores, width, 8, 0., |a, b| a + b, |x, sum| x / sum),
+            _ => for_heads(scores, width, heads, 0., |a, b| a + b, |x, sum| x / sum),
+        }
+    }
+}
+
+/// Reduces the scores of each head in a row, from `start`, and applies the result to each of them.
+#[inline(always)]
+fn for_heads(
+    scores: &mut [f32],
+    width: usize,
+    heads: usize,
+    start: f32,
+    reduce: impl Fn(f32, f32) -> f32,
+    apply: impl Fn(f32, f32) -> f32,
+) {
+    for row in scores.chunks_exact_mut(width.max(1)) {
+        let mut all = [start; MAX_HEADS];
+        for token in row.chunks_exact(heads) {
+            for (all, x) in all.iter_mut().zip(token) {
+                *all = reduce(*all, *x);
+            }
+        }
+        for token in row.chunks_exact_mut(heads) {
+            for (x, all) in token.iter_mut().zip(&all) {
+                *x = apply(*x, *all);
+            }
+        }
     }
 }
 
@@ -71,26 +113,27 @@ mod tests {
     use crate::nn::kernels::random;
 
     #[test]
-    fn softmax_over_groups_equals_the_definition_in_double() {
-        for (len, groups) in [(1, 3), (7, 8), (8, 5), (13, 31)] {
-            let mut xs: Vec<f32> = random(len * groups, 1).iter().map(|x| x * 20.).collect();
-            let want = xs.clone();
-            softmax2(&mut xs, len);
-            for (got, scores) in xs.chunks_exact(len).zip(want.chunks_exact(len)) {
-                let powers = scores.iter().map(|x| f64::from(*x).exp2());
-                let total: f64 = powers.clone().sum();
-                for (got, power) in got.iter().zip(powers) {
-                    assert!((f64::from(*got) - power / total).abs() < 1e-6);
-                }
+    fn softmax_over_the_tokens_of_each_head_equals_the_definition_in_double() {
+        for (tokens, heads, rows) in [(1, 3, 2), (7, 8, 5), (8, 1, 3), (13, 16, 4)] {
+            let width = tokens * heads;
+            let scores: Vec<f32> = random(width * rows, 1).iter().map(|x| x * 20.).collect();
+            let mut got = scores.clone();
+            softmax2(&mut got, width, heads);
+            for (i, got) in got.iter().enumerate() {
+                let (row, head) = (i / width * width, i % heads);
+                let of_head = scores[row..row + width].iter().skip(head).step_by(heads);
+                let total: f64 = of_head.map(|x| f64::from(*x).exp2()).sum();
+                let want = f64::from(scores[i]).exp2() / total;
+                assert!((f64::from(*got) - want).abs() < 1e-6, "{tokens} {heads}");
             }
         }
     }
 
     #[test]
-    fn what_is_not_a_number_stays_in_its_group() {
-        let mut xs = [0., f32::NAN, 1., 2.];
-        softmax2(&mut xs, 2);
-        assert!(xs[..2].iter().all(|x| x.is_nan()) && xs[2..].iter().all(|x| x.is_finite()));
+    fn what_is_not_a_number_stays_in_its_head() {
+        let mut xs = [0., 1., f32::NAN, 2.];
+        softmax2(&mut xs, 4, 2);
+        assert!(xs[0].is_nan() && xs[2].is_nan() && xs[1].is_finite() && xs[3].is_finite());
     }
 
     #[test]

@@ -92,6 +92,14 @@ pub fn elements(sizes: &[usize]) -> Result<usize> {
     }
 }
 
+/// The first `len` values of memory that tasks use again: what they are is left over.
+pub fn room(memory: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if memory.len() < len {
+        memory.resize(len, 0.);
+    }
+    &mut memory[..len]
+}
+
 /// A new result of these `sizes`, filled by the tasks that `write` starts.
 ///
 /// # Safety
@@ -203,7 +211,6 @@ impl<'a> Block<'a> {
     ///
     /// # Panics
     /// When there are gaps between the rows.
-    #[cfg(target_arch = "x86_64")]
     pub fn elements(&mut self) -> &mut [f32] {
         assert!(self.stride == self.width);
         // SAFETY: the rows are the block's, which is borrowed as long as the slice.

@@ -5,34 +5,39 @@
 //! then only multiplied with a few columns for each head, and a block of its rows passes through all
 //! steps while it is in the cache.
 
+mod seen;
+
 use candle::Result;
 use rayon::prelude::*;
 
 use super::epilogue::{Activation, Bias, Epilogue};
+use super::lanes::vectorised;
 use super::layout::Format;
 use super::matmul::PackedWeight;
-use super::pack::stack;
-use super::rowwise::{exp2, layer_norm, softmax2};
-use super::tile::Tile;
-use super::view::{Block, Rows};
+use super::rowwise::{layer_norm, softmax2};
+use super::tile::TILE;
+use super::view::{Block, Rows, Shared, filled, room};
 use crate::run;
+use seen::Seen;
 
 /// Rows of a block: whole strips of the tiles with 6 and 14 rows.
 const ROWS: usize = 84;
 
-/// What the rows of an image take from the tokens, for `h` heads and `n` tokens:
+/// What the rows of an image take from the tokens, for `n` tokens and `h` heads:
 /// `softmax(q keys^T + key_bias) values^T + bias`, the softmax over the tokens of each head.
+///
+/// The heads of a token lie side by side, so that what all heads do is done in vectors.
 pub struct FromTokens {
-    /// (h * n, k), times log2 e.
+    /// (n * h, k), times log2 e.
     pub keys: PackedWeight,
-    /// (h * n), times log2 e.
+    /// (n * h), times log2 e.
     pub key_bias: Vec<f32>,
-    /// (d, h * n)
+    /// (d, n * h)
     pub values: PackedWeight,
     /// (d)
     pub bias: Vec<f32>,
-    /// n
-    pub tokens: usize,
+    /// h, at most [`MAX_HEADS`](super::rowwise::MAX_HEADS)
+    pub heads: usize,
 }
 
 /// One pass over an image of `m` rows.
@@ -53,30 +58,51 @@ pub struct Pass<'a> {
     pub format: Format,
 }
 
+/// The new images (b, m, d) of `b` passes over images of one size, and what the tokens of each see in
+/// its own (b, c, d): `softmax(looks (out + positions)^T) out`, the softmax over the image.
+///
+/// # Errors
+/// When there is no memory for the images, or the run is cancelled.
+///
+/// # Panics
+/// When the sizes disagree.
+pub fn run(passes: &[Pass]) -> Result<[Vec<f32>; 2]> {
+    let Some(Rows { count, len, .. }) = passes.first().map(|pass| pass.image) else {
+        return Ok([vec![], vec![]]);
+    };
+    let mut seen = vec![];
+    let write = |shared: Shared| {
+        for (i, pass) in passes.iter().enumerate() {
+            assert_eq!((pass.image.count, pass.image.len), (count, len));
+            seen.extend(pass.run(shared, i * count)?);
+        }
+        Ok(())
+    };
+    // SAFETY: each pass writes its image.
+    let images = unsafe { filled(&[passes.len(), count, len], write) }?;
+    Ok([images, seen])
+}
+
 impl Pass<'_> {
-    /// Writes the new image (m, d) to `out` and returns what the tokens see in it (c, d):
-    /// `softmax(looks (out + positions)^T) out`, the softmax over the image.
-    ///
-    /// # Errors
-    /// When the run is cancelled.
-    ///
-    /// # Panics
-    /// When the sizes disagree.
-    pub fn run(&self, out: &mut [f32]) -> Result<Vec<f32>> {
+    /// Writes the new image to rows `at..` of `out` and returns what the tokens see in it.
+    fn run(&self, out: Shared, at: usize) -> Result<Vec<f32>> {
         let (m, d) = (self.image.count, self.image.len);
-        assert!(out.len() == m * d && (self.positions.count, self.positions.len) == (m, d));
-        let blocks = m.div_ceil(ROWS).max(1);
-        let tasks = (2 * rayon::current_num_threads()).min(blocks);
-        let rows = blocks.div_ceil(tasks) * ROWS;
+        assert_eq!((self.positions.count, self.positions.len), (m, d));
+        let tasks = 2 * rayon::current_num_threads();
+        let rows = m.div_ceil(tasks).next_multiple_of(TILE.rows).max(1);
         let check = run::checker();
-        let parts = out.par_chunks_mut((rows * d).max(1)).enumerate();
-        let seen: Result<Vec<Seen>> = parts
-            .map(|(task, out)| {
+        let tasks = (0..m.div_ceil(rows)).into_par_iter();
+        let seen: Result<Vec<Seen>> = tasks
+            .map(|task| {
                 let mut seen = Seen::new(self.looks.dims(), self.format);
                 let mut scratch = Scratch::default();
-                for (block, out) in out.chunks_mut(ROWS * d).enumerate() {
+                let end = m.min((task + 1) * rows);
+                for first in (task * rows..end).step_by(ROWS) {
                     check()?;
-                    self.block(task * rows + block * ROWS, out, &mut scratch, &mut seen);
+                    let count = ROWS.min(end - first);
+                    // SAFETY: these rows belong to this task.
+                    let block = unsafe { out.block((at + first) * d, d, count, d) };
+                    self.block(first, block, &mut scratch, &mut seen);
                 }
                 Ok(seen)
             })
@@ -85,9 +111,10 @@ impl Pass<'_> {
         Ok(all.map_or_else(Vec::new, Seen::finish))
     }
 
-    fn block(&self, first: usize, out: &mut [f32], scratch: &mut Scratch, seen: &mut Seen) {
-        let d = self.image.len;
-        let count = out.len() / d;
+    /// Rows `first..` of the image, as many as `out` has.
+    fn block(&self, first: usize, mut out: Block, scratch: &mut Scratch, seen: &mut Seen) {
+        let (count, d) = (out.count(), out.width());
+        let out = out.elements();
         let (image, positions) = (
             self.image.rows(first, count),
             self.positions.rows(first, count),
@@ -99,19 +126,19 @@ impl Pass<'_> {
         } = scratch;
         let FromTokens { keys, values, .. } = self.from_tokens;
         let (columns, _) = keys.dims();
-        scores.resize(count * columns, 0.);
+        let taken = room(scores, count * columns);
         let queries = match self.queries {
             Some(queries) => queries.rows(first, count),
             None => place(image, positions, placed),
         };
-        keys.multiply(queries, strips, scores);
+        keys.multiply(queries, strips, taken);
         let key_bias = Epilogue {
             bias: Bias::Columns(&self.from_tokens.key_bias),
             ..Epilogue::default()
         };
-        key_bias.apply(Block::new(scores, columns), 0, 0);
-        softmax2(scores, self.from_tokens.tokens);
-        values.multiply(Rows::new(scores, columns, count, columns), strips, out);
+        key_bias.apply(Block::new(taken, columns), 0, 0);
+        softmax2(taken, columns, self.from_tokens.heads);
+        values.multiply(Rows::new(taken, columns, count, columns), strips, out);
         let residual = Epilogue {
             bias: Bias::Columns(&self.from_tokens.bias),
             activation: Activation::Identity,
@@ -123,10 +150,10 @@ impl Pass<'_> {
 
         let image = Rows::new(out, d, count, d);
         let (looks, _) = self.looks.dims();
-        scores.resize(count * looks, 0.);
+        let asked = room(scores, count * looks);
         self.looks
-            .multiply(place(image, positions, placed), strips, scores);
-        seen.add(scores, image, strips, placed);
+            .multiply(place(image, positions, placed), strips, asked);
+        seen.add(asked, image, strips, placed);
     }
 }
 
@@ -140,126 +167,19 @@ struct Scratch {
 
 /// Rows with their positions.
 fn place<'a>(xs: Rows, positions: Rows, placed: &'a mut Vec<f32>) -> Rows<'a> {
-    placed.clear();
-    for i in 0..xs.count {
-        let sums = xs.row(i).iter().zip(positions.row(i)).map(|(x, p)| x + p);
-        placed.extend(sums);
-    }
+    let placed = room(placed, xs.count * xs.len);
+    add(xs, positions, placed);
     Rows::new(placed, xs.len, xs.count, xs.len)
 }
 
-/// What `c` queries have seen of an image so far.
-struct Seen {
-    tile: Tile,
-    max: Vec<f32>,   // (c): the largest score
-    total: Vec<f32>, // (c): the sum of exponentials relative to it
-    sums: Vec<f32>,  // (c, d): the sum of rows weighted with them
-}
-
-impl Seen {
-    fn new((c, d): (usize, usize), format: Format) -> Self {
-        Self {
-            tile: Tile::of(format).fitting(c),
-            max: vec![f32::MIN; c], // finite, so that differences are defined
-            total: vec![0.; c],
-            sums: vec![0.; c * d],
+vectorised! {
+    /// The sums of rows, without gaps.
+    fn add<L>(a: Rows, b: Rows, sums: &mut [f32]) {
+        for (i, sums) in sums.chunks_exact_mut(a.len.max(1)).enumerate() {
+            for ((sum, a), b) in sums.iter_mut().zip(a.row(i)).zip(b.row(i)) {
+                *sum = a + b;
+            }
         }
-    }
-
-    /// Adds rows and their `scores` (rows, c), which are overwritten, as are `strips` and `panels`.
-    fn add(
-        &mut self,
-        scores: &mut [f32],
-        rows: Rows,
-        strips: &mut Vec<f32>,
-        panels: &mut Vec<f32>,
-    ) {
-        let (c, d) = (self.max.len(), rows.len);
-        let mut top = self.max.clone();
-        for row in scores.chunks_exact(c) {
-            top.iter_mut()
-                .zip(row)
-                .for_each(|(top, x)| *top = top.max(*x));
-        }
-        self.raise(&top);
-        for row in scores.chunks_exact_mut(c) {
-            row.iter_mut().zip(&top).for_each(|(x, top)| *x -= top);
-        }
-        exp2(scores);
-        for row in scores.chunks_exact(c) {
-            self.total
-                .iter_mut()
-                .zip(row)
-                .for_each(|(total, x)| *total += x);
-        }
-        let (tile, weights) = (self.tile, Rows::new(scores, c, rows.count, c));
-        let depth = tile.left.elements(rows.count);
-        strips.resize(c.next_multiple_of(tile.rows) * depth, 0.);
-        let chunks = strips.chunks_exact_mut((depth * tile.rows).max(1));
-        for (first, strip) in (0..c).step_by(tile.rows).zip(chunks) {
-            let weights = weights.columns(first, tile.rows);
-            stack(weights, tile.left, Block::new(strip, tile.rows));
-        }
-        panels.resize(d.next_multiple_of(tile.cols) * depth, 0.);
-        let chunks = panels.chunks_exact_mut((depth * tile.cols).max(1));
-        for (first, panel) in (0..d).step_by(tile.cols).zip(chunks) {
-            let rows = rows.columns(first, tile.cols);
-            stack(rows, tile.right, Block::new(panel, tile.cols));
-        }
-        let sums = Block::new(&mut self.sums, d);
-        tile.multiply_into(depth, strips, panels, sums, true);
-    }
-
-    /// Makes everything relative to larger scores.
-    fn raise(&mut self, top: &[f32]) {
-        let mut factors: Vec<f32> = self
-            .max
-            .iter()
-            .zip(top)
-            .map(|(old, new)| old - new)
-            .collect();
-        exp2(&mut factors);
-        let d = self.sums.len() / self.max.len().max(1);
-        for (i, factor) in factors
-            .iter()
-            .enumerate()
-            .filter(|(_, factor)| **factor != 1.)
-        {
-            self.total[i] *= factor;
-            self.sums[i * d..(i + 1) * d]
-                .iter_mut()
-                .for_each(|x| *x *= factor);
-        }
-        self.max.copy_from_slice(top);
-    }
-
-    /// Both together.
-    fn with(mut self, mut other: Self) -> Self {
-        let top: Vec<f32> = self
-            .max
-            .iter()
-            .zip(&other.max)
-            .map(|(a, b)| a.max(*b))
-            .collect();
-        self.raise(&top);
-        other.raise(&top);
-        self.total
-            .iter_mut()
-            .zip(&other.total)
-            .for_each(|(a, b)| *a += b);
-        self.sums
-            .iter_mut()
-            .zip(&other.sums)
-            .for_each(|(a, b)| *a += b);
-        self
-    }
-
-    fn finish(mut self) -> Vec<f32> {
-        let d = self.sums.len() / self.max.len().max(1);
-        for (row, total) in self.sums.chunks_exact_mut(d.max(1)).zip(&self.total) {
-            row.iter_mut().for_each(|x| *x /= total);
-        }
-        self.sums
     }
 }
 
@@ -267,18 +187,20 @@ impl Seen {
 mod tests {
     use super::*;
     use crate::nn::kernels::random;
+    use crate::nn::kernels::tile::Tile;
 
-    /// `softmax2(a b^T + bias) values`, by the definition, in double; over `len` columns at a time.
-    fn attended(scores: &[Vec<f64>], values: &[Vec<f64>], len: usize) -> Vec<Vec<f64>> {
+    /// `softmax2(scores) values` by the definition, in double; of every `heads`-th column by itself.
+    fn attended(scores: &[Vec<f64>], values: &[Vec<f64>], heads: usize) -> Vec<Vec<f64>> {
         let row = |scores: &Vec<f64>| {
             let mut sums = vec![0.; values[0].len()];
-            for (group, values) in scores.chunks(len).zip(values.chunks(len)) {
-                let max = group.iter().copied().fold(f64::MIN, f64::max);
-                let powers: Vec<f64> = group.iter().map(|x| (x - max).exp2()).collect();
-                let total: f64 = powers.iter().sum();
-                for (power, value) in powers.iter().zip(values) {
-                    for (sum, v) in sums.iter_mut().zip(value) {
-                        *sum += power / total * v;
+            for head in 0..heads {
+                let of_head = || (head..scores.len()).step_by(heads);
+                let max = of_head().map(|i| scores[i]).fold(f64::MIN, f64::max);
+                let power = |i: usize| (scores[i] - max).exp2();
+                let total: f64 = of_head().map(power).sum();
+                for i in of_head() {
+                    for (sum, v) in sums.iter_mut().zip(&values[i]) {
+                        *sum += power(i) / total * v;
                     }
                 }
             }
@@ -332,7 +254,7 @@ mod tests {
                     key_bias: key_bias.clone(),
                     values: PackedWeight::new(&values, d, c, format),
                     bias: bias.clone(),
-                    tokens: n,
+                    heads,
                 };
                 let packed = PackedWeight::new(&looking, looks, d, format);
                 let pass = Pass {
@@ -344,8 +266,7 @@ mod tests {
                     looks: &packed,
                     format,
                 };
-                let mut out = vec![f32::NAN; m * d];
-                let seen = pass.run(&mut out).unwrap();
+                let [out, seen] = run(&[pass]).unwrap();
 
                 let sums = |a: &[Vec<f64>], b: &[Vec<f64>]| -> Vec<Vec<f64>> {
                     let add = |(a, b): (&Vec<f64>, &Vec<f64>)| {
@@ -364,7 +285,7 @@ mod tests {
                     .map(|j| (0..d).map(|i| f64::from(values[i * c + j])).collect())
                     .collect();
                 let taken = sums(
-                    &attended(&scores, &columns, n),
+                    &attended(&scores, &columns, heads),
                     &vec![matrix(&bias, d).remove(0); m],
                 );
                 let want: Vec<Vec<f64>> = sums(&taken, &wide)
@@ -387,7 +308,7 @@ mod tests {
                 };
                 close(&out, &want);
                 let scores = dots(&matrix(&looking, d), &sums(&want, &placed));
-                close(&seen, &attended(&scores, &want, m));
+                close(&seen, &attended(&scores, &want, 1));
             }
         }
     }
