@@ -264,7 +264,8 @@ impl MaskDecoder {
 
     /// `tokens` (b, n, d), the output tokens first
     fn decode(&self, image: &PreparedImage, image_pe: &Tensor, tokens: &Tensor) -> Result<Decoded> {
-        let (hs, image) = self.transformer.forward(image, image_pe, tokens)?;
+        let outputs = self.output_tokens.dim(0)?;
+        let (hs, image) = self.transformer.forward(image, image_pe, tokens, outputs)?;
         let ((b, _, d), slots, masks) = (hs.dims3()?, self.slots, self.hypernetworks.len());
         // one row for each slot
         let of_slots = |first: usize| hs.narrow(1, first, slots)?.reshape((b * slots, d));

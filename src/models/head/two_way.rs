@@ -83,7 +83,7 @@ impl TwoWayTransformer {
     }
 
     /// An image of 1 or b, `image_pe` (1, m, d), `tokens` (b, n, d)
-    /// -> tokens (b, n, d), image (b, m, d)
+    /// -> the first `outputs` tokens (b, outputs, d), image (b, m, d)
     ///
     /// # Errors
     /// For tensors of another shape.
@@ -92,10 +92,11 @@ impl TwoWayTransformer {
         image: &PreparedImage,
         image_pe: &Tensor,
         tokens: &Tensor,
+        outputs: usize,
     ) -> Result<(Tensor, Tensor)> {
         match on_cpu_in_f32(tokens) && tokens.dim(1)? < MANY_TOKENS {
-            true => self.forward_in_passes(image, image_pe, tokens),
-            false => self.forward_by_layers(image, image_pe, tokens),
+            true => self.forward_in_passes(image, image_pe, tokens, outputs),
+            false => self.forward_by_layers(image, image_pe, tokens, outputs),
         }
     }
 
@@ -104,6 +105,7 @@ impl TwoWayTransformer {
         prepared: &PreparedImage,
         image_pe: &Tensor,
         tokens: &Tensor,
+        outputs: usize,
     ) -> Result<(Tensor, Tensor)> {
         let token_pe = tokens;
         let (mut tokens, mut image) = (tokens.clone(), prepared.image.clone());
@@ -127,7 +129,8 @@ impl TwoWayTransformer {
             let attended = look.attend(&queries, &k, &v)?;
             image = image.broadcast_add(&attended)?.apply(&layer.norm4)?;
         }
-        let q = (&tokens + token_pe)?;
+        let tokens = tokens.narrow(1, 0, outputs)?;
+        let q = (&tokens + token_pe.narrow(1, 0, outputs)?)?;
         let k = image.broadcast_add(image_pe)?;
         let look = &self.final_attn_token_to_image.attention;
         let attended = look.forward(&q, &k, &image)?;
@@ -141,6 +144,7 @@ impl TwoWayTransformer {
         prepared: &PreparedImage,
         image_pe: &Tensor,
         tokens: &Tensor,
+        outputs: usize,
     ) -> Result<(Tensor, Tensor)> {
         let token_pe = tokens;
         let [first, _] = &self.layers;
@@ -160,9 +164,13 @@ impl TwoWayTransformer {
                     tokens = next.attend_themselves(&tokens, token_pe)?;
                     &next.cross_attn_token_to_image
                 }
-                None => &self.final_attn_token_to_image,
+                None => {
+                    tokens = tokens.narrow(1, 0, outputs)?;
+                    &self.final_attn_token_to_image
+                }
             };
-            let looks = look.absorbed_queries(&(&tokens + token_pe)?)?;
+            let asking = (&tokens + token_pe.narrow(1, 0, tokens.dim(1)?)?)?;
+            let looks = look.absorbed_queries(&asking)?;
             let pass = Pass {
                 image: &image,
                 positions: image_pe,
@@ -245,8 +253,12 @@ mod tests {
                 TwoWayTransformer::forward_by_layers,
                 TwoWayTransformer::forward_in_passes,
             ] {
-                let (hs, image) = forward(&transformer, &image, &pe, &tokens)?;
-                assert_close(&hs, &golden.tensor(&format!("out.{case}.tokens")), 2e-6);
+                let want = golden.tensor(&format!("out.{case}.tokens"));
+                for outputs in [tokens.dim(1)?, 2] {
+                    let (hs, _) = forward(&transformer, &image, &pe, &tokens, outputs)?;
+                    assert_close(&hs, &want.narrow(1, 0, outputs)?, 2e-6);
+                }
+                let (_, image) = forward(&transformer, &image, &pe, &tokens, 1)?;
                 assert_close(&image, &golden.tensor(&format!("out.{case}.image")), 2e-6);
             }
         }
@@ -262,9 +274,9 @@ mod tests {
         let kept = transformer.prepare(&image, &pe)?;
         for prompt in 0..tokens.dim(0)? {
             let tokens = tokens.narrow(0, prompt, 1)?;
-            let (hs, drawn) = transformer.forward(&kept, &pe, &tokens)?;
+            let (hs, drawn) = transformer.forward(&kept, &pe, &tokens, 3)?;
             let fresh = transformer.prepare(&image, &pe)?;
-            let (want, want_drawn) = transformer.forward(&fresh, &pe, &tokens)?;
+            let (want, want_drawn) = transformer.forward(&fresh, &pe, &tokens, 3)?;
             assert_close(&hs, &want, 0.);
             assert_close(&drawn, &want_drawn, 0.);
         }
