@@ -150,6 +150,25 @@ fn one_thread_or_half_precision_find_the_same() {
 }
 
 #[test]
+fn threads_may_be_asked_for_by_rayons_variable() {
+    for threads in ["0", "1", "3", "many"] {
+        sam3()
+            .env("RAYON_NUM_THREADS", threads)
+            .args(["segment", "--point", "124,124", "-o", "-"])
+            .arg(scene())
+            .assert()
+            .success();
+    }
+    sam3()
+        .env("RAYON_NUM_THREADS", "1025")
+        .arg("models")
+        .assert()
+        .code(1)
+        .stdout("")
+        .stderr(contains("at most 1024"));
+}
+
+#[test]
 fn a_trace_is_written_on_request() {
     let folder = tempfile::tempdir().unwrap();
     let trace = folder.path().join("stages.safetensors");

@@ -46,19 +46,22 @@ fn main() -> ExitCode {
     let cli = Cli::parse(); // exits with 2 on a usage error
     // Rayon starts as many as this says; more than any machine has would take the machine down.
     let asked = std::env::var("RAYON_NUM_THREADS").unwrap_or_default();
-    if asked
-        .parse()
-        .is_ok_and(|threads: usize| threads > cli::MAX_THREADS.into())
-    {
+    let asked = asked.parse().unwrap_or(0); // 0: as many as there are
+    if asked > usize::from(cli::MAX_THREADS) {
         let limit = cli::MAX_THREADS;
         eprintln!("error: RAYON_NUM_THREADS is {asked}; at most {limit} are started");
         return ExitCode::FAILURE;
     }
-    if let Some(threads) = cli.command.threads()
-        && let Err(error) = limit_threads(threads.into())
-    {
-        progress::complain(&format!("error: --threads {threads}: {error}"));
-        return ExitCode::FAILURE;
+    match cli.command.threads() {
+        None => tell_threads(asked),
+        Some(threads) => {
+            tell_threads(threads.into());
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
+            if let Err(error) = pool.build_global() {
+                progress::complain(&format!("error: --threads {threads}: {error}"));
+                return ExitCode::FAILURE;
+            }
+        }
     }
     start_log(cli.verbose, cli.quiet);
     #[cfg(unix)]
@@ -93,13 +96,17 @@ fn main() -> ExitCode {
     }
 }
 
-/// Sizes the pool of threads, and that of candle, which reads its size from the environment.
-fn limit_threads(threads: usize) -> Result<(), rayon::ThreadPoolBuildError> {
-    // SAFETY: no other thread runs yet.
-    unsafe { std::env::set_var("CANDLE_NUM_THREADS", threads.to_string()) };
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build_global()
+/// Tells rayon and candle how many threads there will be, 0 for as many as the processor runs. candle
+/// does not remember it: untold, it reads `/proc/cpuinfo` for each product.
+fn tell_threads(threads: usize) {
+    let threads = match threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    };
+    for variable in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
+        // SAFETY: no other thread runs yet.
+        unsafe { std::env::set_var(variable, threads.to_string()) };
+    }
 }
 
 /// Warnings go to stderr; `-v` adds what the library does, `-q` leaves errors only.

@@ -120,8 +120,12 @@ impl PromptEncoder {
 
 /// Coordinates (n, 2) in 0..1 -> sines, then cosines (n, d)
 fn fourier(coords: &Tensor, frequencies: &Tensor) -> Result<Tensor> {
-    let angles = coords.affine(2., -1.)?.matmul(frequencies)?;
-    let angles = (angles * std::f64::consts::TAU)?;
+    let coords = coords.affine(2., -1.)?;
+    let along = |axis| {
+        let (coords, frequencies) = (coords.narrow(1, axis, 1)?, frequencies.narrow(0, axis, 1)?);
+        coords.broadcast_mul(&frequencies)
+    };
+    let angles = ((along(0)? + along(1)?)? * std::f64::consts::TAU)?;
     Tensor::cat(&[angles.sin()?, angles.cos()?], 1)
 }
 
