@@ -65,8 +65,14 @@ impl Worker {
 
     fn execute(&self, job: Job<Self>) {
         let start = Instant::now();
+        let work = AssertUnwindSafe(|| match self.model.device().is_cpu() {
+            // Within the pool of threads: from outside, each product of a decode would put this thread
+            // to sleep and wake another.
+            true => rayon::scope(|_| (job.work)(self)),
+            false => (job.work)(self),
+        });
         // Whoever waits for the job sees its channel closed.
-        if catch_unwind(AssertUnwindSafe(|| (job.work)(self))).is_err() {
+        if catch_unwind(work).is_err() {
             self.figures.panics.fetch_add(1, Ordering::Relaxed);
             tracing::error!("a job panicked; the engine goes on");
         }
