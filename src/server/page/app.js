@@ -174,7 +174,7 @@ class App {
 
   /** The pointer is at a place of the picture. */
   pointed(at, isInside, stamp) {
-    this.ui.setPosition(isInside ? at : null);
+    this.ui.setPositionSoon(isInside ? at : null);
     this.#hovered = isInside ? { at, stamp } : null;
     if (isInside && this.cursor) {
       this.cursor = null;
@@ -253,8 +253,9 @@ class App {
 
   showBrush(at) {
     const isBrush = this.tool === "brush" || this.tool === "eraser";
+    const had = Boolean(this.#brushAt);
     this.#brushAt = isBrush ? at : null;
-    this.#draw();
+    if (had || this.#brushAt) this.#draw(); // else every move would paint all for nothing
   }
 
   setPanning(isPanning) {

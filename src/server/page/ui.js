@@ -7,6 +7,7 @@ import { LOWEST } from "./session.js";
 export const $ = (id) => document.getElementById(id);
 
 const SHOWN = 6000; // milliseconds of a message
+const SOON = 100; // milliseconds that figures which change all the time may lag behind
 const THEME = "sam3.theme";
 
 /** Calls `update(key, value)` for keyed children: made when new, moved, updated, removed. */
@@ -44,6 +45,8 @@ const make = (tag, fields, ...children) => {
 };
 
 export class Ui {
+  #due = new Map(); // figures that are not up to date: name -> function that writes it
+
   constructor(app) {
     this.app = app;
     this.latencies = [];
@@ -149,12 +152,30 @@ export class Ui {
     if (this.latencies.length > 25) this.latencies.shift();
     const median = (at) => this.latencies.map((pair) => pair[at]).sort((a, b) => a - b)[this.latencies.length >> 1];
     const values = { ms: median(0).toFixed(0), server: median(1).toFixed(0) };
-    $("latency").textContent = t("latency", values);
     Object.assign($("latency").dataset, values, { count: Number($("latency").dataset.count ?? 0) + 1, last: ms.toFixed(1) });
+    this.#soon("latency", () => { $("latency").textContent = t("latency", values); });
   }
 
   setPosition(at) {
+    this.#due.delete("position");
     $("position").textContent = at ? t("position", { x: Math.floor(at[0]), y: Math.floor(at[1]) }) : "";
+  }
+
+  /** Where a pointer is that moves. */
+  setPositionSoon(at) {
+    this.#soon("position", () => this.setPosition(at));
+  }
+
+  /** Writes the newest of a figure that changes all the time: each change costs a frame, which would delay masks. */
+  #soon(figure, write) {
+    if (!this.#due.size) {
+      setTimeout(() => {
+        const due = [...this.#due.values()];
+        this.#due.clear();
+        for (const write of due) write();
+      }, SOON);
+    }
+    this.#due.set(figure, write);
   }
 
   // Everything that depends on the session

@@ -172,6 +172,7 @@ export class View {
     }
     context.globalAlpha = 1;
     if (this.hasPreview) {
+      context.imageSmoothingQuality = "low"; // it is smooth already, and cubic sums cost more than all else here
       context.drawImage(this.preview, ...this.previewCrop, 0, 0, this.width, this.height);
     }
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
