@@ -14,8 +14,8 @@ pub enum Level {
     Avx2,
     /// 16 lanes.
     Avx512,
-    /// 16 lanes, and registers of 16 x 16 sums for products of bf16. Never chosen by default: this
-    /// code has only run in an emulation so far.
+    /// 16 lanes, and registers of 16 x 16 sums for products of bf16 and of bytes. Never chosen by default:
+    /// this code has only run in an emulation so far.
     Amx,
 }
 
@@ -149,13 +149,13 @@ mod amx {
     use std::arch::is_x86_feature_detected as has;
     use std::arch::x86_64::{__cpuid, __cpuid_count, _xgetbv};
 
-    /// Whether the processor has tiles and products of bf16, and the system lets this process use
+    /// Whether the processor has tiles and products of bf16 and bytes, and the system lets this process use
     /// them. Linux asks processes to ask; the permission holds for all threads.
     pub fn is_usable() -> bool {
-        const BF16_AND_TILES: u32 = 1 << 22 | 1 << 24;
+        const BF16_TILES_AND_BYTES: u32 = 1 << 22 | 1 << 24 | 1 << 25;
         let has_leaf = __cpuid(0).eax >= 7;
         has_leaf
-            && __cpuid_count(7, 0).edx & BF16_AND_TILES == BF16_AND_TILES
+            && __cpuid_count(7, 0).edx & BF16_TILES_AND_BYTES == BF16_TILES_AND_BYTES
             && system_keeps_tiles()
             && is_permitted()
     }

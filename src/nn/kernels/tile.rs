@@ -8,7 +8,7 @@
 use std::sync::LazyLock;
 
 #[cfg(target_arch = "x86_64")]
-use super::amx::{self, Strips};
+use super::amx::{self, Elements, Strips};
 use super::lanes::{Four, Lanes, Product, Single, unroll};
 use super::layout::{Format, Layout};
 use super::level::{Level, has_fast_bf16, level};
@@ -147,7 +147,10 @@ impl Tile {
                 let strips = Strips {
                     rows: self.rows,
                     depth,
-                    format: self.format,
+                    elements: match self.format {
+                        Format::Split => Elements::Split,
+                        Format::Single | Format::Pairs => Elements::Pairs,
+                    },
                 };
                 // SAFETY: `code` is what this processor runs; the lengths of a and b were checked.
                 return unsafe { code(strips, a, b, c, add) };

@@ -2,7 +2,7 @@
 //!
 //! What the processor answers with a fault is a panic here.
 
-use super::{Block, Configuration, Instructions, SIDE, Strips};
+use super::{Block, Configuration, Elements, Instructions, SIDE, Strips};
 use crate::nn::kernels::level::{EMULATED_AMX, LEVEL_VARIABLE};
 
 /// Whether [`LEVEL_VARIABLE`] asks for it.
@@ -16,7 +16,25 @@ pub fn is_asked_for() -> bool {
 /// As there; no processor needs to have AMX.
 pub unsafe fn multiply(strips: Strips, a: &[f32], b: &[f32], c: Block, add: bool) {
     // SAFETY: the caller's promise.
-    unsafe { super::multiply(&mut Emulation::new(), strips, a, b, c, add) }
+    unsafe {
+        super::multiply(
+            &mut Emulation::new(),
+            strips,
+            a.as_ptr().cast(),
+            b.as_ptr().cast(),
+            c,
+            add,
+        )
+    }
+}
+
+/// A [`super::MultiplyBytes`].
+///
+/// # Safety
+/// As there; no processor needs to have AMX.
+pub unsafe fn multiply_bytes(strips: Strips, a: &[u32], b: &[i8], sums: &mut [i32]) {
+    // SAFETY: the caller's promise.
+    unsafe { super::multiply_bytes(&mut Emulation::new(), strips, a, b, sums) }
 }
 
 struct Emulation {
@@ -40,6 +58,14 @@ impl Emulation {
             "tile {tile} is not configured"
         );
         (usize::from(rows[tile]), usize::from(bytes[tile]) / 4)
+    }
+
+    /// Rows, depth and columns of a product, in elements.
+    fn product<const SUM: usize, const A: usize, const B: usize>(&self) -> [usize; 3] {
+        let ((m, n), depth) = (self.size(SUM), self.size(A).1);
+        assert!(SUM != A && SUM != B && A != B);
+        assert!(self.size(A) == (m, depth) && self.size(B) == (depth, n));
+        [m, depth, n]
     }
 }
 
@@ -82,31 +108,29 @@ impl Instructions for Emulation {
         self.tiles[TILE] = [[0; SIDE]; SIDE];
     }
 
-    unsafe fn load<const TILE: usize>(&mut self, from: *const f32, stride: usize) {
+    unsafe fn load<const TILE: usize>(&mut self, from: *const u32, stride: usize) {
         let (rows, elements) = self.size(TILE);
         self.tiles[TILE] = [[0; SIDE]; SIDE];
         for (i, row) in self.tiles[TILE].iter_mut().take(rows).enumerate() {
             for (j, x) in row.iter_mut().take(elements).enumerate() {
                 // SAFETY: the caller's promise.
-                *x = unsafe { from.add(i * stride + j).read() }.to_bits();
+                *x = unsafe { from.add(i * stride + j).read_unaligned() };
             }
         }
     }
 
-    unsafe fn store<const TILE: usize>(&mut self, to: *mut f32, stride: usize) {
+    unsafe fn store<const TILE: usize>(&mut self, to: *mut u32, stride: usize) {
         let (rows, elements) = self.size(TILE);
         for (i, row) in self.tiles[TILE].iter().take(rows).enumerate() {
             for (j, x) in row.iter().take(elements).enumerate() {
                 // SAFETY: the caller's promise.
-                unsafe { to.add(i * stride + j).write(f32::from_bits(*x)) }
+                unsafe { to.add(i * stride + j).write_unaligned(*x) }
             }
         }
     }
 
-    unsafe fn add_products<const SUM: usize, const A: usize, const B: usize>(&mut self) {
-        let ((m, n), depth) = (self.size(SUM), self.size(A).1);
-        assert!(SUM != A && SUM != B && A != B);
-        assert!(self.size(A) == (m, depth) && self.size(B) == (depth, n));
+    unsafe fn add_pairs<const SUM: usize, const A: usize, const B: usize>(&mut self) {
+        let [m, depth, n] = self.product::<SUM, A, B>();
         let (a, b) = (self.tiles[A], self.tiles[B].map(|row| row.map(halves)));
         for (row, a) in self.tiles[SUM].iter_mut().zip(a).take(m) {
             let mut sums = [[0f32; 2]; SIDE];
@@ -119,6 +143,21 @@ impl Instructions for Emulation {
             for (to, sum) in row.iter_mut().zip(sums).take(n) {
                 let sum = flushed(sum[0] + sum[1]);
                 *to = flushed(flushed(f32::from_bits(*to)) + sum).to_bits();
+            }
+        }
+    }
+
+    unsafe fn add_bytes<const SUM: usize, const A: usize, const B: usize>(&mut self) {
+        let [m, depth, n] = self.product::<SUM, A, B>();
+        let (a, b) = (self.tiles[A], self.tiles[B]);
+        for (row, a) in self.tiles[SUM].iter_mut().zip(a).take(m) {
+            for (x, b) in a.into_iter().zip(&b).take(depth) {
+                for (to, y) in row.iter_mut().zip(b).take(n) {
+                    for (x, y) in x.to_le_bytes().into_iter().zip(y.to_le_bytes()) {
+                        let product = i32::from(x) * i32::from(y as i8);
+                        *to = (*to as i32).wrapping_add(product) as u32;
+                    }
+                }
             }
         }
     }
@@ -280,10 +319,11 @@ mod tests {
                 let strips = Strips {
                     rows: tile.rows,
                     depth: tile.left.elements(32),
-                    format: tile.format,
+                    elements: Elements::Pairs,
                 };
+                let (a, b) = (a.as_ptr().cast(), b.as_ptr().cast());
                 // SAFETY: the operands are as long as they should be.
-                unsafe { super::super::multiply(&mut amx, strips, &a, &b, to, false) }
+                unsafe { super::super::multiply(&mut amx, strips, a, b, to, false) }
                 assert_eq!((&amx.configuration, c), (before, [0.]));
             }
         }

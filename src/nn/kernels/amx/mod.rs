@@ -1,9 +1,9 @@
-//! Products of bf16 by AMX: eight registers, here called tiles, of 16 rows of 64 bytes.
+//! Products of bf16 and of bytes by AMX: eight registers, here called tiles, of 16 rows of 64 bytes.
 //!
 //! Four of them hold 32 x 32 sums, two the rows of the left operand, two the columns of the right
-//! one; an instruction multiplies 16 rows of 32 values with 16 columns. Numbers split in a high
-//! and a low bf16 take three products: high by high, low by high and high by low. Low by low is
-//! less than what the parts leave out.
+//! one; an instruction multiplies 16 rows of 32 bf16, or of 64 bytes, with 16 columns. Numbers split
+//! in a high and a low bf16 take three products: high by high, low by high and high by low. Low by
+//! low is less than what the parts leave out.
 //!
 //! Verified by emulating the instructions only, never on a processor that has them, and
 //! therefore off unless `CANDLE_SAM3_CPU=amx` asks for it.
@@ -13,7 +13,6 @@
 
 use std::arch::asm;
 
-use super::layout::Format;
 use super::view::Block;
 
 /// Rows of a strip, at most.
@@ -28,10 +27,21 @@ const SIDE: usize = 16;
 pub struct Strips {
     /// Rows of a strip, at most [`ROWS`].
     pub rows: usize,
-    /// Elements of the summation, of both operands.
+    /// Elements of the summation, of both operands: whole tiles.
     pub depth: usize,
-    /// Pairs, or numbers split in two.
-    pub format: Format,
+    /// What an element of 32 bits is.
+    pub elements: Elements,
+}
+
+/// What is multiplied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Elements {
+    /// Two bf16.
+    Pairs,
+    /// Two bf16, the high parts of numbers in one tile and the low ones in the next.
+    Split,
+    /// Four bytes, on the right with a sign. Sums are integers.
+    Bytes,
 }
 
 /// `c (+)= a b`: `a` holds a strip for each [`Strips::rows`] rows of `c`, `b` a panel for each
@@ -49,7 +59,35 @@ pub fn code() -> Multiply {
     }
     |strips, a, b, c, add| {
         // SAFETY: passed on to the caller.
-        unsafe { multiply(&mut Processor, strips, a, b, c, add) }
+        unsafe {
+            multiply(
+                &mut Processor,
+                strips,
+                a.as_ptr().cast(),
+                b.as_ptr().cast(),
+                c,
+                add,
+            )
+        }
+    }
+}
+
+/// Sums of 32 bits of products of bytes: `a` holds strips of [`Strips::rows`] rows, `b` a panel of [`COLS`]
+/// columns, and the sums are those of all rows of the strips.
+///
+/// # Safety
+/// As of [`Multiply`].
+pub type MultiplyBytes = unsafe fn(Strips, &[u32], &[i8], &mut [i32]);
+
+/// See [`code`].
+pub fn code_of_bytes() -> MultiplyBytes {
+    #[cfg(test)]
+    if emulation::is_asked_for() {
+        return emulation::multiply_bytes;
+    }
+    |strips, a, b, sums| {
+        // SAFETY: passed on to the caller.
+        unsafe { multiply_bytes(&mut Processor, strips, a, b, sums) }
     }
 }
 
@@ -119,11 +157,13 @@ trait Instructions {
     /// TILEZERO
     unsafe fn zero<const TILE: usize>(&mut self);
     /// TILELOADD
-    unsafe fn load<const TILE: usize>(&mut self, from: *const f32, stride: usize);
+    unsafe fn load<const TILE: usize>(&mut self, from: *const u32, stride: usize);
     /// TILESTORED
-    unsafe fn store<const TILE: usize>(&mut self, to: *mut f32, stride: usize);
+    unsafe fn store<const TILE: usize>(&mut self, to: *mut u32, stride: usize);
     /// TDPBF16PS: adds the products of rows of `A` with columns of `B` to `SUM`.
-    unsafe fn add_products<const SUM: usize, const A: usize, const B: usize>(&mut self);
+    unsafe fn add_pairs<const SUM: usize, const A: usize, const B: usize>(&mut self);
+    /// TDPBUSD: the same for bytes, those of `B` with a sign.
+    unsafe fn add_bytes<const SUM: usize, const A: usize, const B: usize>(&mut self);
 }
 
 /// Repeats an expression for the tiles of sums that there are, each with its number as a constant
@@ -144,15 +184,33 @@ macro_rules! each_sum {
     };
 }
 
-/// Products of all strips in `a` with all panels in `b`.
+/// See [`MultiplyBytes`].
+///
+/// # Safety
+/// As it says.
+unsafe fn multiply_bytes<I: Instructions>(
+    amx: &mut I,
+    strips: Strips,
+    a: &[u32],
+    b: &[i8],
+    sums: &mut [i32],
+) {
+    // SAFETY: both types are 32 bits, and any are valid.
+    let sums = unsafe { std::slice::from_raw_parts_mut(sums.as_mut_ptr().cast(), sums.len()) };
+    let sums = Block::new(sums, COLS);
+    // SAFETY: the caller's promises.
+    unsafe { multiply(amx, strips, a.as_ptr(), b.as_ptr().cast(), sums, false) }
+}
+
+/// Products of all strips in `a` with all panels in `b`, which need not be aligned.
 ///
 /// # Safety
 /// As [`Multiply`] says.
 unsafe fn multiply<I: Instructions>(
     amx: &mut I,
     strips: Strips,
-    a: &[f32],
-    b: &[f32],
+    a: *const u32,
+    b: *const u32,
     mut c: Block,
     add: bool,
 ) {
@@ -164,7 +222,7 @@ unsafe fn multiply<I: Instructions>(
         let found = amx.configuration();
         for (s, i) in (0..c.count()).step_by(rows).enumerate() {
             for (p, j) in (0..c.width()).step_by(COLS).enumerate() {
-                let (a, b) = (&a[s * depth * rows..], &b[p * depth * COLS..]);
+                let (a, b) = (a.add(s * depth * rows), b.add(p * depth * COLS));
                 let mut c = c.rows(i, rows);
                 let c = c.columns(j, COLS);
                 let size = (c.count(), c.width());
@@ -172,7 +230,6 @@ unsafe fn multiply<I: Instructions>(
                     amx.configure(&Configuration::of(size.0, size.1));
                     configured = size;
                 }
-                let (a, b) = (a.as_ptr(), b.as_ptr());
                 multiply_one(amx, strips, a, b, c, add);
             }
         }
@@ -191,23 +248,24 @@ unsafe fn multiply<I: Instructions>(
 unsafe fn multiply_one<I: Instructions>(
     amx: &mut I,
     strips: Strips,
-    mut a: *const f32,
-    mut b: *const f32,
+    mut a: *const u32,
+    mut b: *const u32,
     c: Block,
     add: bool,
 ) {
     let Strips {
         rows,
         depth,
-        format,
+        elements,
     } = strips;
     let has = (c.count() > SIDE, c.width() > SIDE); // second tiles
     let (stride, to) = (c.stride, |i: usize, j: usize| {
-        c.first.wrapping_add(i * SIDE * c.stride + j * SIDE)
+        let first = c.first.cast::<u32>();
+        first.wrapping_add(i * SIDE * c.stride + j * SIDE)
     });
-    let parts = match format {
-        Format::Split => 2,
-        _ => 1,
+    let parts = match elements {
+        Elements::Split => 2,
+        Elements::Pairs | Elements::Bytes => 1,
     };
     let (a_part, b_part) = (rows * SIDE, SIDE * COLS);
     // SAFETY: the caller's promises.
@@ -219,13 +277,17 @@ unsafe fn multiply_one<I: Instructions>(
         for _ in 0..depth / (parts * SIDE) {
             load_left(amx, has, a);
             load_right(amx, has, b);
-            add_products(amx, has);
-            if parts == 2 {
-                load_left(amx, has, a.add(a_part));
-                add_products(amx, has);
-                load_left(amx, has, a);
-                load_right(amx, has, b.add(b_part));
-                add_products(amx, has);
+            match elements {
+                Elements::Bytes => add_bytes(amx, has),
+                Elements::Pairs => add_pairs(amx, has),
+                Elements::Split => {
+                    add_pairs(amx, has);
+                    load_left(amx, has, a.add(a_part));
+                    add_pairs(amx, has);
+                    load_left(amx, has, a);
+                    load_right(amx, has, b.add(b_part));
+                    add_pairs(amx, has);
+                }
             }
             a = a.add(parts * a_part);
             b = b.add(parts * b_part);
@@ -235,9 +297,9 @@ unsafe fn multiply_one<I: Instructions>(
 }
 
 /// # Safety
-/// As [`Instructions`] says, for 32 elements of each row.
+/// As [`Instructions`] says, for 16 elements of each row.
 #[inline(always)]
-unsafe fn load_left<I: Instructions>(amx: &mut I, has: (bool, bool), from: *const f32) {
+unsafe fn load_left<I: Instructions>(amx: &mut I, has: (bool, bool), from: *const u32) {
     // SAFETY: the caller's promise.
     unsafe {
         amx.load::<LEFT>(from, SIDE);
@@ -248,9 +310,9 @@ unsafe fn load_left<I: Instructions>(amx: &mut I, has: (bool, bool), from: *cons
 }
 
 /// # Safety
-/// As [`Instructions`] says, for 32 elements of each column.
+/// As [`Instructions`] says, for 16 elements of each column.
 #[inline(always)]
-unsafe fn load_right<I: Instructions>(amx: &mut I, has: (bool, bool), from: *const f32) {
+unsafe fn load_right<I: Instructions>(amx: &mut I, has: (bool, bool), from: *const u32) {
     // SAFETY: the caller's promise.
     unsafe {
         amx.load::<RIGHT>(from, COLS);
@@ -263,11 +325,23 @@ unsafe fn load_right<I: Instructions>(amx: &mut I, has: (bool, bool), from: *con
 /// # Safety
 /// As [`Instructions`] says.
 #[inline(always)]
-unsafe fn add_products<I: Instructions>(amx: &mut I, has: (bool, bool)) {
+unsafe fn add_pairs<I: Instructions>(amx: &mut I, has: (bool, bool)) {
     // SAFETY: the caller's promise.
     unsafe {
         each_sum!(has, SUM, _i, _j => {
-            amx.add_products::<SUM, { LEFT + SUM / 2 }, { RIGHT + SUM % 2 }>()
+            amx.add_pairs::<SUM, { LEFT + SUM / 2 }, { RIGHT + SUM % 2 }>()
+        });
+    }
+}
+
+/// # Safety
+/// As [`Instructions`] says.
+#[inline(always)]
+unsafe fn add_bytes<I: Instructions>(amx: &mut I, has: (bool, bool)) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        each_sum!(has, SUM, _i, _j => {
+            amx.add_bytes::<SUM, { LEFT + SUM / 2 }, { RIGHT + SUM % 2 }>()
         });
     }
 }
@@ -316,24 +390,29 @@ impl Instructions for Processor {
     }
 
     #[inline(always)]
-    unsafe fn load<const TILE: usize>(&mut self, from: *const f32, stride: usize) {
+    unsafe fn load<const TILE: usize>(&mut self, from: *const u32, stride: usize) {
         unsafe {
             instruction!("tileloadd tmm{}, [{} + 4*{}]", const TILE, in(reg) from, in(reg) stride,)
         }
     }
 
     #[inline(always)]
-    unsafe fn store<const TILE: usize>(&mut self, to: *mut f32, stride: usize) {
+    unsafe fn store<const TILE: usize>(&mut self, to: *mut u32, stride: usize) {
         unsafe {
             instruction!("tilestored [{} + 4*{}], tmm{}", in(reg) to, in(reg) stride, const TILE,)
         }
     }
 
     #[inline(always)]
-    unsafe fn add_products<const SUM: usize, const A: usize, const B: usize>(&mut self) {
+    unsafe fn add_pairs<const SUM: usize, const A: usize, const B: usize>(&mut self) {
         unsafe { instruction!("tdpbf16ps tmm{}, tmm{}, tmm{}", const SUM, const A, const B,) }
+    }
+
+    #[inline(always)]
+    unsafe fn add_bytes<const SUM: usize, const A: usize, const B: usize>(&mut self) {
+        unsafe { instruction!("tdpbusd tmm{}, tmm{}, tmm{}", const SUM, const A, const B,) }
     }
 }
 
 #[cfg(test)]
-mod emulation;
+pub mod emulation;

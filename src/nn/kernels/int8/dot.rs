@@ -12,6 +12,8 @@ use std::sync::LazyLock;
 use super::neon;
 #[cfg(target_arch = "x86_64")]
 use super::x86;
+#[cfg(target_arch = "x86_64")]
+use crate::nn::kernels::amx::{self, Elements, Strips};
 use crate::nn::kernels::lanes::unroll;
 use crate::nn::kernels::level::{Level, level};
 
@@ -30,9 +32,21 @@ pub struct Tile {
     /// What is taken from the bytes of the left operand before they are multiplied: half of their range where
     /// the instruction takes signed bytes.
     pub offset: u8,
-    /// Code for strips of 1, 2, … rows.
-    code: &'static [Multiply],
+    code: Code,
 }
+
+#[derive(Clone, Copy)]
+enum Code {
+    /// In registers of sums: code for strips of 1, 2, … rows, whose elements lie side by side.
+    Lanes(&'static [Multiply]),
+    /// In tiles of AMX: 16 elements of each row lie side by side, then those of the next.
+    #[cfg(target_arch = "x86_64")]
+    Amx(amx::MultiplyBytes),
+}
+
+/// Elements of a row that a tile of AMX holds.
+#[cfg(target_arch = "x86_64")]
+const SIDE: usize = 16;
 
 /// The number of elements, a strip, a panel, the sums of a tile.
 pub(super) type Multiply = unsafe fn(usize, &[u32], &[i8], &mut [i32]);
@@ -65,6 +79,9 @@ pub enum Set {
     /// Products of bytes, 16 sums.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    /// Products of bytes, 256 sums.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 impl Set {
@@ -73,6 +90,9 @@ impl Set {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::is_x86_feature_detected as has;
+            if level == Level::Amx {
+                return Self::Amx;
+            }
             if level >= Level::Avx512 && has!("avx512vnni") {
                 return Self::Avx512Vnni;
             }
@@ -124,36 +144,73 @@ impl Tile {
             Set::AvxVnni => (16, 4, &x86::AVX_VNNI),
             #[cfg(target_arch = "x86_64")]
             Set::Avx512Vnni => (32, 4, &x86::AVX512_VNNI),
+            #[cfg(target_arch = "x86_64")]
+            Set::Amx => return Self::of_amx(amx::code_of_bytes()),
         };
         Self {
             rows: code.len(),
             cols,
             group,
             offset: set.offset(),
-            code,
+            code: Code::Lanes(code),
+        }
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn of_amx(code: amx::MultiplyBytes) -> Self {
+        Self {
+            rows: amx::ROWS,
+            cols: amx::COLS,
+            group: 4,
+            offset: 0,
+            code: Code::Amx(code),
         }
     }
 
     /// The tile whose strips cover `m` rows with the least work, as high as possible.
     pub fn fitting(self, m: usize) -> Self {
-        let rows = m.div_ceil(m.div_ceil(self.code.len()).max(1));
+        let rows = match self.code {
+            Code::Lanes(code) => m.div_ceil(m.div_ceil(code.len()).max(1)),
+            #[cfg(target_arch = "x86_64")]
+            Code::Amx(_) => m.div_ceil(m.div_ceil(amx::ROWS).max(1)),
+        };
         Self {
             rows: rows.max(1),
             ..self
         }
     }
 
-    /// Elements that hold `len` values; zeros fill up the last one.
+    /// Elements that hold `len` values. Of weights, zeros fill up the last ones.
     pub fn elements(&self, len: usize) -> usize {
-        len.div_ceil(self.group)
+        let elements = len.div_ceil(self.group);
+        match self.code {
+            Code::Lanes(_) => elements,
+            #[cfg(target_arch = "x86_64")]
+            Code::Amx(_) => elements.next_multiple_of(SIDE),
+        }
     }
 
     /// Puts a row of values between those of its strip.
     pub fn pack_row(&self, values: &[u8], i: usize, strip: &mut [u32]) {
-        let Some(strip) = strip.get_mut(i..) else {
-            return; // no values
-        };
-        let to = strip.iter_mut().step_by(self.rows);
+        match self.code {
+            Code::Lanes(_) => {
+                let Some(strip) = strip.get_mut(i..) else {
+                    return; // no values
+                };
+                self.pack(values, strip.iter_mut().step_by(self.rows));
+            }
+            #[cfg(target_arch = "x86_64")]
+            Code::Amx(_) => {
+                let tiles = strip.chunks_exact_mut(self.rows * SIDE);
+                for (tile, values) in tiles.zip(values.chunks(SIDE * self.group)) {
+                    self.pack(values, tile[i * SIDE..][..SIDE].iter_mut());
+                }
+            }
+        }
+    }
+
+    /// Writes values as elements.
+    fn pack<'a>(&self, values: &[u8], to: impl Iterator<Item = &'a mut u32>) {
         match self.group {
             2 => {
                 let (pairs, rest) = values.as_chunks();
@@ -177,18 +234,40 @@ impl Tile {
         }
     }
 
-    /// `to[i][j] = Σ (strip[k][i] - offset) * panel[k][j]` over `depth` elements, for all [`Self::rows`] and
-    /// [`Self::cols`].
-    pub fn multiply(&self, depth: usize, strip: &[u32], panel: &[i8], to: &mut [i32]) {
+    /// `to[i][j] = Σ (strips[k][i] - offset) * panel[k][j]` over `depth` elements, for all rows of the strips
+    /// that `to` has and all [`Self::cols`].
+    ///
+    /// # Panics
+    /// When the operands are too short, or `to` is not one of whole strips.
+    pub fn multiply(&self, depth: usize, strips: &[u32], panel: &[i8], to: &mut [i32]) {
         let holds = |len: usize, width: usize| {
             let all = depth.checked_mul(width);
             all.is_some_and(|all| len >= all)
         };
-        assert!(holds(strip.len(), self.rows));
+        let sums = self.rows * self.cols;
+        assert!(to.len().is_multiple_of(sums));
+        assert!(holds(strips.len(), to.len() / self.cols));
         assert!(holds(panel.len(), self.cols * self.group));
-        assert!(to.len() >= self.rows * self.cols);
-        // SAFETY: the lengths were checked; the code is what this processor runs.
-        unsafe { self.code[self.rows - 1](depth, strip, panel, to) }
+        match self.code {
+            Code::Lanes(code) => {
+                let strips = strips.chunks((depth * self.rows).max(1));
+                let strips = strips.chain(std::iter::repeat(&[][..])); // of no elements
+                for (to, strip) in to.chunks_exact_mut(sums).zip(strips) {
+                    // SAFETY: the lengths were checked; the code is what this processor runs.
+                    unsafe { code[self.rows - 1](depth, strip, panel, to) }
+                }
+            }
+            #[cfg(target_arch = "x86_64")]
+            Code::Amx(code) => {
+                let tiles = Strips {
+                    rows: self.rows,
+                    depth,
+                    elements: Elements::Bytes,
+                };
+                // SAFETY: as above.
+                unsafe { code(tiles, strips, panel, to) }
+            }
+        }
     }
 }
 
@@ -301,8 +380,8 @@ static PORTABLE: [Multiply; 4] = [portable::<1>, portable::<2>, portable::<3>, p
 pub(super) mod tests {
     use super::*;
 
-    /// Every tile that this processor runs, also those it would not choose, and AVX-512 VNNI's with
-    /// its instruction emulated.
+    /// Every tile that this processor runs, also those it would not choose, and those of AVX-512 VNNI and AMX
+    /// with their instructions emulated.
     pub fn tiles() -> Vec<Tile> {
         let mut sets = vec![Set::Portable, Set::of(level())];
         #[cfg(target_arch = "x86_64")]
@@ -323,8 +402,10 @@ pub(super) mod tests {
             cols: 32,
             group: 4,
             offset: 0,
-            code: &EMULATED,
+            code: Code::Lanes(&EMULATED),
         });
+        #[cfg(target_arch = "x86_64")]
+        tiles.push(Tile::of_amx(amx::emulation::multiply_bytes));
         tiles
     }
 

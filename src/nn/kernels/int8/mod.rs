@@ -135,14 +135,10 @@ impl Room {
         }
     }
 
-    /// The sums of all rows with the panel that starts at `column`.
+    /// The sums of all rows with a panel.
     fn multiply(&mut self, rows: usize, tile: &Tile, panel: &[i8], k: usize) {
-        let depth = tile.elements(k);
-        let sums = self.sums.chunks_exact_mut(tile.rows * tile.cols);
-        for (s, sums) in sums.enumerate().take(rows.div_ceil(tile.rows)) {
-            let strip = &self.strips[s * depth * tile.rows..];
-            tile.multiply(depth, strip, panel, sums);
-        }
+        let sums = &mut self.sums[..rows.next_multiple_of(tile.rows) * tile.cols];
+        tile.multiply(tile.elements(k), &self.strips, panel, sums);
     }
 }
 
