@@ -27,7 +27,7 @@ pub struct Tile {
     pub rows: usize,
     /// Columns of a panel.
     pub cols: usize,
-    /// Values of an element: 4 bytes, or on the left 2 integers of 16 bits.
+    /// Values of an element: 4 or 8 bytes, or on the left 2 integers of 16 bits.
     pub group: usize,
     /// What is taken from the bytes of the left operand before they are multiplied: half of their range where
     /// the instruction takes signed bytes.
@@ -67,6 +67,9 @@ pub enum Set {
     /// Products of signed bytes, 4 sums.
     #[cfg(target_arch = "aarch64")]
     NeonDot,
+    /// Products of 2 rows of bytes with 2 columns, 4 sums.
+    #[cfg(target_arch = "aarch64")]
+    NeonMatrix,
     /// Products of 16 bits, 4 sums.
     #[cfg(target_arch = "x86_64")]
     Sse2,
@@ -105,9 +108,11 @@ impl Set {
         }
         #[cfg(target_arch = "aarch64")]
         if level >= Level::Neon {
-            return match std::arch::is_aarch64_feature_detected!("dotprod") {
-                true => Self::NeonDot,
-                false => Self::Neon,
+            use std::arch::is_aarch64_feature_detected as has;
+            return match (has!("i8mm"), has!("dotprod")) {
+                (true, _) => Self::NeonMatrix,
+                (false, true) => Self::NeonDot,
+                (false, false) => Self::Neon,
             };
         }
         let _ = level;
@@ -136,6 +141,8 @@ impl Tile {
             Set::Neon => (8, 2, &neon::WORDS),
             #[cfg(target_arch = "aarch64")]
             Set::NeonDot => (8, 4, &neon::DOT),
+            #[cfg(target_arch = "aarch64")]
+            Set::NeonMatrix => (8, 8, &neon::MATRIX),
             #[cfg(target_arch = "x86_64")]
             Set::Sse2 => (8, 2, &x86::SSE2),
             #[cfg(target_arch = "x86_64")]
@@ -169,15 +176,25 @@ impl Tile {
 
     /// The tile whose strips cover `m` rows with the least work, as high as possible.
     pub fn fitting(self, m: usize) -> Self {
-        let rows = match self.code {
-            Code::Lanes(code) => m.div_ceil(m.div_ceil(code.len()).max(1)),
+        let most = match self.code {
+            Code::Lanes(code) => code.len(),
             #[cfg(target_arch = "x86_64")]
-            Code::Amx(_) => m.div_ceil(m.div_ceil(amx::ROWS).max(1)),
+            Code::Amx(_) => amx::ROWS,
         };
-        Self {
-            rows: rows.max(1),
-            ..self
-        }
+        let rows = m.div_ceil(m.div_ceil(most).max(1)).max(1);
+        // Two rows at a time with elements of 8 bytes.
+        let rows = rows.next_multiple_of(self.words());
+        Self { rows, ..self }
+    }
+
+    /// Words of an element on the left.
+    fn words(&self) -> usize {
+        self.group.div_ceil(4)
+    }
+
+    /// Words of a strip of rows of `len` values.
+    pub fn strip(&self, len: usize) -> usize {
+        self.elements(len) * self.words() * self.rows
     }
 
     /// Elements that hold `len` values. Of weights, zeros fill up the last ones.
@@ -194,10 +211,17 @@ impl Tile {
     pub fn pack_row(&self, values: &[u8], i: usize, strip: &mut [u32]) {
         match self.code {
             Code::Lanes(_) => {
-                let Some(strip) = strip.get_mut(i..) else {
+                let words = self.words();
+                let Some(strip) = strip.get_mut(i * words..) else {
                     return; // no values
                 };
-                self.pack(values, strip.iter_mut().step_by(self.rows));
+                match words {
+                    1 => self.pack(values, strip.iter_mut().step_by(self.rows)),
+                    _ => {
+                        let elements = strip.chunks_mut(words).step_by(self.rows);
+                        self.pack(values, elements.flatten());
+                    }
+                }
             }
             #[cfg(target_arch = "x86_64")]
             Code::Amx(_) => {
@@ -246,11 +270,11 @@ impl Tile {
         };
         let sums = self.rows * self.cols;
         assert!(to.len().is_multiple_of(sums));
-        assert!(holds(strips.len(), to.len() / self.cols));
+        assert!(holds(strips.len(), to.len() / self.cols * self.words()));
         assert!(holds(panel.len(), self.cols * self.group));
         match self.code {
             Code::Lanes(code) => {
-                let strips = strips.chunks((depth * self.rows).max(1));
+                let strips = strips.chunks((depth * self.words() * self.rows).max(1));
                 let strips = strips.chain(std::iter::repeat(&[][..])); // of no elements
                 for (to, strip) in to.chunks_exact_mut(sums).zip(strips) {
                     // SAFETY: the lengths were checked; the code is what this processor runs.
@@ -395,7 +419,12 @@ pub(super) mod tests {
             }
         }
         #[cfg(target_arch = "aarch64")]
-        sets.push(Set::Neon);
+        {
+            sets.push(Set::Neon);
+            if std::arch::is_aarch64_feature_detected!("dotprod") {
+                sets.push(Set::NeonDot);
+            }
+        }
         let mut tiles: Vec<_> = sets.into_iter().map(Tile::of).collect();
         tiles.push(Tile {
             rows: EMULATED.len(),
@@ -455,7 +484,7 @@ pub(super) mod tests {
     fn the_largest_products_do_not_saturate() {
         for tile in tiles() {
             let k = 64;
-            let mut strip = vec![0; tile.elements(k) * tile.rows];
+            let mut strip = vec![0; tile.strip(k)];
             for i in 0..tile.rows {
                 tile.pack_row(&[255; 64], i, &mut strip);
             }
@@ -474,6 +503,6 @@ pub(super) mod tests {
     fn a_panel_that_is_too_short_is_refused() {
         let tile = *TILE;
         let mut sums = vec![0; tile.rows * tile.cols];
-        tile.multiply(2, &vec![0; 2 * tile.rows], &[0; 3], &mut sums);
+        tile.multiply(2, &vec![0; tile.strip(2 * tile.group)], &[0; 3], &mut sums);
     }
 }

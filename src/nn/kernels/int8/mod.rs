@@ -129,7 +129,7 @@ impl Room {
         let rows = rows.next_multiple_of(tile.rows);
         Self {
             bytes: vec![0; weight.k],
-            strips: vec![0; rows * tile.elements(weight.k)],
+            strips: vec![0; rows / tile.rows * tile.strip(weight.k)],
             steps: vec![Step::default(); rows],
             sums: vec![0; rows * tile.cols],
         }
@@ -255,7 +255,7 @@ pub fn pointwise(
 
 /// Strips that share a pass over the weights.
 fn strips(k: usize, tile: &Tile) -> usize {
-    let strip = size_of::<u32>() * tile.elements(k) * tile.rows;
+    let strip = size_of::<u32>() * tile.strip(k);
     (STRIPS / strip.max(1)).max(1)
 }
 

@@ -23,7 +23,7 @@ const LANES: usize = 16;
 /// # Panics
 /// When one of them is too short.
 pub fn pack(xs: Rows, tile: &Tile, bytes: &mut [u8], strips: &mut [u32], steps: &mut [Step]) {
-    let strip = tile.elements(xs.len) * tile.rows;
+    let strip = tile.strip(xs.len);
     let bytes = &mut bytes[..xs.len];
     for (i, step) in steps[..xs.count].iter_mut().enumerate() {
         *step = to_bytes(xs.row(i), bytes);
