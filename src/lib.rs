@@ -51,6 +51,14 @@
 //! Prompts and options are checked before any long work. Tensor arithmetic returns candle's own
 //! error, which arrives as [`Error::Tensor`].
 //!
+//! # Threads
+//!
+//! Kernels run in rayon's global pool. Set `RAYON_NUM_THREADS` when the process starts, to the number of
+//! processors if to nothing else: without it candle reads `/proc/cpuinfo` for each product of matrices that is
+//! left to it, which the kernel writes anew each time. The command does so. Call from within the pool
+//! (`rayon::scope`) what takes milliseconds, such as a click on an encoded image: from outside, each product
+//! wakes it up.
+//!
 //! # Features
 //!
 //! `cli` (default) builds the command line with `demo`, and `server` (default) its `serve`. A library
