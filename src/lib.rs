@@ -55,9 +55,9 @@
 //!
 //! Kernels run in rayon's global pool. Set `RAYON_NUM_THREADS` when the process starts, to the number of
 //! processors if to nothing else: without it candle reads `/proc/cpuinfo` for each product of matrices that is
-//! left to it, which the kernel writes anew each time. The command does so. Call from within the pool
-//! (`rayon::scope`) what takes milliseconds, such as a click on an encoded image: from outside, each product
-//! wakes it up.
+//! left to it, which the kernel writes anew each time. The command does so. What takes milliseconds, such as a
+//! click on an encoded image, is best called from a thread that is part of a pool
+//! (`rayon::ThreadPoolBuilder::use_current_thread`): from outside, each product wakes the pool up.
 //!
 //! # Features
 //!

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use tokio::sync::{oneshot, watch};
 
 use super::error::ApiError;
@@ -65,20 +66,24 @@ impl Worker {
 
     fn execute(&self, job: Job<Self>) {
         let start = Instant::now();
-        let work = AssertUnwindSafe(|| match self.model.device().is_cpu() {
-            // Within the pool of threads: from outside, each product of a decode would put this thread
-            // to sleep and wake another.
-            true => rayon::scope(|_| (job.work)(self)),
-            false => (job.work)(self),
-        });
         // Whoever waits for the job sees its channel closed.
-        if catch_unwind(work).is_err() {
+        if catch_unwind(AssertUnwindSafe(|| (job.work)(self))).is_err() {
             self.figures.panics.fetch_add(1, Ordering::Relaxed);
             tracing::error!("a job panicked; the engine goes on");
         }
         self.figures.jobs.fetch_add(1, Ordering::Relaxed);
         add_elapsed(&self.figures.job_us, start);
     }
+}
+
+/// Makes this thread one of a pool of its own. From outside a pool, each product of a decode would put the
+/// thread to sleep and wake others.
+fn join_pool() -> Option<ThreadPool> {
+    let threads = rayon::current_num_threads();
+    let pool = ThreadPoolBuilder::new().num_threads(threads);
+    let pool = pool.use_current_thread().build();
+    pool.inspect_err(|error| tracing::warn!("the engine uses the shared pool of threads: {error}"))
+        .ok()
 }
 
 fn add_elapsed(total: &AtomicU64, start: Instant) {
@@ -112,6 +117,7 @@ impl Engine {
             figures: Arc::clone(&figures),
         };
         let work = move || {
+            let _pool = worker.model.device().is_cpu().then(join_pool);
             while let Some(job) = worker.queue.pop() {
                 worker.execute(job);
             }
