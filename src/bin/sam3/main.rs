@@ -45,17 +45,18 @@ fn main() -> ExitCode {
     memory::keep();
     let cli = Cli::parse(); // exits with 2 on a usage error
     // Rayon starts as many as this says; more than any machine has would take the machine down.
-    let asked = std::env::var("RAYON_NUM_THREADS").unwrap_or_default();
+    let asked = std::env::var(RAYON_THREADS).unwrap_or_default();
     let asked = asked.parse().unwrap_or(0); // 0: as many as there are
     if asked > usize::from(cli::MAX_THREADS) {
         let limit = cli::MAX_THREADS;
-        eprintln!("error: RAYON_NUM_THREADS is {asked}; at most {limit} are started");
+        eprintln!("error: {RAYON_THREADS} is {asked}; at most {limit} are started");
         return ExitCode::FAILURE;
     }
     match cli.command.threads() {
-        None => tell_threads(asked),
+        None => tell_threads(RAYON_THREADS, asked),
         Some(threads) => {
-            tell_threads(threads.into());
+            tell_threads(RAYON_THREADS, threads.into());
+            tell_threads(CANDLE_THREADS, threads.into());
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.into());
             if let Err(error) = pool.build_global() {
                 progress::complain(&format!("error: --threads {threads}: {error}"));
@@ -96,17 +97,20 @@ fn main() -> ExitCode {
     }
 }
 
-/// Tells rayon and candle how many threads there will be, 0 for as many as the processor runs. candle
-/// does not remember it: untold, it reads `/proc/cpuinfo` for each product.
-fn tell_threads(threads: usize) {
+/// Read by rayon once, and by candle for each product: where it is not set, candle reads
+/// `/proc/cpuinfo` each time.
+const RAYON_THREADS: &str = "RAYON_NUM_THREADS";
+/// Of candle's own pool, which without it is of the same size.
+const CANDLE_THREADS: &str = "CANDLE_NUM_THREADS";
+
+/// Sets a variable to a number of threads, 0 for as many as the processor runs.
+fn tell_threads(variable: &str, threads: usize) {
     let threads = match threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
-    for variable in ["RAYON_NUM_THREADS", "CANDLE_NUM_THREADS"] {
-        // SAFETY: no other thread runs yet.
-        unsafe { std::env::set_var(variable, threads.to_string()) };
-    }
+    // SAFETY: no other thread runs yet.
+    unsafe { std::env::set_var(variable, threads.to_string()) };
 }
 
 /// Warnings go to stderr; `-v` adds what the library does, `-q` leaves errors only.
