@@ -158,8 +158,9 @@ pub struct Detector {
 }
 
 impl Detector {
-    /// Reads everything below `detector` that inference needs. `layers` is the precision of the encoders and
-    /// of the decoder's layers; what makes boxes, presence, scores and masks of them has the current one.
+    /// Reads everything below `detector` that inference needs. `layers` is the precision of the encoders, of
+    /// the decoder's layers and of the pixel decoder; what makes boxes, presence, scores and masks of them has
+    /// the current one.
     pub fn new(cfg: &Config, layers: Precision, vb: VarBuilder) -> Result<Self> {
         let d = cfg.d_model();
         let (vision, text) = (
@@ -189,7 +190,7 @@ impl Detector {
                 transformer.pp("decoder"),
             )?,
             dot_prod_scoring: DotProductScoring::new(d, cfg.scoring_dim, cfg.max_logit, scoring)?,
-            segmentation_head: SegmentationHead::new(d, cfg.encoder.num_heads, head)?,
+            segmentation_head: SegmentationHead::new(d, cfg.encoder.num_heads, layers, head)?,
             pos: OnceLock::new(),
         })
     }

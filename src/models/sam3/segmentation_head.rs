@@ -8,7 +8,7 @@ use candle_nn::{Module, VarBuilder};
 
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
 use crate::nn::sample::upsample_nearest_add;
-use crate::nn::{GroupNorm, LayerNorm, Mlp, MultiHeadAttention, ScoreBias};
+use crate::nn::{GroupNorm, LayerNorm, Mlp, MultiHeadAttention, Precision, ScoreBias};
 use crate::nn::{group_norm, layer_norm};
 
 /// Groups of the pixel decoder's norms.
@@ -27,8 +27,14 @@ pub struct SegmentationHead {
 
 impl SegmentationHead {
     /// Reads the two stages of the pixel decoder that run, and the heads. The third stage is in
-    /// the checkpoints and has nothing to upsample.
-    pub fn new(d_model: usize, num_heads: usize, vb: VarBuilder) -> Result<Self> {
+    /// the checkpoints and has nothing to upsample. `layers` is the precision of what makes pixels; what
+    /// makes masks of them has the current one.
+    pub fn new(
+        d_model: usize,
+        num_heads: usize,
+        layers: Precision,
+        vb: VarBuilder,
+    ) -> Result<Self> {
         let decoder = vb.pp("pixel_decoder");
         let stage = |i: usize| -> Result<(Conv2d, GroupNorm)> {
             let conv = decoder.pp("conv_layers").pp(i);
@@ -42,8 +48,9 @@ impl SegmentationHead {
         let attention = vb.pp("cross_attend_prompt");
         Ok(Self {
             cross_attn_norm: layer_norm(d_model, 1e-5, vb.pp("cross_attn_norm"))?,
-            cross_attend_prompt: MultiHeadAttention::new(d_model, num_heads, attention)?,
-            pixel_decoder: vec![stage(0)?, stage(1)?],
+            cross_attend_prompt: layers
+                .scope(|| MultiHeadAttention::new(d_model, num_heads, attention))?,
+            pixel_decoder: layers.scope(|| Ok::<_, candle::Error>(vec![stage(0)?, stage(1)?]))?,
             instance_seg_head: (
                 instances
                     .get((d_model, d_model, 1, 1), "weight")?
@@ -116,7 +123,8 @@ mod tests {
     fn equals_the_official_segmentation_head() -> Result<()> {
         let golden = Golden::open("segmentation_head");
         let n = |key| golden.size(key);
-        let head = SegmentationHead::new(n("d_model"), n("heads"), golden.weights())?;
+        let head =
+            SegmentationHead::new(n("d_model"), n("heads"), Precision::High, golden.weights())?;
         let fpn = [0, 1, 2].map(|level| golden.tensor(&format!("in.fpn.{level}")));
         let padding = padding_bias(&golden.tensor("in.prompt_mask"), DType::F32)?;
         let (memory, prompt) = (golden.tensor("in.memory"), golden.tensor("in.prompt"));

@@ -303,10 +303,13 @@ fn prepare(weight: &Tensor, cfg: &ConvConfig) -> Result<Weight> {
         && side == 3
         && out.min(channels) >= TRANSFORMED_CHANNELS
         && out * channels <= TRANSFORMED_WEIGHTS;
+    let format = precision.format();
     Ok(match is_transformed {
-        true => Weight::Transformed(Arc::new(TransformedKernel::new(&values, out, channels))),
+        true => {
+            let kernel = TransformedKernel::new(&values, out, channels, format);
+            Weight::Transformed(Arc::new(kernel))
+        }
         false => {
-            let format = precision.format();
             let kernel = PackedKernel::new(&values, out, channels, side, format);
             Weight::Packed(Arc::new(kernel))
         }

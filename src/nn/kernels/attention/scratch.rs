@@ -3,7 +3,7 @@
 use std::f32::consts::LOG2_E;
 use std::ops::Range;
 
-use super::super::lanes::vectorised;
+use super::super::lanes::{Lanes, vectorised};
 use super::super::layout::Layout;
 use super::super::pack::{stack, transpose};
 use super::super::view::{Block, Rows};
@@ -143,15 +143,20 @@ impl Scratch {
         let scores = &mut self.scores[..len * cols];
         let sums = &mut self.sums[p * keys.channels * cols..][..keys.channels * cols];
         let queries = p * cols..(p + 1) * cols;
-        exponentiate(
-            scores,
-            &mut self.max[queries.clone()],
-            &mut self.total[queries],
-            sums,
-        );
+        let (max, total) = (&mut self.max[queries.clone()], &mut self.total[queries]);
         let weights = match tile.right {
-            Layout::Singles => &self.scores,
+            Layout::Singles => {
+                exponentiate(scores, max, total, sums);
+                &self.scores
+            }
+            #[cfg(target_arch = "x86_64")]
+            Layout::Pairs => {
+                // SAFETY: pairs exist only where their instructions do.
+                unsafe { pairs::exponentiate(scores, max, total, sums, &mut self.weights) }
+                &self.weights
+            }
             layout => {
+                exponentiate(scores, max, total, sums);
                 let scores = Rows::new(scores, cols, len, cols);
                 stack(scores, layout, Block::new(&mut self.weights, cols));
                 &self.weights
@@ -185,37 +190,136 @@ vectorised! {
     /// Scores (keys, cols) become powers of two relative to the largest so far, whose sum is added
     /// to `total`; what `total` and `sums` (d, cols) hold is made relative to it too.
     fn exponentiate<L>(scores: &mut [f32], max: &mut [f32], total: &mut [f32], sums: &mut [f32]) {
-        let cols = 2 * L::COUNT;
-        assert!(max.len() == cols && total.len() == cols);
         // SAFETY: rows are two registers long.
         unsafe {
-            let load = |xs: &[f32]| [L::load(xs.as_ptr()), L::load(xs.as_ptr().add(L::COUNT))];
-            let store = |xs: [L; 2], to: &mut [f32]| {
-                xs[0].store(to.as_mut_ptr());
-                xs[1].store(to.as_mut_ptr().add(L::COUNT));
-            };
-            let old = load(max);
-            let mut top = old;
-            for row in scores.chunks_exact(cols) {
-                let row = load(row);
-                top = [row[0].max(top[0]), row[1].max(top[1])];
-            }
-            store(top, max);
-            let correction = [old[0].sub(top[0]).exp2(), old[1].sub(top[1]).exp2()];
-            let sum = load(total);
-            let mut sum = [sum[0].mul(correction[0]), sum[1].mul(correction[1])];
-            for row in scores.chunks_exact_mut(cols) {
-                let x = load(row);
+            let top = raise::<L>(scores, max, total, sums);
+            let mut sum = load::<L>(total);
+            for row in scores.chunks_exact_mut(2 * L::COUNT) {
+                let x = load::<L>(row);
                 let x = [x[0].sub(top[0]).exp2(), x[1].sub(top[1]).exp2()];
                 sum = [sum[0].add(x[0]), sum[1].add(x[1])];
                 store(x, row);
             }
             store(sum, total);
-            for row in sums.chunks_exact_mut(cols) {
-                let x = load(row);
-                store([x[0].mul(correction[0]), x[1].mul(correction[1])], row);
-            }
         }
+    }
+}
+
+/// The largest of `max` (cols) and of the scores (keys, cols) takes its place; what `total` (cols) and
+/// `sums` (d, cols) hold is made relative to it.
+///
+/// # Safety
+/// The processor has the instructions of `L`.
+#[inline(always)]
+unsafe fn raise<L: Lanes>(
+    scores: &[f32],
+    max: &mut [f32],
+    total: &mut [f32],
+    sums: &mut [f32],
+) -> [L; 2] {
+    let cols = 2 * L::COUNT;
+    assert!(max.len() == cols && total.len() == cols);
+    // SAFETY: rows are two registers long; the rest is the caller's promise.
+    unsafe {
+        let old = load::<L>(max);
+        let mut top = old;
+        for row in scores.chunks_exact(cols) {
+            let row = load::<L>(row);
+            top = [row[0].max(top[0]), row[1].max(top[1])];
+        }
+        store(top, max);
+        let correction = [old[0].sub(top[0]).exp2(), old[1].sub(top[1]).exp2()];
+        for row in [total].into_iter().chain(sums.chunks_exact_mut(cols)) {
+            let x = load::<L>(row);
+            store([x[0].mul(correction[0]), x[1].mul(correction[1])], row);
+        }
+        top
+    }
+}
+
+/// A row of two registers.
+///
+/// # Safety
+/// `row` is as long; the processor has the instructions of `L`.
+#[inline(always)]
+unsafe fn load<L: Lanes>(row: &[f32]) -> [L; 2] {
+    // SAFETY: the caller's promise.
+    unsafe { [L::load(row.as_ptr()), L::load(row.as_ptr().add(L::COUNT))] }
+}
+
+/// The reverse of [`load`].
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn store<L: Lanes>(xs: [L; 2], row: &mut [f32]) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        xs[0].store(row.as_mut_ptr());
+        xs[1].store(row.as_mut_ptr().add(L::COUNT));
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+mod pairs {
+    use std::arch::x86_64::*;
+
+    use super::{load, raise, store};
+    use crate::nn::kernels::pack::avx512::row_of_pairs;
+
+    /// Keys by queries of a pair of rows.
+    const TWO_ROWS: usize = 64;
+
+    /// [`super::exponentiate`] with powers for `weights` of bf16 (elements of keys, cols), which become
+    /// pairs while they are in registers.
+    #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx512bf16,fma")]
+    pub fn exponentiate(
+        scores: &[f32],
+        max: &mut [f32],
+        total: &mut [f32],
+        sums: &mut [f32],
+        weights: &mut [f32],
+    ) {
+        // SAFETY: rows are two registers long, and this function has the instructions.
+        unsafe {
+            let top = raise::<__m512>(scores, max, total, sums);
+            let mut sum = load::<__m512>(total);
+            let (twos, last) = scores.as_chunks::<TWO_ROWS>();
+            let mut to = weights.chunks_exact_mut(TWO_ROWS / 2);
+            for (two, to) in twos.iter().zip(&mut to) {
+                let (first, second) = two.split_at(TWO_ROWS / 2);
+                let (first, second) = (powers(first, top), powers(second, top));
+                sum = [0, 1].map(|i| _mm512_add_ps(sum[i], _mm512_add_ps(first[i], second[i])));
+                store([0, 1].map(|i| row_of_pairs(first[i], second[i])), to);
+            }
+            if !last.is_empty() {
+                let first = powers(last, top);
+                sum = [0, 1].map(|i| _mm512_add_ps(sum[i], first[i]));
+                let none = _mm512_setzero_ps();
+                to.take(1)
+                    .for_each(|to| store([0, 1].map(|i| row_of_pairs(first[i], none)), to));
+            }
+            store(sum, total);
+        }
+    }
+
+    /// 2^(score - top) within 8e-5 of it, where rounding to bf16 leaves 2e-3: the polynomial of three
+    /// degrees with the smallest relative error.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512dq")]
+    fn powers(scores: &[f32], top: [__m512; 2]) -> [__m512; 2] {
+        let [c0, c1, c2, c3] =
+            [0.999_928_06, 0.693_260_97, 0.242_611_13, 0.055_171_67].map(|c| _mm512_set1_ps(c));
+        // SAFETY: rows are two registers long.
+        let scores = unsafe { load::<__m512>(scores) };
+        [0, 1].map(|i| {
+            let x = _mm512_sub_ps(scores[i], top[i]);
+            let fraction = _mm512_reduce_ps::<0>(x); // to the nearest; 0 of infinity
+            let p = _mm512_fmadd_ps(c3, fraction, c2);
+            let p = _mm512_fmadd_ps(p, fraction, c1);
+            let p = _mm512_fmadd_ps(p, fraction, c0);
+            _mm512_scalef_ps(p, _mm512_sub_ps(x, fraction))
+        })
     }
 }
 

@@ -160,10 +160,10 @@ fn pairs(row: &[f32], scale: __m512, part: Part) -> __m512 {
     unsafe { std::mem::transmute::<__m512bh, __m512>(both) }
 }
 
-/// At most 16 columns of at most 32 rows: pairs of rows.
+/// A row of values and the next one as a row of elements.
 #[inline]
 #[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx512bf16")]
-fn columns(xs: Rows, part: Part) -> [__m512; 16] {
+pub fn row_of_pairs(first: __m512, second: __m512) -> __m512 {
     /// The first half of 32 numbers of 16 bits, each followed by its fellow of the second half.
     const SIDE_BY_SIDE: [u16; 32] = {
         let (mut order, mut i) = ([0; 32], 0);
@@ -173,18 +173,28 @@ fn columns(xs: Rows, part: Part) -> [__m512; 16] {
         }
         order
     };
-    // SAFETY: a register is 32 numbers of 16 bits.
-    let order = unsafe { _mm512_loadu_si512(SIDE_BY_SIDE.as_ptr().cast()) };
+    // SAFETY: a register is 32 numbers of 16 bits; the types differ in name only.
+    let (order, both) = unsafe {
+        let both = _mm512_cvtne2ps_pbh(second, first);
+        (
+            _mm512_loadu_si512(SIDE_BY_SIDE.as_ptr().cast()),
+            std::mem::transmute::<__m512bh, __m512i>(both),
+        )
+    };
+    _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, both))
+}
+
+/// At most 16 columns of at most 32 rows: pairs of rows.
+#[inline]
+#[target_feature(enable = "avx512f,avx512dq,avx512vl,avx512bw,avx512bf16")]
+fn columns(xs: Rows, part: Part) -> [__m512; 16] {
     let take = |i| match i < xs.count {
         true => part.take(load(xs.row(i), 0)),
         false => _mm512_setzero_ps(),
     };
     let mut rows = [_mm512_setzero_ps(); 16];
     unroll!(16, e => if 2 * e < xs.count {
-        let both = _mm512_cvtne2ps_pbh(take(2 * e + 1), take(2 * e));
-        // SAFETY: the types differ in name only.
-        let both = unsafe { std::mem::transmute::<__m512bh, __m512i>(both) };
-        rows[e] = _mm512_castsi512_ps(_mm512_permutexvar_epi16(order, both));
+        rows[e] = row_of_pairs(take(2 * e), take(2 * e + 1));
     });
     rows
 }
