@@ -1,10 +1,10 @@
-//! JPEG: the structure is walked and every symbol read before the decoder makes pixels.
+//! JPEG: the structure is walked and every symbol read before pixels are believed.
 //!
 //! The decoder (and libjpeg) makes up what a damaged file does not yield: grey from there on. It
 //! also takes bytes behind the picture for part of it. So the markers are followed here from the
 //! start of the first picture to its end, and the entropy-coded data between them is read as far as
-//! is needed to know that it is whole. Behind the end may stand anything: the film of a motion
-//! photo, further pictures (MPO), a gain map.
+//! is needed to know that it is whole, while another thread makes pixels of it. Behind the end may
+//! stand anything: the film of a motion photo, further pictures (MPO), a gain map.
 //!
 //! Section and annex numbers are those of ITU-T T.81.
 
@@ -53,19 +53,38 @@ pub fn decode<R: Read + Seek>(reader: R) -> Result<Decoded, String> {
     let mut bytes = vec![];
     let read = reader.take(MAX_BYTES).read_to_end(&mut bytes);
     read.map_err(|error| error.to_string())?;
-    let first = Walk::new(&bytes).into_first_picture()?;
-    bytes.truncate(first.end);
-    if first.lacks_tables {
-        bytes.splice(2..2, huffman::standard_tables());
-    }
-    let frame = first.frame;
-    let (width, height) = (frame.width, frame.height);
+    let mut walk = Walk::new(&bytes);
+    let scan = walk.next_scan()?;
+    let is_likely_whole = scan.as_ref().is_some_and(|scan| walk.is_likely_whole(scan));
+    let (first, early) = rayon::join(
+        || walk.into_first_picture(scan),
+        || is_likely_whole.then(|| pixels(&bytes)),
+    );
+    let first = first?;
+    let (canvas, orientation) = match early {
+        Some(early) if first.end == bytes.len() && !first.lacks_tables => early?,
+        _ => {
+            bytes.truncate(first.end);
+            if first.lacks_tables {
+                bytes.splice(2..2, huffman::standard_tables());
+            }
+            pixels(&bytes)?
+        }
+    };
+    Ok(Decoded {
+        canvas,
+        orientation,
+        warnings: first.warnings,
+    })
+}
 
+/// What the decoder makes of a file, whole or not.
+fn pixels(bytes: &[u8]) -> Result<(Canvas, Option<Orientation>), String> {
     let options = DecoderOptions::default()
         .set_strict_mode(false)
         .set_max_width(usize::MAX)
         .set_max_height(usize::MAX);
-    let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(&bytes), options);
+    let mut decoder = zune_jpeg::JpegDecoder::new_with_options(ZCursor::new(bytes), options);
     decoder.decode_headers().map_err(describe)?;
     let (color, out) = match decoder.input_colorspace() {
         Some(ColorSpace::Luma) => (Color::Grey, ColorSpace::Luma),
@@ -75,6 +94,7 @@ pub fn decode<R: Read + Seek>(reader: R) -> Result<Decoded, String> {
         .exif()
         .and_then(|exif| Orientation::from_exif_chunk(exif));
     decoder.set_options(options.jpeg_set_out_colorspace(out));
+    let (width, height) = decoder.dimensions().ok_or_else(truncated)?;
     let layout = Layout::of(color);
     let mut samples = vec![0; width * height * layout.channels];
     decoder.decode_into(&mut samples).map_err(describe)?;
@@ -86,11 +106,7 @@ pub fn decode<R: Read + Seek>(reader: R) -> Result<Decoded, String> {
             canvas
         }
     };
-    Ok(Decoded {
-        canvas,
-        orientation: exif,
-        warnings: first.warnings,
-    })
+    Ok((canvas, exif))
 }
 
 fn describe(error: zune_jpeg::errors::DecodeErrors) -> String {
@@ -99,7 +115,6 @@ fn describe(error: zune_jpeg::errors::DecodeErrors) -> String {
 
 /// What is known when the end of the first picture is reached.
 struct FirstPicture {
-    frame: Frame,
     /// Bytes of the file that belong to it.
     end: usize,
     /// Whether a scan uses a Huffman table that no segment defines.
@@ -128,13 +143,28 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn into_first_picture(mut self) -> Result<FirstPicture, String> {
+    /// Reads this scan and all that follow.
+    fn into_first_picture(mut self, mut scan: Option<Scan>) -> Result<FirstPicture, String> {
+        while let Some(next) = scan {
+            self.read(&next)?;
+            scan = self.next_scan()?;
+        }
+        self.complete()
+    }
+
+    /// Reads segments up to the data of a scan; none comes behind the end.
+    fn next_scan(&mut self) -> Result<Option<Scan>, String> {
         loop {
             let Some(marker) = self.next_marker() else {
-                return self.without_an_end();
+                // The file stops without an end marker. Nothing is lost if every pixel came before.
+                self.position = self.bytes.len();
+                return match &self.frame {
+                    Some(frame) if !frame.is_progressive => Ok(None),
+                    _ => Err(truncated()),
+                };
             };
             match marker {
-                0xd9 => return self.finished(),
+                0xd9 => return Ok(None),
                 0xd8 => return Err(damaged("a second picture begins inside the first")),
                 0x01 | 0xd0..=0xd7 => {} // these have no segment
                 0xc0..=0xc2 => {
@@ -159,7 +189,7 @@ impl<'a> Walk<'a> {
                 }
                 0xda => {
                     let segment = self.segment()?;
-                    self.scan(segment)?;
+                    return self.scan(segment).map(Some);
                 }
                 _ => drop(self.segment()?),
             }
@@ -255,8 +285,19 @@ impl<'a> Walk<'a> {
         Some(())
     }
 
-    fn scan(&mut self, segment: &[u8]) -> Result<(), String> {
-        let Some(frame) = &mut self.frame else {
+    /// Whether this scan holds all of a picture, as far as can be seen without reading it: two bits a
+    /// block are the least.
+    fn is_likely_whole(&self, scan: &Scan) -> bool {
+        let data = self.bytes.len() - self.position;
+        self.frame.as_ref().is_some_and(|frame| {
+            let blocks = frame.coefficients() / 128;
+            let holds_all = scan.parts.len() == frame.components.len();
+            !frame.is_progressive && holds_all && data as u64 * 8 >= blocks * 2
+        })
+    }
+
+    fn scan(&mut self, segment: &[u8]) -> Result<Scan, String> {
+        let Some(frame) = &self.frame else {
             return Err(damaged("a scan comes before the frame header"));
         };
         let scan = Scan::parse(segment, frame);
@@ -275,8 +316,13 @@ impl<'a> Walk<'a> {
             self.lacks_tables = true;
             self.add_standard_tables();
         }
+        Ok(scan)
+    }
+
+    /// Reads the data of a scan.
+    fn read(&mut self, scan: &Scan) -> Result<(), String> {
         let frame = self.frame.as_mut().ok_or_else(truncated)?;
-        let end = scan::read(self.bytes, self.position, &scan, frame, &self.tables);
+        let end = scan::read(self.bytes, self.position, scan, frame, &self.tables);
         let end = end.map_err(|(problem, row)| stopped(problem, row, frame))?;
         for &(index, ..) in &scan.parts {
             frame.components[index].is_read |= scan.spectrum.0 == 0;
@@ -304,28 +350,13 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn finished(self) -> Result<FirstPicture, String> {
-        let end = self.position;
-        self.complete(end)
-    }
-
-    /// The file stops without an end marker. Nothing is lost if every pixel came before.
-    fn without_an_end(self) -> Result<FirstPicture, String> {
-        let end = self.bytes.len();
-        match &self.frame {
-            Some(frame) if !frame.is_progressive => self.complete(end),
-            _ => Err(truncated()),
-        }
-    }
-
-    fn complete(self, end: usize) -> Result<FirstPicture, String> {
+    fn complete(self) -> Result<FirstPicture, String> {
         let frame = self.frame.ok_or_else(|| damaged("it holds no picture"))?;
         if frame.components.iter().any(|component| !component.is_read) {
             return Err(truncated());
         }
         Ok(FirstPicture {
-            frame,
-            end,
+            end: self.position,
             lacks_tables: self.lacks_tables,
             warnings: self.warnings,
         })
