@@ -26,6 +26,21 @@ pub(super) trait Lanes: Copy {
     unsafe fn exp2(self) -> Self;
 }
 
+/// The functions of a register that are one expression, mostly one instruction.
+macro_rules! instructions {
+    ($($name:ident($($arg:ident: $ty:ty),*) -> $ret:ty = $body:expr;)*) => {
+        $(
+            #[inline(always)]
+            #[allow(unused_unsafe)] // plain code has no promise to keep
+            unsafe fn $name($($arg: $ty),*) -> $ret {
+                // SAFETY: the caller's promise, see the trait.
+                unsafe { $body }
+            }
+        )*
+    };
+}
+pub(super) use instructions;
+
 /// Repeats an expression for `$i` in `0..$n` with each `$i` a constant, so that arrays which it
 /// indexes live in registers at any level of optimisation.
 macro_rules! unroll {
@@ -133,19 +148,6 @@ pub(super) mod x86 {
 
     use super::{LOWEST, Lanes, Product, ROUND, exp2_of_fraction};
 
-    /// The functions that are one instruction.
-    macro_rules! instructions {
-        ($($name:ident($($arg:ident: $ty:ty),*) -> $ret:ty = $body:expr;)*) => {
-            $(
-                #[inline(always)]
-                unsafe fn $name($($arg: $ty),*) -> $ret {
-                    // SAFETY: the caller's promise, see the trait.
-                    unsafe { $body }
-                }
-            )*
-        };
-    }
-
     impl Lanes for __m512 {
         const COUNT: usize = 16;
         const FUSED: bool = true;
@@ -229,50 +231,27 @@ impl Four {
     }
 }
 
-// SAFETY of each function: plain code; pointers are as the caller promises.
 impl Lanes for Four {
     const COUNT: usize = 4;
     // On x86 this is compiled without the instruction: a fused sum would be a call of a function.
     const FUSED: bool = cfg!(target_arch = "aarch64") || cfg!(target_feature = "fma");
-    #[inline(always)]
-    unsafe fn splat(x: f32) -> Self {
-        Self([x; 4])
+    instructions! {
+        splat(x: f32) -> Self = Self([x; 4]);
+        load(from: *const f32) -> Self = Self(from.cast::<[f32; 4]>().read_unaligned());
+        store(self: Self, to: *mut f32) -> () = to.cast::<[f32; 4]>().write_unaligned(self.0);
+        add(self: Self, other: Self) -> Self = self.zip(other, |a, b| a + b);
+        sub(self: Self, other: Self) -> Self = self.zip(other, |a, b| a - b);
+        mul(self: Self, other: Self) -> Self = self.zip(other, |a, b| a * b);
+        div(self: Self, other: Self) -> Self = self.zip(other, |a, b| a / b);
+        max(self: Self, other: Self) -> Self = self.zip(other, |a, b| if a > b { a } else { b });
+        mul_add(self: Self, b: Self, c: Self) -> Self = Self(std::array::from_fn(|i| {
+            match Self::FUSED {
+                true => self.0[i].mul_add(b.0[i], c.0[i]),
+                false => self.0[i] * b.0[i] + c.0[i],
+            }
+        }));
     }
-    #[inline(always)]
-    unsafe fn load(from: *const f32) -> Self {
-        Self(unsafe { from.cast::<[f32; 4]>().read_unaligned() })
-    }
-    #[inline(always)]
-    unsafe fn store(self, to: *mut f32) {
-        unsafe { to.cast::<[f32; 4]>().write_unaligned(self.0) }
-    }
-    #[inline(always)]
-    unsafe fn add(self, other: Self) -> Self {
-        self.zip(other, |a, b| a + b)
-    }
-    #[inline(always)]
-    unsafe fn sub(self, other: Self) -> Self {
-        self.zip(other, |a, b| a - b)
-    }
-    #[inline(always)]
-    unsafe fn mul(self, other: Self) -> Self {
-        self.zip(other, |a, b| a * b)
-    }
-    #[inline(always)]
-    unsafe fn div(self, other: Self) -> Self {
-        self.zip(other, |a, b| a / b)
-    }
-    #[inline(always)]
-    unsafe fn max(self, other: Self) -> Self {
-        self.zip(other, |a, b| if a > b { a } else { b })
-    }
-    #[inline(always)]
-    unsafe fn mul_add(self, b: Self, c: Self) -> Self {
-        Self(std::array::from_fn(|i| match Self::FUSED {
-            true => self.0[i].mul_add(b.0[i], c.0[i]),
-            false => self.0[i] * b.0[i] + c.0[i],
-        }))
-    }
+
     #[inline(always)]
     unsafe fn exp2(self) -> Self {
         let clamped = Self(self.0.map(|x| if LOWEST > x { LOWEST } else { x }));

@@ -4,20 +4,7 @@
 
 use std::arch::aarch64::*;
 
-use super::lanes::{LOWEST, Lanes, ROUND, exp2_of_fraction};
-
-/// The functions that are one instruction.
-macro_rules! instructions {
-    ($($name:ident($($arg:ident: $ty:ty),*) -> $ret:ty = $body:expr;)*) => {
-        $(
-            #[inline(always)]
-            unsafe fn $name($($arg: $ty),*) -> $ret {
-                // SAFETY: the caller's promise, see the trait.
-                unsafe { $body }
-            }
-        )*
-    };
-}
+use super::lanes::{LOWEST, Lanes, ROUND, exp2_of_fraction, instructions};
 
 impl Lanes for float32x4_t {
     const COUNT: usize = 4;

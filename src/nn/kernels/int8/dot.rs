@@ -14,7 +14,7 @@ use super::neon;
 use super::x86;
 #[cfg(target_arch = "x86_64")]
 use crate::nn::kernels::amx::{self, Elements, Strips};
-use crate::nn::kernels::lanes::unroll;
+use crate::nn::kernels::lanes::{instructions, unroll};
 use crate::nn::kernels::level::{Level, level};
 
 /// The longest summation, in values: sums of as many products of 255 and -128 fit into 32 bits.
@@ -52,113 +52,78 @@ const SIDE: usize = 16;
 pub(super) type Multiply = unsafe fn(usize, &[u32], &[i8], &mut [i32]);
 
 /// The tile of this processor, with the most rows.
-pub static TILE: LazyLock<Tile> = LazyLock::new(|| Tile::of(Set::of(level())));
+pub static TILE: LazyLock<Tile> = LazyLock::new(|| Tile::of(level()));
 
-/// Instruction sets with a loop of their own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Set {
-    /// What the compiler makes of plain code. On x86-64, which always has SSE2, in tests only: it makes
-    /// a slow loop of it there.
-    #[cfg_attr(target_arch = "x86_64", allow(dead_code))]
-    Portable,
-    /// Products of 16 bits, 4 sums.
-    #[cfg(target_arch = "aarch64")]
-    Neon,
-    /// Products of signed bytes, 4 sums.
-    #[cfg(target_arch = "aarch64")]
-    NeonDot,
-    /// Products of 2 rows of bytes with 2 columns, 4 sums.
-    #[cfg(target_arch = "aarch64")]
-    NeonMatrix,
-    /// Products of 16 bits, 4 sums.
-    #[cfg(target_arch = "x86_64")]
-    Sse2,
-    /// Products of 16 bits, 8 sums.
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    /// Products of bytes, 8 sums.
-    #[cfg(target_arch = "x86_64")]
-    AvxVnni,
-    /// Products of bytes, 16 sums.
-    #[cfg(target_arch = "x86_64")]
-    Avx512Vnni,
-    /// Products of bytes, 256 sums.
-    #[cfg(target_arch = "x86_64")]
-    Amx,
+/// Defines the tile of `$sums` whose strips have at most as many rows as are listed from 1 on.
+macro_rules! tile_of {
+    ($(#[$doc:meta])* $tile:ident: $sums:ty $(, $features:literal)?; $($rows:literal)*) => {
+        $(#[$doc])*
+        pub const $tile: $crate::nn::kernels::int8::dot::Tile = {
+            use $crate::nn::kernels::int8::dot::{Tile, tile};
+            $(#[target_feature(enable = $features)])?
+            unsafe fn multiply<const R: usize>(
+                depth: usize,
+                a: &[u32],
+                b: &[i8],
+                to: &mut [i32],
+            ) {
+                // SAFETY: passed on to the caller.
+                unsafe { tile::<$sums, R>(depth, a, b, to) }
+            }
+            Tile::of_lanes::<$sums>(&[$(multiply::<$rows>),*])
+        };
+    };
 }
+pub(super) use tile_of;
 
-impl Set {
+impl Tile {
     /// The best of this processor up to `level`.
     fn of(level: Level) -> Self {
         #[cfg(target_arch = "x86_64")]
         {
             use std::arch::is_x86_feature_detected as has;
-            if level == Level::Amx {
-                return Self::Amx;
-            }
-            if level >= Level::Avx512 && has!("avx512vnni") {
-                return Self::Avx512Vnni;
-            }
-            if level >= Level::Avx2 && has!("avxvnni") {
-                return Self::AvxVnni;
-            }
-            if level >= Level::Avx2 {
-                return Self::Avx2;
+            match level {
+                Level::Amx => Self::of_amx(amx::code_of_bytes()),
+                Level::Avx512 if has!("avx512vnni") => x86::AVX512_VNNI,
+                Level::Avx512 | Level::Avx2 if has!("avxvnni") => x86::AVX_VNNI,
+                Level::Avx512 | Level::Avx2 => x86::AVX2,
+                Level::Neon | Level::Portable => x86::SSE2,
             }
         }
         #[cfg(target_arch = "aarch64")]
-        if level >= Level::Neon {
+        {
             use std::arch::is_aarch64_feature_detected as has;
-            return match (has!("i8mm"), has!("dotprod")) {
-                (true, _) => Self::NeonMatrix,
-                (false, true) => Self::NeonDot,
-                (false, false) => Self::Neon,
-            };
+            match level {
+                Level::Portable => PORTABLE,
+                _ if has!("i8mm") => neon::MATRIX,
+                _ if has!("dotprod") => neon::DOT,
+                _ => neon::WORDS,
+            }
         }
-        let _ = level;
-        match cfg!(target_arch = "x86_64") {
-            #[cfg(target_arch = "x86_64")]
-            true => Self::Sse2,
-            _ => Self::Portable,
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        {
+            let _ = level;
+            PORTABLE
         }
     }
 
-    /// See [`Tile::offset`].
-    fn offset(self) -> u8 {
-        match self {
-            #[cfg(target_arch = "aarch64")]
-            Self::NeonDot => 128,
-            _ => 0,
-        }
+    /// Of [`tile`] for 1, 2, … rows.
+    pub(super) const fn of_lanes<S: Sums>(code: &'static [Multiply]) -> Self {
+        Self::of_code(2 * S::COUNT, S::GROUP, S::OFFSET, code)
     }
-}
 
-impl Tile {
-    fn of(set: Set) -> Self {
-        let (cols, group, code): (_, _, &[Multiply]) = match set {
-            Set::Portable => (8, 2, &PORTABLE),
-            #[cfg(target_arch = "aarch64")]
-            Set::Neon => (8, 2, &neon::WORDS),
-            #[cfg(target_arch = "aarch64")]
-            Set::NeonDot => (8, 4, &neon::DOT),
-            #[cfg(target_arch = "aarch64")]
-            Set::NeonMatrix => (8, 8, &neon::MATRIX),
-            #[cfg(target_arch = "x86_64")]
-            Set::Sse2 => (8, 2, &x86::SSE2),
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => (16, 2, &x86::AVX2),
-            #[cfg(target_arch = "x86_64")]
-            Set::AvxVnni => (16, 4, &x86::AVX_VNNI),
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512Vnni => (32, 4, &x86::AVX512_VNNI),
-            #[cfg(target_arch = "x86_64")]
-            Set::Amx => return Self::of_amx(amx::code_of_bytes()),
-        };
+    /// Of code for strips of 1, 2, … rows.
+    pub(super) const fn of_code(
+        cols: usize,
+        group: usize,
+        offset: u8,
+        code: &'static [Multiply],
+    ) -> Self {
         Self {
             rows: code.len(),
             cols,
             group,
-            offset: set.offset(),
+            offset,
             code: Code::Lanes(code),
         }
     }
@@ -305,6 +270,8 @@ pub(super) trait Sums: Copy {
     const COUNT: usize;
     /// Values of an element.
     const GROUP: usize;
+    /// See [`Tile::offset`].
+    const OFFSET: u8 = 0;
     /// An element of the left operand in each lane.
     type Left: Copy;
     /// An element of the right operand for each lane.
@@ -358,47 +325,31 @@ impl Sums for Four {
     const GROUP: usize = 2;
     type Left = [i16; 2];
     type Right = [[i16; 2]; 4];
-
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        [0; 4]
-    }
-
-    #[inline(always)]
-    unsafe fn splat(element: u32) -> [i16; 2] {
-        [element as i16, (element >> 16) as i16]
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const i8) -> [[i16; 2]; 4] {
-        // SAFETY: the caller's promise.
-        let bytes = unsafe { from.cast::<[[i8; 2]; 4]>().read_unaligned() };
-        bytes.map(|pair| pair.map(i16::from))
-    }
-
-    #[inline(always)]
-    unsafe fn add_products(self, left: [i16; 2], right: [[i16; 2]; 4]) -> Self {
-        let product = |i: usize| i32::from(left[i]);
-        let mut sums = self;
-        for (sum, right) in sums.iter_mut().zip(right) {
-            *sum += product(0) * i32::from(right[0]) + product(1) * i32::from(right[1]);
-        }
-        sums
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut i32) {
-        // SAFETY: the caller's promise.
-        unsafe { to.cast::<Self>().write_unaligned(self) }
+    instructions! {
+        zero() -> Self = [0; 4];
+        splat(element: u32) -> [i16; 2] = [element as i16, (element >> 16) as i16];
+        load(from: *const i8) -> [[i16; 2]; 4] = {
+            let bytes = from.cast::<[[i8; 2]; 4]>().read_unaligned();
+            bytes.map(|pair| pair.map(i16::from))
+        };
+        add_products(self: Self, left: [i16; 2], right: [[i16; 2]; 4]) -> Self = {
+            let product = |i: usize| i32::from(left[i]);
+            let mut sums = self;
+            for (sum, right) in sums.iter_mut().zip(right) {
+                *sum += product(0) * i32::from(right[0]) + product(1) * i32::from(right[1]);
+            }
+            sums
+        };
+        store(self: Self, to: *mut i32) -> () = to.cast::<Self>().write_unaligned(self);
     }
 }
 
-unsafe fn portable<const R: usize>(depth: usize, a: &[u32], b: &[i8], to: &mut [i32]) {
-    // SAFETY: passed on to the caller.
-    unsafe { tile::<Four, R>(depth, a, b, to) }
+tile_of! {
+    /// What the compiler makes of plain code. On x86-64, which always has SSE2, in tests only: it makes
+    /// a slow loop of it there.
+    #[cfg_attr(target_arch = "x86_64", allow(dead_code))]
+    PORTABLE: Four; 1 2 3 4
 }
-
-static PORTABLE: [Multiply; 4] = [portable::<1>, portable::<2>, portable::<3>, portable::<4>];
 
 #[cfg(test)]
 pub(super) mod tests {
@@ -407,34 +358,27 @@ pub(super) mod tests {
     /// Every tile that this processor runs, also those it would not choose, and those of AVX-512 VNNI and AMX
     /// with their instructions emulated.
     pub fn tiles() -> Vec<Tile> {
-        let mut sets = vec![Set::Portable, Set::of(level())];
+        let mut tiles = vec![PORTABLE, Tile::of(level()), EMULATED];
         #[cfg(target_arch = "x86_64")]
-        for (level, set) in [
-            (Level::Portable, Set::Sse2),
-            (Level::Avx2, Set::Avx2),
-            (Level::Avx512, Set::of(Level::Avx2)),
-        ] {
-            if super::level() >= level {
-                sets.push(set);
+        {
+            for (level, tile) in [
+                (Level::Portable, x86::SSE2),
+                (Level::Avx2, x86::AVX2),
+                (Level::Avx512, Tile::of(Level::Avx2)),
+            ] {
+                if super::level() >= level {
+                    tiles.push(tile);
+                }
             }
+            tiles.push(Tile::of_amx(amx::emulation::multiply_bytes));
         }
         #[cfg(target_arch = "aarch64")]
         {
-            sets.push(Set::Neon);
+            tiles.push(neon::WORDS);
             if std::arch::is_aarch64_feature_detected!("dotprod") {
-                sets.push(Set::NeonDot);
+                tiles.push(neon::DOT);
             }
         }
-        let mut tiles: Vec<_> = sets.into_iter().map(Tile::of).collect();
-        tiles.push(Tile {
-            rows: EMULATED.len(),
-            cols: 32,
-            group: 4,
-            offset: 0,
-            code: Code::Lanes(&EMULATED),
-        });
-        #[cfg(target_arch = "x86_64")]
-        tiles.push(Tile::of_amx(amx::emulation::multiply_bytes));
         tiles
     }
 
@@ -473,12 +417,7 @@ pub(super) mod tests {
         }
     }
 
-    unsafe fn emulated<const R: usize>(depth: usize, a: &[u32], b: &[i8], to: &mut [i32]) {
-        // SAFETY: passed on to the caller.
-        unsafe { tile::<[i32; 16], R>(depth, a, b, to) }
-    }
-
-    static EMULATED: [Multiply; 3] = [emulated::<1>, emulated::<2>, emulated::<3>];
+    tile_of!(EMULATED: [i32; 16]; 1 2 3);
 
     #[test]
     fn the_largest_products_do_not_saturate() {

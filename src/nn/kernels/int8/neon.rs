@@ -4,47 +4,28 @@
 
 use std::arch::aarch64::*;
 
-use super::dot::{Multiply, Sums, tile};
-use crate::nn::kernels::lanes::unroll;
+use super::dot::{Sums, Tile, tile_of};
+use crate::nn::kernels::lanes::{instructions, unroll};
 
 /// Bytes become integers of 16 bits on their way into a register.
 #[derive(Clone, Copy)]
 struct Words(int32x4_t);
 
-// SAFETY of each function: the caller's promises, see the trait.
 impl Sums for Words {
     const COUNT: usize = 4;
     const GROUP: usize = 2;
     type Left = int16x8_t;
     type Right = int16x8_t;
-
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        Self(unsafe { vdupq_n_s32(0) })
-    }
-
-    #[inline(always)]
-    unsafe fn splat(element: u32) -> int16x8_t {
-        unsafe { vreinterpretq_s16_u32(vdupq_n_u32(element)) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const i8) -> int16x8_t {
-        unsafe { vmovl_s8(vld1_s8(from)) }
-    }
-
-    #[inline(always)]
-    unsafe fn add_products(self, left: int16x8_t, right: int16x8_t) -> Self {
-        unsafe {
+    instructions! {
+        zero() -> Self = Self(vdupq_n_s32(0));
+        splat(element: u32) -> int16x8_t = vreinterpretq_s16_u32(vdupq_n_u32(element));
+        load(from: *const i8) -> int16x8_t = vmovl_s8(vld1_s8(from));
+        add_products(self: Self, left: int16x8_t, right: int16x8_t) -> Self = {
             let low = vmull_s16(vget_low_s16(left), vget_low_s16(right));
             let high = vmull_high_s16(left, right);
             Self(vaddq_s32(self.0, vpaddq_s32(low, high)))
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut i32) {
-        unsafe { vst1q_s32(to, self.0) }
+        };
+        store(self: Self, to: *mut i32) -> () = vst1q_s32(to, self.0);
     }
 }
 
@@ -52,26 +33,17 @@ impl Sums for Words {
 #[derive(Clone, Copy)]
 struct Bytes(int32x4_t);
 
-// SAFETY of each function: the caller's promises, see the trait.
 impl Sums for Bytes {
     const COUNT: usize = 4;
     const GROUP: usize = 4;
+    const OFFSET: u8 = 128;
     type Left = int8x16_t;
     type Right = int8x16_t;
-
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        Self(unsafe { vdupq_n_s32(0) })
-    }
-
-    #[inline(always)]
-    unsafe fn splat(element: u32) -> int8x16_t {
-        unsafe { vreinterpretq_s8_u32(vdupq_n_u32(element)) }
-    }
-
-    #[inline(always)]
-    unsafe fn load(from: *const i8) -> int8x16_t {
-        unsafe { vld1q_s8(from) }
+    instructions! {
+        zero() -> Self = Self(vdupq_n_s32(0));
+        splat(element: u32) -> int8x16_t = vreinterpretq_s8_u32(vdupq_n_u32(element));
+        load(from: *const i8) -> int8x16_t = vld1q_s8(from);
+        store(self: Self, to: *mut i32) -> () = vst1q_s32(to, self.0);
     }
 
     #[inline(always)]
@@ -91,31 +63,10 @@ impl Sums for Bytes {
         }
         Self(sums)
     }
-
-    #[inline(always)]
-    unsafe fn store(self, to: *mut i32) {
-        unsafe { vst1q_s32(to, self.0) }
-    }
 }
 
-macro_rules! code {
-    ($table:ident[$len:literal]: $sums:ty; $($rows:literal)*) => {
-        pub static $table: [Multiply; $len] = {
-            unsafe fn multiply<const R: usize>(
-                depth: usize,
-                a: &[u32],
-                b: &[i8],
-                to: &mut [i32],
-            ) {
-                // SAFETY: passed on to the caller.
-                unsafe { tile::<$sums, R>(depth, a, b, to) }
-            }
-            [$(multiply::<$rows>),*]
-        };
-    };
-}
-code!(WORDS[8]: Words; 1 2 3 4 5 6 7 8);
-code!(DOT[12]: Bytes; 1 2 3 4 5 6 7 8 9 10 11 12);
+tile_of!(WORDS: Words; 1 2 3 4 5 6 7 8);
+tile_of!(DOT: Bytes; 1 2 3 4 5 6 7 8 9 10 11 12);
 
 /// Registers of 2 x 2 sums across the columns of a panel.
 const PAIRS: usize = 4;
@@ -173,18 +124,23 @@ unsafe fn add_products(mut sums: int32x4_t, rows: uint8x16_t, columns: int8x16_t
     sums
 }
 
-/// For 1, 2, … rows, of which there is an even number.
-pub static MATRIX: [Multiply; 12] = [
-    matrix::<1>,
-    matrix::<1>,
-    matrix::<2>,
-    matrix::<2>,
-    matrix::<3>,
-    matrix::<3>,
-    matrix::<4>,
-    matrix::<4>,
-    matrix::<5>,
-    matrix::<5>,
-    matrix::<6>,
-    matrix::<6>,
-];
+/// Of USMMLA: strips have an even number of rows.
+pub const MATRIX: Tile = Tile::of_code(
+    2 * PAIRS,
+    8,
+    0,
+    &[
+        matrix::<1>,
+        matrix::<1>,
+        matrix::<2>,
+        matrix::<2>,
+        matrix::<3>,
+        matrix::<3>,
+        matrix::<4>,
+        matrix::<4>,
+        matrix::<5>,
+        matrix::<5>,
+        matrix::<6>,
+        matrix::<6>,
+    ],
+);

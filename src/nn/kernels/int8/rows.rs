@@ -1,6 +1,6 @@
 //! Rows of f32 as bytes: each row has a step and a zero of its own, measured as the row comes.
 
-use super::super::lanes::vectorised;
+use super::super::lanes::{ROUND, vectorised};
 use super::super::view::Rows;
 use super::dot::Tile;
 
@@ -69,13 +69,12 @@ vectorised! {
     }
 }
 
-/// To the nearest integer, halves to the even one, for |x| up to 2^22: adding 1.5 * 2^23 leaves the
-/// integer in the low bits. (Nothing here overflows; saying so keeps checks out of the loops.) The function of the standard library is a call where the processor has no
-/// instruction for it.
+/// To the nearest integer, halves to the even one, for |x| up to 2^22: see [`ROUND`]. (Nothing here
+/// overflows; saying so keeps checks out of the loops.) The function of the standard library is a call
+/// where the processor has no instruction for it.
 #[inline(always)]
 fn rounded(x: f32) -> i32 {
-    const SHIFT: f32 = 12_582_912.;
-    ((x + SHIFT).to_bits() as i32).wrapping_sub(SHIFT.to_bits() as i32)
+    ((x + ROUND).to_bits() as i32).wrapping_sub(ROUND.to_bits() as i32)
 }
 
 #[cfg(test)]
