@@ -75,14 +75,14 @@ impl Tile {
     fn of_lanes(level: Level, format: Format) -> Self {
         let (cols, code): (_, &[Multiply]) = match (level, format) {
             #[cfg(target_arch = "x86_64")]
-            (Level::Amx | Level::Avx512, Format::Single) => (32, &x86::AVX512),
+            (Level::Amx | Level::Avx512, Format::Single) => (32, x86::AVX512),
             #[cfg(target_arch = "x86_64")]
-            (Level::Amx | Level::Avx512, Format::Pairs) => (32, &x86::AVX512_BF16),
+            (Level::Amx | Level::Avx512, Format::Pairs) => (32, x86::AVX512_BF16),
             #[cfg(target_arch = "x86_64")]
-            (Level::Avx2, _) => (16, &x86::AVX2),
+            (Level::Avx2, _) => (16, x86::AVX2),
             #[cfg(target_arch = "aarch64")]
-            (Level::Neon, _) => (8, &NEON),
-            _ => (8, &PORTABLE),
+            (Level::Neon, _) => (8, NEON),
+            _ => (8, PORTABLE),
         };
         let layout = match format {
             Format::Pairs => Layout::Pairs,
@@ -225,6 +225,27 @@ unsafe fn tile<L: Lanes, P: Product<L>, const R: usize>(
     }
 }
 
+/// Defines the code for strips of as many rows as are listed.
+macro_rules! code {
+    ($(#[$doc:meta])* $vis:vis $table:ident: $lanes:ty, $product:ty $(, $features:literal)?; $($rows:literal)*) => {
+        $(#[$doc])*
+        $vis static $table: &[Multiply] = {
+            $(#[target_feature(enable = $features)])?
+            unsafe fn multiply<const R: usize>(
+                step: Step,
+                depth: usize,
+                a: &[f32],
+                b: &[f32],
+                c: *mut f32,
+            ) {
+                // SAFETY: passed on to the caller.
+                unsafe { tile::<$lanes, $product, R>(step, depth, a, b, c) }
+            }
+            &[$(multiply::<$rows>),*]
+        };
+    };
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{__m256, __m512};
@@ -232,57 +253,18 @@ mod x86 {
     use super::{Multiply, Step, tile};
     use crate::nn::kernels::lanes::{Single, x86::Pairs};
 
-    macro_rules! code {
-        ($vis:vis $table:ident[$len:literal]: $features:literal, $lanes:ty, $product:ty; $($rows:literal)*) => {
-            $vis static $table: [Multiply; $len] = {
-                #[target_feature(enable = $features)]
-                unsafe fn multiply<const R: usize>(
-                    step: Step,
-                    depth: usize,
-                    a: &[f32],
-                    b: &[f32],
-                    c: *mut f32,
-                ) {
-                    // SAFETY: passed on to the caller.
-                    unsafe { tile::<$lanes, $product, R>(step, depth, a, b, c) }
-                }
-                [$(multiply::<$rows>),*]
-            };
-        };
-    }
-    code!(pub AVX512[14]: "avx512f", __m512, Single; 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
-    code!(pub AVX512_BF16[14]: "avx512f,avx512bf16", __m512, Pairs; 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
-    code!(pub AVX2[6]: "avx2,fma", __m256, Single; 1 2 3 4 5 6);
-}
-
-unsafe fn portable<const R: usize>(step: Step, depth: usize, a: &[f32], b: &[f32], c: *mut f32) {
-    // SAFETY: passed on to the caller.
-    unsafe { tile::<Four, Single, R>(step, depth, a, b, c) }
+    code!(pub AVX512: __m512, Single, "avx512f"; 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+    code!(pub AVX512_BF16: __m512, Pairs, "avx512f,avx512bf16"; 1 2 3 4 5 6 7 8 9 10 11 12 13 14);
+    code!(pub AVX2: __m256, Single, "avx2,fma"; 1 2 3 4 5 6);
 }
 
 #[cfg(target_arch = "aarch64")]
-unsafe fn neon<const R: usize>(step: Step, depth: usize, a: &[f32], b: &[f32], c: *mut f32) {
-    // SAFETY: passed on to the caller.
-    unsafe { tile::<std::arch::aarch64::float32x4_t, Single, R>(step, depth, a, b, c) }
+code! {
+    /// 24 sums, 2 columns and a factor: the processor has 32 registers.
+    NEON: std::arch::aarch64::float32x4_t, Single; 1 2 3 4 5 6 7 8 9 10 11 12
 }
 
-/// 24 sums, 2 columns and a factor: the processor has 32 registers.
-#[cfg(target_arch = "aarch64")]
-static NEON: [Multiply; 12] = [
-    neon::<1>, neon::<2>, neon::<3>, neon::<4>, neon::<5>, neon::<6>, neon::<7>, neon::<8>,
-    neon::<9>, neon::<10>, neon::<11>, neon::<12>,
-];
-
-static PORTABLE: [Multiply; 8] = [
-    portable::<1>,
-    portable::<2>,
-    portable::<3>,
-    portable::<4>,
-    portable::<5>,
-    portable::<6>,
-    portable::<7>,
-    portable::<8>,
-];
+code!(PORTABLE: Four, Single; 1 2 3 4 5 6 7 8);
 
 #[cfg(test)]
 mod tests {
