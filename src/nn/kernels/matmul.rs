@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::epilogue::Epilogue;
 use super::layout::Format;
-use super::pack::transpose;
+use super::pack::{transpose, transpose_pieces};
 use super::tile::Tile;
 use super::view::{Block, Rows, Shared, filled, room};
 use crate::run;
@@ -57,7 +57,7 @@ impl PackedWeight {
         let tile = self.tile.fitting(xs.count);
         let depth = tile.right.elements(self.k);
         let strips = room(strips, xs.count.next_multiple_of(tile.rows) * depth);
-        pack_strips(xs, 0, depth, &tile, strips);
+        transpose_pieces(xs, tile.left, tile.rows, strips);
         let mut out = Block::new(out, self.n);
         for at in (0..self.n).step_by(tile.cols) {
             let panel = &self.panels[at * depth..];
@@ -80,23 +80,21 @@ pub fn matmul(xs: Rows, weight: &PackedWeight, epilogue: &Epilogue) -> Result<Ve
     let depth = tile.right.elements(weight.k);
     let step = DEPTH.min(depth).max(1);
     let write = |shared: Shared| {
-        let ((blocks, groups), check) =
-            (split(m, n, [tile.rows, tile.cols], STRIPS), run::checker());
-        let strips = || vec![0f32; blocks.size.next_multiple_of(tile.rows) * step];
-        let tasks = (0..blocks.count * groups.count).into_par_iter();
+        let (most, tasks) = pieces(m, n, [tile.rows, tile.cols], STRIPS);
+        let check = run::checker();
+        let strips = || vec![0f32; most * step];
         let is_small = m.saturating_mul(n).saturating_mul(weight.k) <= SMALL;
         let tasks = tasks.with_min_len(if is_small { usize::MAX } else { 1 });
-        tasks.try_for_each_init(strips, |strips, task| {
+        tasks.try_for_each_init(strips, |strips, [(row, height), (col, width)]| {
             check()?;
-            let (row, height) = blocks.piece(task / groups.count);
-            let (col, width) = groups.piece(task % groups.count);
             let xs = xs.rows(row, height);
             // SAFETY: these rows and columns belong to this task.
             let mut out = unsafe { shared.block(row * n + col, n, height, width) };
             let mut start = 0;
             loop {
                 let len = step.min(depth - start);
-                pack_strips(xs, start, len, &tile, strips);
+                let values = xs.columns(start * tile.left.values(), len * tile.left.values());
+                transpose_pieces(values, tile.left, tile.rows, strips);
                 for at in (0..width).step_by(tile.cols) {
                     let panel = (col + at) * depth + start * tile.cols;
                     let panel = &weight.panels[panel..];
@@ -118,52 +116,31 @@ pub fn matmul(xs: Rows, weight: &PackedWeight, epilogue: &Epilogue) -> Result<Ve
     unsafe { filled(&[m, n], write) }
 }
 
-/// A length cut into pieces of one size, the last one shorter.
-pub(super) struct Pieces {
-    len: usize,
-    /// Of a piece.
-    pub size: usize,
-    /// The number of pieces.
-    pub count: usize,
-}
+/// Start and length of the rows of a piece, and of its columns.
+type Piece = [(usize, usize); 2];
 
-impl Pieces {
-    fn new(len: usize, size: usize) -> Self {
-        Self {
-            len,
-            size,
-            count: len.div_ceil(size),
-        }
-    }
-
-    /// Start and length of a piece.
-    pub fn piece(&self, index: usize) -> (usize, usize) {
-        let start = index * self.size;
-        (start, self.size.min(self.len - start))
-    }
-}
-
-/// Rows first, at most `most` strips to a piece; columns too where there are few strips of rows.
-pub(super) fn split(m: usize, n: usize, [rows, cols]: [usize; 2], most: usize) -> (Pieces, Pieces) {
+/// The most rows of a piece of a result (m, n), and the pieces. Rows are cut first, at most `most` strips
+/// to a piece; columns too where there are few strips of rows.
+pub(super) fn pieces(
+    m: usize,
+    n: usize,
+    [rows, cols]: [usize; 2],
+    most: usize,
+) -> (usize, impl IndexedParallelIterator<Item = Piece>) {
     let threads = rayon::current_num_threads();
     let (strips, panels) = (m.div_ceil(rows).max(1), n.div_ceil(cols).max(1));
     let blocks = strips.div_ceil(most).next_multiple_of(threads).min(strips);
     let groups = (2 * threads).div_ceil(blocks).min(panels);
-    (
-        Pieces::new(m, strips.div_ceil(blocks) * rows),
-        Pieces::new(n, panels.div_ceil(groups) * cols),
-    )
-}
-
-/// Elements `start..start + len` of `xs` -> `strips` [rows / tile.rows][len][tile.rows]
-fn pack_strips(xs: Rows, start: usize, len: usize, tile: &Tile, strips: &mut [f32]) {
-    let values = tile.left.values();
-    let xs = xs.columns(start * values, len * values);
-    let chunks = strips.chunks_exact_mut((len * tile.rows).max(1));
-    for (first, strip) in (0..xs.count).step_by(tile.rows).zip(chunks) {
-        let rows = xs.rows(first, tile.rows);
-        transpose(rows, 1., tile.left, Block::new(strip, tile.rows));
-    }
+    let (height, width) = (
+        strips.div_ceil(blocks) * rows,
+        panels.div_ceil(groups) * cols,
+    );
+    let (blocks, groups) = (m.div_ceil(height), n.div_ceil(width));
+    let pieces = (0..blocks * groups).into_par_iter().map(move |piece| {
+        let (row, col) = (piece / groups * height, piece % groups * width);
+        [(row, height.min(m - row)), (col, width.min(n - col))]
+    });
+    (height, pieces)
 }
 
 #[cfg(test)]

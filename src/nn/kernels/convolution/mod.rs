@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::epilogue::Epilogue;
 use super::layout::{Format, Layout};
-use super::pack::transpose;
+use super::pack::transpose_pieces;
 use super::tile::Tile;
 use super::view::{Block, Rows, Shared, elements, filled};
 use super::window::Window;
@@ -39,11 +39,7 @@ impl PackedKernel {
         let depth = tile.left.elements(k);
         let mut strips = vec![0f32; out.div_ceil(tile.rows) * depth * tile.rows];
         let rows = Rows::new(weight, k, out, k);
-        let chunks = strips.chunks_exact_mut((depth * tile.rows).max(1));
-        for (first, strip) in (0..).step_by(tile.rows).zip(chunks) {
-            let rows = rows.rows(first, tile.rows);
-            transpose(rows, 1., tile.left, Block::new(strip, tile.rows));
-        }
+        transpose_pieces(rows, tile.left, tile.rows, &mut strips);
         Self {
             strips,
             out,

@@ -2,7 +2,7 @@
 
 use super::super::lanes::vectorised;
 use super::super::layout::Format;
-use super::super::pack::stack;
+use super::super::pack::stack_pieces;
 use super::super::rowwise::exp2;
 use super::super::tile::Tile;
 use super::super::view::{Block, Rows, room};
@@ -43,62 +43,36 @@ impl Seen {
         let (tile, weights) = (self.tile, Rows::new(scores, c, rows.count, c));
         let depth = tile.left.elements(rows.count);
         let strips = room(strips, c.next_multiple_of(tile.rows) * depth);
-        let chunks = strips.chunks_exact_mut((depth * tile.rows).max(1));
-        for (first, strip) in (0..c).step_by(tile.rows).zip(chunks) {
-            let weights = weights.columns(first, tile.rows);
-            stack(weights, tile.left, Block::new(strip, tile.rows));
-        }
+        stack_pieces(weights, tile.left, tile.rows, strips);
         let panels = room(panels, d.next_multiple_of(tile.cols) * depth);
-        let chunks = panels.chunks_exact_mut((depth * tile.cols).max(1));
-        for (first, panel) in (0..d).step_by(tile.cols).zip(chunks) {
-            let rows = rows.columns(first, tile.cols);
-            stack(rows, tile.right, Block::new(panel, tile.cols));
-        }
+        stack_pieces(rows, tile.right, tile.cols, panels);
         let sums = Block::new(&mut self.sums, d);
         tile.multiply_into(depth, strips, panels, sums, true);
     }
 
     /// Makes everything relative to larger scores.
     fn raise(&mut self, top: &[f32]) {
-        let mut factors: Vec<f32> = self
-            .max
-            .iter()
-            .zip(top)
-            .map(|(old, new)| old - new)
-            .collect();
+        let difference = |(old, new): (&f32, &f32)| old - new;
+        let mut factors: Vec<f32> = self.max.iter().zip(top).map(difference).collect();
         exp2(&mut factors);
         let d = self.sums.len() / self.max.len().max(1);
-        for (i, factor) in factors
-            .iter()
-            .enumerate()
-            .filter(|(_, factor)| **factor != 1.)
-        {
+        let changed = factors.iter().enumerate().filter(|(_, x)| **x != 1.);
+        for (i, factor) in changed {
             self.total[i] *= factor;
-            self.sums[i * d..(i + 1) * d]
-                .iter_mut()
-                .for_each(|x| *x *= factor);
+            let sums = &mut self.sums[i * d..(i + 1) * d];
+            sums.iter_mut().for_each(|x| *x *= factor);
         }
         self.max.copy_from_slice(top);
     }
 
     /// Both together.
     pub fn with(mut self, mut other: Self) -> Self {
-        let top: Vec<f32> = self
-            .max
-            .iter()
-            .zip(&other.max)
-            .map(|(a, b)| a.max(*b))
-            .collect();
+        let mut top = self.max.clone();
+        raise_to(&other.max, &mut top);
         self.raise(&top);
         other.raise(&top);
-        self.total
-            .iter_mut()
-            .zip(&other.total)
-            .for_each(|(a, b)| *a += b);
-        self.sums
-            .iter_mut()
-            .zip(&other.sums)
-            .for_each(|(a, b)| *a += b);
+        add_up(&other.total, &mut self.total);
+        add_up(&other.sums, &mut self.sums);
         self
     }
 

@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use super::epilogue::Epilogue;
 use super::lanes::vectorised;
 use super::layout::Layout;
-use super::matmul::split;
+use super::matmul::pieces;
 use super::pack::transpose;
 use super::view::{Block, Rows, Shared, elements, filled};
 use crate::run;
@@ -116,6 +116,7 @@ pub fn check_scales(scales: &[f32]) -> Result<()> {
 
 /// What a task needs besides its result.
 struct Room {
+    tile: Tile,
     bytes: Vec<u8>,
     strips: Vec<u32>,
     steps: Vec<Step>,
@@ -124,21 +125,28 @@ struct Room {
 }
 
 impl Room {
-    /// For `rows` rows.
-    fn new(rows: usize, tile: &Tile, weight: &Int8Weight) -> Self {
-        let rows = rows.next_multiple_of(tile.rows);
+    /// For `rows` rows of whole strips.
+    fn new(rows: usize, tile: Tile, k: usize) -> Self {
         Self {
-            bytes: vec![0; weight.k],
-            strips: vec![0; rows / tile.rows * tile.strip(weight.k)],
+            tile,
+            bytes: vec![0; k],
+            strips: vec![0; rows / tile.rows * tile.strip(k)],
             steps: vec![Step::default(); rows],
             sums: vec![0; rows * tile.cols],
         }
     }
 
-    /// The sums of all rows with a panel.
-    fn multiply(&mut self, rows: usize, tile: &Tile, panel: &[i8], k: usize) {
-        let sums = &mut self.sums[..rows.next_multiple_of(tile.rows) * tile.cols];
-        tile.multiply(tile.elements(k), &self.strips, panel, sums);
+    fn pack(&mut self, xs: Rows) {
+        let (bytes, strips) = (&mut self.bytes, &mut self.strips);
+        rows::pack(xs, &self.tile, bytes, strips, &mut self.steps);
+    }
+
+    /// The products of the packed rows with the panel of `weight` that starts at `column`.
+    fn multiply(&mut self, weight: &Int8Weight, column: usize, to: Block) {
+        let (tile, (panel, sums, scales)) = (self.tile, weight.panel(column));
+        let products = &mut self.sums[..to.count().next_multiple_of(tile.rows) * tile.cols];
+        tile.multiply(tile.elements(weight.k), &self.strips, panel, products);
+        rescale(products, tile.cols, &self.steps, sums, scales, to);
     }
 }
 
@@ -156,31 +164,16 @@ pub fn matmul(xs: Rows, weight: &Int8Weight, epilogue: &Epilogue) -> Result<Vec<
     assert!(xs.len == k && epilogue.fits(m, n));
     let tile = weight.tile.fitting(m);
     let write = |shared: Shared| {
-        let ((blocks, groups), check) = (
-            split(m, n, [tile.rows, tile.cols], strips(k, &tile)),
-            run::checker(),
-        );
-        let tasks = (0..blocks.count * groups.count).into_par_iter();
-        let room = || Room::new(blocks.size, &tile, weight);
-        tasks.try_for_each_init(room, |room, task| {
+        let (most, tasks) = pieces(m, n, [tile.rows, tile.cols], strips(k, &tile));
+        let check = run::checker();
+        let room = || Room::new(most, tile, k);
+        tasks.try_for_each_init(room, |room, [(row, height), (col, width)]| {
             check()?;
-            let (row, height) = blocks.piece(task / groups.count);
-            let (col, width) = groups.piece(task % groups.count);
             // SAFETY: these rows and columns belong to this task.
             let mut out = unsafe { shared.block(row * n + col, n, height, width) };
-            let xs = xs.rows(row, height);
-            rows::pack(
-                xs,
-                &tile,
-                &mut room.bytes,
-                &mut room.strips,
-                &mut room.steps,
-            );
+            room.pack(xs.rows(row, height));
             for at in (0..width).step_by(tile.cols) {
-                let (panel, sums, scales) = weight.panel(col + at);
-                room.multiply(height, &tile, panel, k);
-                let part = out.columns(at, tile.cols);
-                rescale(&room.sums, tile.cols, &room.steps, sums, scales, part);
+                room.multiply(weight, col + at, out.columns(at, tile.cols));
                 epilogue.apply(out.columns(at, tile.cols), row, col + at);
             }
             Ok(())
@@ -208,40 +201,26 @@ pub fn pointwise(
     assert!(epilogue.fits(n, m));
     let tile = weight.tile.fitting(m);
     let write = |shared: Shared| {
-        let ((blocks, groups), check) = (
-            split(m, n, [tile.rows, tile.cols], strips(k, &tile)),
-            run::checker(),
-        );
-        let tasks = (0..blocks.count * groups.count).into_par_iter();
+        let (most, tasks) = pieces(m, n, [tile.rows, tile.cols], strips(k, &tile));
+        let check = run::checker();
         let room = || {
-            let pixels = vec![0f32; blocks.size * k];
-            let part = vec![0f32; blocks.size * tile.cols];
-            (Room::new(blocks.size, &tile, weight), pixels, part)
+            let pixels = vec![0f32; most * k];
+            let part = vec![0f32; most * tile.cols];
+            (Room::new(most, tile, k), pixels, part)
         };
-        tasks.try_for_each_init(room, |(room, pixels, part), task| {
+        tasks.try_for_each_init(room, |(room, pixels, part), piece| {
             check()?;
-            let (first, count) = blocks.piece(task / groups.count);
-            let (col, width) = groups.piece(task % groups.count);
+            let [(first, count), (col, width)] = piece;
             // SAFETY: these channels of these pixels belong to this task.
             let mut out = unsafe { shared.block(col * m + first, m, width, count) };
             let pixels = &mut pixels[..count * k];
             let columns = planes.columns(first, count);
             transpose(columns, 1., Layout::Singles, Block::new(pixels, k));
-            let xs = Rows::new(pixels, k, count, k);
-            rows::pack(
-                xs,
-                &tile,
-                &mut room.bytes,
-                &mut room.strips,
-                &mut room.steps,
-            );
+            room.pack(Rows::new(pixels, k, count, k));
             for at in (0..width).step_by(tile.cols) {
-                let (panel, sums, scales) = weight.panel(col + at);
-                room.multiply(count, &tile, panel, k);
-                let channels = sums.len();
+                let channels = tile.cols.min(width - at);
                 let part = &mut part[..count * channels];
-                let to = Block::new(part, channels);
-                rescale(&room.sums, tile.cols, &room.steps, sums, scales, to);
+                room.multiply(weight, col + at, Block::new(part, channels));
                 let part = Rows::new(part, channels, count, channels);
                 transpose(part, 1., Layout::Singles, out.rows(at, tile.cols));
                 epilogue.apply(out.rows(at, tile.cols), col + at, first);

@@ -52,6 +52,15 @@ pub fn transpose(xs: Rows, scale: f32, layout: Layout, mut to: Block) {
     }
 }
 
+/// [`transpose`], unscaled, of as many rows at a time as a piece of `to` has columns; the pieces lie one
+/// behind the other.
+pub fn transpose_pieces(xs: Rows, layout: Layout, width: usize, to: &mut [f32]) {
+    let pieces = to.chunks_exact_mut((layout.elements(xs.len) * width).max(1));
+    for (first, piece) in (0..xs.count).step_by(width).zip(pieces) {
+        transpose(xs.rows(first, width), 1., layout, Block::new(piece, width));
+    }
+}
+
 /// Rows `first..first + N` side by side, so that they are written together: `N`.
 fn transpose_some<const N: usize>(xs: Rows, first: usize, scale: f32, to: &mut Block) -> usize {
     let rows: [&[f32]; N] = std::array::from_fn(|i| &xs.row(first + i)[..xs.len]);
@@ -87,6 +96,14 @@ pub fn stack(xs: Rows, layout: Layout, mut to: Block) {
         _ => unsafe { avx512::stack_pairs(xs, layout, to) },
         #[cfg(not(target_arch = "x86_64"))]
         _ => unreachable!("pairs exist with AVX-512 only"),
+    }
+}
+
+/// [`stack`] of as many columns at a time as a piece of `to` has; the pieces lie one behind the other.
+pub fn stack_pieces(xs: Rows, layout: Layout, width: usize, to: &mut [f32]) {
+    let pieces = to.chunks_exact_mut((layout.elements(xs.count) * width).max(1));
+    for (first, piece) in (0..xs.len).step_by(width).zip(pieces) {
+        stack(xs.columns(first, width), layout, Block::new(piece, width));
     }
 }
 
