@@ -1,5 +1,7 @@
 //! Windows of convolutions.
 
+use std::ops::Range;
+
 use candle::Result;
 
 /// How a window moves over the image; (rows, columns).
@@ -46,6 +48,39 @@ impl Window {
             axis(image.1, kernel.1, self.stride.1, self.padding.1)?,
         ))
     }
+}
+
+/// Pixels of panels, or tiles of pixels, that lie in one row of the output.
+#[derive(Clone, Copy)]
+pub struct Run {
+    /// Where they begin in the panels.
+    pub at: usize,
+    /// How many there are.
+    pub len: usize,
+    /// Their row.
+    pub y: usize,
+    /// The column of the first.
+    pub x: usize,
+}
+
+/// Some pixels of an output that is `width` wide, cut where a row of it ends, and where a panel of `cols`
+/// pixels and `panel` values does.
+pub fn runs(pixels: Range<usize>, width: usize, cols: usize, panel: usize) -> Vec<Run> {
+    let mut runs = vec![];
+    let mut at = pixels.start;
+    while at < pixels.end {
+        let (y, x) = (at / width, at % width);
+        let (p, column) = ((at - pixels.start) / cols, (at - pixels.start) % cols);
+        let len = (width - x).min(cols - column).min(pixels.end - at);
+        runs.push(Run {
+            at: p * panel + column,
+            len,
+            y,
+            x,
+        });
+        at += len;
+    }
+    runs
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::nn::kernels::layout::Layout;
 use crate::nn::kernels::pack::{copy_row, stack};
 use crate::nn::kernels::tile::Tile;
 use crate::nn::kernels::view::{Block, Rows};
-use crate::nn::kernels::window::Window;
+use crate::nn::kernels::window::{Window, runs};
 
 /// An image under a moving window.
 pub(super) struct Image<'a> {
@@ -17,16 +17,6 @@ pub(super) struct Image<'a> {
     pub(super) side: usize,
     pub(super) window: Window,
     pub(super) out_width: usize,
-}
-
-/// Pixels of a panel that lie in one row of the output.
-#[derive(Clone, Copy)]
-struct Run {
-    /// Where they begin in the panels.
-    at: usize,
-    len: usize,
-    y: usize,
-    x: usize,
 }
 
 impl<'a> Image<'a> {
@@ -87,7 +77,7 @@ impl<'a> Image<'a> {
         }
         // Step by step and not panel by panel: the lines of one step lie far from those of another, and
         // each is read for all pixels at once.
-        let runs = self.runs(pixels, cols, panel);
+        let runs = runs(pixels, self.out_width, cols, panel);
         let Image { h, w, side, .. } = *self;
         let Window { stride, padding } = self.window;
         for (row, t) in steps.enumerate() {
@@ -108,25 +98,6 @@ impl<'a> Image<'a> {
                 }
             }
         }
-    }
-
-    /// Some output pixels, cut where a panel of `panel` values or a row of the output ends.
-    fn runs(&self, pixels: Range<usize>, cols: usize, panel: usize) -> Vec<Run> {
-        let mut runs = vec![];
-        let mut at = pixels.start;
-        while at < pixels.end {
-            let (y, x) = (at / self.out_width, at % self.out_width);
-            let (p, column) = ((at - pixels.start) / cols, (at - pixels.start) % cols);
-            let len = (self.out_width - x).min(cols - column).min(pixels.end - at);
-            runs.push(Run {
-                at: p * panel + column,
-                len,
-                y,
-                x,
-            });
-            at += len;
-        }
-        runs
     }
 }
 

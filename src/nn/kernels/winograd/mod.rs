@@ -24,8 +24,9 @@ use super::layout::{Format, GROUP, Layout};
 use super::pack::stack;
 use super::tile::{MAX_ROWS, TILE, Tile};
 use super::view::{Block, Rows, Shared, elements, filled, room};
+use super::window::{Run, runs};
 use crate::run;
-use transforms::{Image, POINTS, Run, STEP, from_points, runs, to_points, values_at_points};
+use transforms::{Image, POINTS, STEP, from_points, to_points, values_at_points};
 
 /// Elements of the summation that one pass covers.
 const DEPTH: usize = 256;
@@ -172,7 +173,8 @@ impl Pass<'_> {
     fn runs(&self, panel: usize) -> Vec<Run> {
         let cols = self.kernel.tile.cols;
         let first = panel * cols;
-        runs(first..self.tiles.min(first + cols), self.tiles_x)
+        let tiles = first..self.tiles.min(first + cols);
+        runs(tiles, self.tiles_x, cols, 0)
     }
 
     /// Elements of the input of a panel, [points][elements of channels][cols], and sums,

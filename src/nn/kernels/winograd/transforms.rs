@@ -3,13 +3,12 @@
 //! A panel of tiles fills the lanes of registers: the tiles' pixels at one place side by side, then
 //! their values at one point.
 
-use std::ops::Range;
-
 use super::super::convolution::copy_shifted;
 use super::super::epilogue::Activation;
 use super::super::lanes::{Lanes, unroll, vectorised};
 use super::super::tile::MAX_COLS;
 use super::super::view::Shared;
+use super::super::window::Run;
 
 /// Side of a tile of the output.
 pub(super) const STEP: usize = 4;
@@ -31,31 +30,6 @@ pub(super) struct Image<'a> {
     pub h: usize,
     /// Columns.
     pub w: usize,
-}
-
-/// Tiles of a panel that lie in one row of tiles.
-pub(super) struct Run {
-    column: usize,
-    len: usize,
-    y: usize,
-    x: usize,
-}
-
-/// The tiles of a panel, counted by rows of `tiles_x`.
-pub(super) fn runs(tiles: Range<usize>, tiles_x: usize) -> Vec<Run> {
-    let (mut runs, mut at) = (vec![], tiles.start);
-    while at < tiles.end {
-        let x = at % tiles_x;
-        let len = (tiles_x - x).min(tiles.end - at);
-        runs.push(Run {
-            column: at - tiles.start,
-            len,
-            y: at / tiles_x,
-            x,
-        });
-        at += len;
-    }
-    runs
 }
 
 vectorised! {
@@ -82,7 +56,7 @@ vectorised! {
                     unsafe { evaluate_lines::<L>(&pixels, &mut columns, x) }
                 }
                 for (line, [p0, p1, p2, p3, p4, p5]) in columns.iter().zip(&mut places) {
-                    let tiles = run.column..run.column + run.len;
+                    let tiles = run.at..run.at + run.len;
                     let line = line.as_chunks::<STEP>().0;
                     let to = p0[tiles.clone()].iter_mut().zip(&mut p1[tiles.clone()]);
                     let to = to.zip(&mut p2[tiles.clone()]).zip(&mut p3[tiles.clone()]);
@@ -182,8 +156,8 @@ vectorised! {
 /// A row of a run's tiles, column by column of a tile, becomes a line of pixels.
 #[inline(always)]
 fn interleave([p0, p1, p2, p3]: &[[f32; MAX_COLS]; STEP], run: &Run, to: &mut [f32]) {
-    let (p0, p1) = (&p0[run.column..][..run.len], &p1[run.column..][..run.len]);
-    let (p2, p3) = (&p2[run.column..][..run.len], &p3[run.column..][..run.len]);
+    let (p0, p1) = (&p0[run.at..][..run.len], &p1[run.at..][..run.len]);
+    let (p2, p3) = (&p2[run.at..][..run.len], &p3[run.at..][..run.len]);
     let (fours, rest) = to.as_chunks_mut::<STEP>();
     let pixels = p0.iter().zip(p1).zip(p2).zip(p3);
     for (four, (((p0, p1), p2), p3)) in fours.iter_mut().zip(pixels) {
