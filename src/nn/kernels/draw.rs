@@ -6,11 +6,11 @@
 use candle::Result;
 use rayon::prelude::*;
 
-use super::epilogue::{Activation, Bias, Epilogue};
+use super::epilogue::{Activation, add_to_rows};
 use super::lanes::vectorised;
 use super::matmul::PackedWeight;
 use super::rowwise::layer_norm;
-use super::view::{Block, Rows, room};
+use super::view::{Rows, room};
 use crate::run;
 
 /// Tokens (d) -> 4 pixels (h), norm, GELU -> 4 pixels of each (e), GELU; windows of 2 x 2, by rows.
@@ -83,7 +83,7 @@ fn row(tokens: Rows, y: usize, up: &Upscaling, masks: Rows, scratch: &mut Scratc
     let (weight, bias) = up.first;
     weight.multiply(tokens, strips, coarse);
     let residual = details(0, of_coarse, of_coarse);
-    finish(coarse, of_coarse, bias, residual);
+    add_to_rows(coarse, of_coarse, bias, residual);
     let (norm, norm_bias, eps) = up.norm;
     layer_norm(coarse, norm, norm_bias, eps);
     Activation::Gelu.apply(coarse);
@@ -92,7 +92,7 @@ fn row(tokens: Rows, y: usize, up: &Upscaling, masks: Rows, scratch: &mut Scratc
     let (weight, bias) = up.second;
     weight.multiply(Rows::new(coarse, h, 4 * grid, h), strips, fine);
     let residual = details(1, of_fine, 4 * e);
-    finish(fine, 4 * e, bias, residual);
+    add_to_rows(fine, 4 * e, bias, residual);
     Activation::Gelu.apply(fine);
 
     let mut out = vec![0f32; masks.count * 16 * grid];
@@ -108,15 +108,6 @@ fn row(tokens: Rows, y: usize, up: &Upscaling, masks: Rows, scratch: &mut Scratc
         }
     }
     out
-}
-
-fn finish(xs: &mut [f32], width: usize, bias: &[f32], residual: Option<Rows>) {
-    let epilogue = Epilogue {
-        bias: Bias::Columns(bias),
-        activation: Activation::Identity,
-        residual,
-    };
-    epilogue.apply(Block::new(xs, width), 0, 0);
 }
 
 vectorised! {

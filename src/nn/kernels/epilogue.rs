@@ -112,6 +112,16 @@ impl Epilogue<'_> {
     }
 }
 
+/// Adds a bias to rows of `width` columns, and other rows if there are any.
+pub fn add_to_rows(xs: &mut [f32], width: usize, bias: &[f32], residual: Option<Rows>) {
+    let epilogue = Epilogue {
+        bias: Bias::Columns(bias),
+        activation: Activation::Identity,
+        residual,
+    };
+    epilogue.apply(Block::new(xs, width), 0, 0);
+}
+
 vectorised! {
     fn activate<L>(xs: &mut [f32], activation: Activation) {
         activation.apply_here(xs);

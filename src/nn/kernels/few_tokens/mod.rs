@@ -10,7 +10,7 @@ mod seen;
 use candle::Result;
 use rayon::prelude::*;
 
-use super::epilogue::{Activation, Bias, Epilogue};
+use super::epilogue::add_to_rows;
 use super::lanes::vectorised;
 use super::layout::Format;
 use super::matmul::PackedWeight;
@@ -124,7 +124,13 @@ impl Pass<'_> {
             placed,
             scores,
         } = scratch;
-        let FromTokens { keys, values, .. } = self.from_tokens;
+        let FromTokens {
+            keys,
+            key_bias,
+            values,
+            bias,
+            heads,
+        } = self.from_tokens;
         let (columns, _) = keys.dims();
         let taken = room(scores, count * columns);
         let queries = match self.queries {
@@ -132,19 +138,10 @@ impl Pass<'_> {
             None => place(image, positions, placed),
         };
         keys.multiply(queries, strips, taken);
-        let key_bias = Epilogue {
-            bias: Bias::Columns(&self.from_tokens.key_bias),
-            ..Epilogue::default()
-        };
-        key_bias.apply(Block::new(taken, columns), 0, 0);
-        softmax2(taken, columns, self.from_tokens.heads);
+        add_to_rows(taken, columns, key_bias, None);
+        softmax2(taken, columns, *heads);
         values.multiply(Rows::new(taken, columns, count, columns), strips, out);
-        let residual = Epilogue {
-            bias: Bias::Columns(&self.from_tokens.bias),
-            activation: Activation::Identity,
-            residual: Some(image),
-        };
-        residual.apply(Block::new(out, d), 0, 0);
+        add_to_rows(out, d, bias, Some(image));
         let (weight, bias, eps) = self.norm;
         layer_norm(out, weight, bias, eps);
 
