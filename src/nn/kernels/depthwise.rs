@@ -140,51 +140,37 @@ vectorised! {
     }
 }
 
-/// The part of a window that lies inside the image.
-#[derive(Debug, Clone)]
-struct Taps {
-    /// The first row and column of the image.
-    start: (usize, usize),
-    /// Rows of the kernel.
-    rows: Range<usize>,
-    /// Columns of the kernel.
-    columns: Range<usize>,
-}
-
 impl ImageRow<'_> {
-    /// Of the output pixel at column `x`.
+    /// The part of the window of the output pixel at column `x` that lies inside the image: the first row
+    /// of the image and the rows of the kernel, and the same of columns.
     #[inline(always)]
-    fn taps(&self, x: usize) -> Taps {
+    fn taps(&self, x: usize) -> [(usize, Range<usize>); 2] {
         let Window { stride, padding } = self.window;
         let (h, w, _) = self.size;
-        let (top, rows) = inside(self.y, stride.0, padding.0, self.kernel.0, h);
-        let (left, columns) = inside(x, stride.1, padding.1, self.kernel.1, w);
-        Taps {
-            start: (top, left),
-            rows,
-            columns,
-        }
+        [
+            inside(self.y, stride.0, padding.0, self.kernel.0, h),
+            inside(x, stride.1, padding.1, self.kernel.1, w),
+        ]
     }
 
     /// The channels `first..first + N` of an output pixel, which `out` holds all of.
     #[inline(always)]
     fn convolve_lanes<L: Lanes, const N: usize>(
         &self,
-        taps: &Taps,
+        [(top, rows), (left, columns)]: &[(usize, Range<usize>); 2],
         first: usize,
         weight: &[f32],
         bias: &[f32],
         out: &mut [f32],
     ) {
         let (_, w, c) = self.size;
-        let (top, left) = taps.start;
         let mut sum = [0.; N];
         sum.copy_from_slice(&bias[first..first + N]);
-        for (i, y) in taps.rows.clone().zip(top..) {
+        for (i, y) in rows.clone().zip(*top..) {
             let sources = self.image[(y * w + left) * c + first..].chunks(c);
-            let kernel = (i * self.kernel.1 + taps.columns.start) * c;
+            let kernel = (i * self.kernel.1 + columns.start) * c;
             let weights = weight[kernel + first..].chunks(c);
-            for ((source, weight), _) in sources.zip(weights).zip(taps.columns.clone()) {
+            for ((source, weight), _) in sources.zip(weights).zip(columns.clone()) {
                 if let (Some(source), Some(weight)) = (source.first_chunk(), weight.first_chunk()) {
                     sum = multiply_add_lanes::<L, N>(source, weight, sum);
                 }

@@ -8,7 +8,8 @@ use candle::Result;
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
     xs: &'a [f32],
-    stride: usize,
+    /// Values from one row to the next.
+    pub(super) stride: usize,
     /// The number of rows.
     pub count: usize,
     /// Values in a row.
@@ -48,12 +49,6 @@ impl<'a> Rows<'a> {
             len: len.min(self.len - start),
             ..self
         }
-    }
-
-    /// Values from one row to the next.
-    #[cfg(target_arch = "x86_64")]
-    pub(super) fn stride(&self) -> usize {
-        self.stride
     }
 
     /// The values of a row.

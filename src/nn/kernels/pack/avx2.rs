@@ -20,7 +20,7 @@ pub fn transpose<const N: usize>(xs: Rows, first: usize, scale: f32, to: &mut Bl
         // SAFETY: all rows go on for 8 values; `to` has a row for each of them, with N columns from
         // `first` on.
         unsafe {
-            let columns = turn::<N>(rows.row(0).as_ptr().add(t), rows.stride(), scale);
+            let columns = turn::<N>(rows.row(0).as_ptr().add(t), rows.stride, scale);
             let at = to.first.add(t * to.stride + first);
             unroll!(8, j => store::<N>(columns[j], at.add(j * to.stride)));
         }
