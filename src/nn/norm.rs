@@ -1,12 +1,12 @@
 //! Normalisation layers, computed in f32 whatever the dtype of the model.
 
 use candle::backend::BackendStorage;
-use candle::{CpuStorage, CustomOp3, DType, InplaceOp3, Layout, Module, Result, Shape, Tensor};
+use candle::{CpuStorage, DType, Device, InplaceOp3, Layout, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
 use super::kernels::rowwise::{self, sum};
-use super::{on_cpu_in_f32, on_host};
+use super::{cpu_slice, on_cpu_in_f32, on_host};
 
 /// Rows that a task normalizes.
 const ROWS: usize = 16;
@@ -43,7 +43,17 @@ impl Module for LayerNorm {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let xs = xs.contiguous()?;
         if on_cpu_in_f32(&xs) {
-            return xs.apply_op3_no_bwd(&self.weight, &self.bias, &TwoPassLayerNorm(self.eps));
+            let (weight, bias, eps) = self.values()?;
+            let (storage, layout) = xs.storage_and_layout();
+            let rows = cpu_slice(&storage, layout)?;
+            let mut out = vec![0f32; rows.len()];
+            let chunk = (ROWS * weight.len()).max(1);
+            let chunks = out.par_chunks_mut(chunk).zip(rows.par_chunks(chunk));
+            chunks.for_each(|(out, rows)| {
+                out.copy_from_slice(rows);
+                rowwise::layer_norm(out, &weight, &bias, eps);
+            });
+            return Tensor::from_vec(out, xs.shape(), &Device::Cpu);
         }
         if xs.device().is_metal() {
             // candle's kernel there subtracts the mean in half precision
@@ -56,42 +66,8 @@ impl Module for LayerNorm {
     }
 }
 
-struct TwoPassLayerNorm(f32);
-
-impl CustomOp3 for TwoPassLayerNorm {
-    fn name(&self) -> &'static str {
-        "layer-norm"
-    }
-
-    fn cpu_fwd(
-        &self,
-        xs: &CpuStorage,
-        l1: &Layout,
-        weight: &CpuStorage,
-        l2: &Layout,
-        bias: &CpuStorage,
-        l3: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (xs, weight, bias) = (slice(xs, l1)?, slice(weight, l2)?, slice(bias, l3)?);
-        let dim = weight.len();
-        let mut out = vec![0f32; xs.len()];
-        let chunk = (ROWS * dim).max(1);
-        out.par_chunks_mut(chunk)
-            .zip(xs.par_chunks(chunk))
-            .for_each(|(out, rows)| {
-                out.copy_from_slice(rows);
-                rowwise::layer_norm(out, weight, bias, self.0);
-            });
-        Ok((CpuStorage::F32(out), l1.shape().clone()))
-    }
-}
-
-fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
-    match (storage, layout.contiguous_offsets()) {
-        (CpuStorage::F32(all), Some((start, end))) => Ok(&all[start..end]),
-        _ => candle::bail!("layer-norm wants contiguous f32, got {:?}", storage.dtype()),
-    }
-}
+/// Added to the variance of a group.
+const GROUP_NORM_EPS: f64 = 1e-5;
 
 /// Group normalisation of (b, c, h, w), statistics in f32.
 #[derive(Debug, Clone)]
@@ -99,7 +75,6 @@ pub struct GroupNorm {
     weight: Tensor,
     bias: Tensor,
     num_groups: usize,
-    eps: f64,
 }
 
 /// Reads `weight` and `bias` (c) of a group norm with eps 1e-5.
@@ -109,7 +84,6 @@ pub fn group_norm(num_groups: usize, channels: usize, vb: VarBuilder) -> Result<
         weight,
         bias,
         num_groups,
-        eps: 1e-5,
     })
 }
 
@@ -131,10 +105,19 @@ impl GroupNorm {
         let norm = GroupNormRelu {
             group: channels / self.num_groups,
             plane: h * w,
-            eps: self.eps,
         };
         xs.inplace_op3(&self.weight, &self.bias, &norm)?;
         Ok(xs)
+    }
+}
+
+fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match (storage, layout.contiguous_offsets()) {
+        (CpuStorage::F32(all), Some((start, end))) => Ok(&all[start..end]),
+        _ => candle::bail!(
+            "group-norm-relu wants contiguous f32, got {:?}",
+            storage.dtype()
+        ),
     }
 }
 
@@ -143,7 +126,6 @@ struct GroupNormRelu {
     group: usize,
     /// Pixels of a channel.
     plane: usize,
-    eps: f64,
 }
 
 impl InplaceOp3 for GroupNormRelu {
@@ -164,7 +146,7 @@ impl InplaceOp3 for GroupNormRelu {
         let (CpuStorage::F32(xs), Some((start, end))) = (xs, l1.contiguous_offsets()) else {
             candle::bail!("{} wants contiguous f32", self.name())
         };
-        let Self { group, plane, eps } = *self;
+        let Self { group, plane } = *self;
         let channels = weight.len();
         for image in xs[start..end].chunks_exact_mut(channels * plane) {
             let planes: Vec<Moments> = image.par_chunks(plane).map(Moments::of).collect();
@@ -172,7 +154,7 @@ impl InplaceOp3 for GroupNormRelu {
                 .chunks(group)
                 .map(|planes| {
                     let all = planes.iter().copied().reduce(Moments::with);
-                    all.map_or((0., 0.), |all| all.mean_and_scale(eps))
+                    all.map_or((0., 0.), Moments::mean_and_scale)
                 })
                 .collect();
             image.par_chunks_mut(plane).enumerate().for_each(|(c, xs)| {
@@ -230,8 +212,8 @@ impl Moments {
         }
     }
 
-    fn mean_and_scale(self, eps: f64) -> (f32, f32) {
-        let scale = 1. / (self.squares / self.count + eps).sqrt();
+    fn mean_and_scale(self) -> (f32, f32) {
+        let scale = 1. / (self.squares / self.count + GROUP_NORM_EPS).sqrt();
         (self.mean as f32, scale as f32)
     }
 }
@@ -248,7 +230,7 @@ impl Module for GroupNorm {
         // A GPU sums each line in one block of threads; of whole groups there are too few.
         let mean_of = |xs: &Tensor| xs.mean_keepdim(3)?.mean_keepdim(2);
         let centred = groups.broadcast_sub(&mean_of(&groups)?)?;
-        let std = (mean_of(&centred.sqr()?)? + self.eps)?.sqrt()?;
+        let std = (mean_of(&centred.sqr()?)? + GROUP_NORM_EPS)?.sqrt()?;
         let normed = centred
             .broadcast_div(&std)?
             .reshape((b, c, h, w))?
@@ -272,7 +254,6 @@ mod tests {
             weight: Tensor::randn(0f32, 1., 6, dev)?,
             bias: Tensor::randn(0f32, 1., 6, dev)?,
             num_groups: 2,
-            eps: 1e-5,
         };
         let xs = Tensor::randn(3f32, 2., (2, 6, 70, 61), dev)?; // more than one block
         let want = norm.forward(&xs)?.relu()?;
