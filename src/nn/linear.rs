@@ -12,7 +12,7 @@ use super::kernels::int8::{self, Int8Weight};
 use super::kernels::matmul::{self, PackedWeight};
 use super::kernels::view::{Rows, elements};
 use super::precision::Precision;
-use super::{activate, cpu_slice, is_half_on_cpu, on_cpu_in_f32, values, without_gaps};
+use super::{activate, cpu_slice, is_half_on_cpu, on_cpu_in_f32, values, with_slice, without_gaps};
 use crate::run;
 
 /// `x weight^T + bias`: (…, in) -> (…, out)
@@ -61,13 +61,12 @@ impl Linear {
             });
         }
         let (out, input) = weight.dims2()?;
-        let weight = weight.contiguous()?;
-        let (storage, layout) = weight.storage_and_layout();
-        let slice = cpu_slice(&storage, layout)?;
         let format = Precision::current().format();
-        let weight = Weight::Packed(Arc::new(PackedWeight::new(slice, out, input, format)));
-        let bias = bias.map(|bias| bias.contiguous()).transpose()?;
-        Ok(Self { weight, bias })
+        let pack = |weight: &[f32]| Ok(PackedWeight::new(weight, out, input, format));
+        Ok(Self {
+            weight: Weight::Packed(Arc::new(with_slice(weight, pack)?)),
+            bias: bias.map(|bias| bias.contiguous()).transpose()?,
+        })
     }
 
     /// From a weight of 8 bits and a `bias` (out).
@@ -168,14 +167,11 @@ impl Linear {
         let (storage, layout) = xs.storage_and_layout();
         let xs = Rows::new(cpu_slice(&storage, layout)?, input, rows, input);
         let bias = values(self.bias.as_ref())?;
-        let residual = match residual {
-            None => None,
-            Some(residual) if residual.dims() == dims && on_cpu_in_f32(residual) => {
-                Some(residual.contiguous()?)
-            }
-            Some(other) => candle::bail!("{:?} cannot be added to {dims:?}", other.dims()),
-        };
-        let residual = residual.as_ref().map(|r| r.storage_and_layout());
+        if let Some(other) = residual.filter(|r| r.dims() != dims || !on_cpu_in_f32(r)) {
+            candle::bail!("{:?} cannot be added to {dims:?}", other.dims());
+        }
+        let residual = residual.map(Tensor::contiguous).transpose()?;
+        let residual = residual.as_ref().map(Tensor::storage_and_layout);
         let residual = match &residual {
             None => None,
             Some((storage, layout)) => Some(Rows::new(cpu_slice(storage, layout)?, out, rows, out)),

@@ -67,9 +67,7 @@ fn activate(xs: &Tensor, activation: Activation) -> Result<Tensor> {
     match activation {
         Activation::Identity => Ok(xs.clone()),
         _ if on_cpu_in_f32(xs) => {
-            let xs = xs.contiguous()?;
-            let (storage, layout) = xs.storage_and_layout();
-            let ys = activation.map(cpu_slice(&storage, layout)?)?;
+            let ys = with_slice(xs, |xs| activation.map(xs))?;
             Tensor::from_vec(ys, xs.shape(), &Device::Cpu)
         }
         Activation::Relu => xs.relu(),
@@ -99,6 +97,13 @@ fn cpu_slice<'a>(storage: &'a Storage, layout: &Layout) -> Result<&'a [f32]> {
         Some((start, end)) => &all[start..end],
         None => &all[layout.start_offset()..],
     })
+}
+
+/// What `f` makes of the elements of a f32 tensor on the CPU, by rows.
+fn with_slice<T>(xs: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+    let xs = xs.contiguous()?;
+    let (storage, layout) = xs.storage_and_layout();
+    f(cpu_slice(&storage, layout)?)
 }
 
 /// A weight without gaps, as candle's operations want it. The zeros of a survey, one number that is seen

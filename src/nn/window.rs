@@ -3,7 +3,7 @@
 use candle::{Device, Result, Tensor};
 
 use super::kernels::grid::Grid;
-use super::{cpu_slice, on_cpu_in_f32};
+use super::{cpu_slice, on_cpu_in_f32, with_slice};
 
 /// Cuts a map into windows: (b, h, w, c) -> (b * windows, size, size, c), row-major.
 ///
@@ -16,9 +16,7 @@ pub fn partition(xs: &Tensor, size: usize) -> Result<Tensor> {
     };
     let shape = grid.shape()?;
     if on_cpu_in_f32(xs) {
-        let xs = xs.contiguous()?;
-        let (storage, layout) = xs.storage_and_layout();
-        let windows = grid.partition(cpu_slice(&storage, layout)?)?;
+        let windows = with_slice(xs, |xs| grid.partition(xs))?;
         return Tensor::from_vec(windows, &shape, &Device::Cpu);
     }
     let (rows, columns) = (h.div_ceil(size), w.div_ceil(size));
@@ -86,8 +84,7 @@ fn merge_on_cpu(grid: Grid, windows: &Tensor, residual: Option<&Tensor>) -> Resu
         None => None,
         Some((storage, layout)) => Some(cpu_slice(storage, layout)?),
     };
-    let (storage, layout) = windows.storage_and_layout();
-    let map = grid.merge(cpu_slice(&storage, layout)?, residual)?;
+    let map = with_slice(windows, |windows| grid.merge(windows, residual))?;
     Tensor::from_vec(map, &grid.map, &Device::Cpu)
 }
 

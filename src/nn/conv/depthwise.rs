@@ -5,7 +5,7 @@ use candle::{Device, Result, Tensor};
 use crate::nn::kernels::depthwise;
 use crate::nn::kernels::epilogue::Activation;
 use crate::nn::kernels::window::Window;
-use crate::nn::{cpu_slice, on_cpu_in_f32, on_host, values};
+use crate::nn::{on_cpu_in_f32, on_host, values, with_slice};
 
 /// A depthwise 1-D convolution with stride 1: `xs` (b, c, s), `weight` (c, 1, k) -> (b, c, s').
 ///
@@ -53,11 +53,9 @@ fn depthwise_on_cpu(
     let (b, c, h, w) = xs.dims4()?;
     let (_, _, kh, kw) = weight.dims4()?;
     let (weight, bias) = (on_host(weight)?, values(bias)?);
-    let xs = xs.contiguous()?;
-    let (storage, layout) = xs.storage_and_layout();
-    let xs = cpu_slice(&storage, layout)?;
-    let (ys, (oh, ow)) =
-        depthwise::conv2d(xs, [b, c, h, w], &weight, (kh, kw), bias.as_deref(), window)?;
+    let (ys, (oh, ow)) = with_slice(xs, |xs| {
+        depthwise::conv2d(xs, [b, c, h, w], &weight, (kh, kw), bias.as_deref(), window)
+    })?;
     Tensor::from_vec(ys, (b, c, oh, ow), &Device::Cpu)
 }
 
@@ -76,12 +74,11 @@ pub(super) fn depthwise_channels_last(
     // One vector of channels per kernel element.
     let weight = on_host(&weight.reshape((c, kh * kw))?.t()?)?;
     let bias = values(bias)?;
-    let xs = xs.contiguous()?;
-    let (storage, layout) = xs.storage_and_layout();
-    let xs = cpu_slice(&storage, layout)?;
     let (dims, kernel) = ([b, h, w, c], (kh, kw));
     let end = (bias.as_deref(), activation);
-    let (ys, (oh, ow)) = depthwise::conv2d_channels_last(xs, dims, &weight, kernel, end, window)?;
+    let (ys, (oh, ow)) = with_slice(xs, |xs| {
+        depthwise::conv2d_channels_last(xs, dims, &weight, kernel, end, window)
+    })?;
     Tensor::from_vec(ys, (b, oh, ow, c), &Device::Cpu)
 }
 

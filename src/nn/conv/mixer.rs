@@ -6,6 +6,7 @@ use super::{Conv2d, Weight, by_rows, dense};
 use crate::nn::kernels::convolution;
 use crate::nn::kernels::epilogue::{Activation, Epilogue};
 use crate::nn::kernels::view::{Rows, elements};
+use crate::nn::kernels::window::Window;
 use crate::nn::values;
 use crate::run;
 
@@ -44,24 +45,17 @@ impl Module for ChannelMixer {
         run::check()?;
         let first_bias = values(expand.bias.as_ref())?;
         let first_epilogue = by_rows(first_bias.as_deref(), Activation::Gelu);
-        let window = expand.window();
-        let (out, channels) = (second.dims()[0], first.dims()[1]);
-        let bias = project.bias.as_ref();
-        dense(
-            xs,
-            [out, channels, 1, 1],
-            window,
-            bias,
-            |image, (h, w), bias| {
-                let pixels = elements(&[h, w])?;
-                let epilogue = Epilogue {
-                    residual: Some(Rows::new(image, pixels, out, pixels)),
-                    ..by_rows(bias, Activation::Identity)
-                };
-                let epilogues = [&first_epilogue, &epilogue];
-                let ys = convolution::pointwise_pair(image, pixels, [first, second], epilogues)?;
-                Ok((ys, (h, w)))
-            },
-        )
+        let (out, bias) = (second.dims()[0], project.bias.as_ref());
+        let dims = [out, first.dims()[1], 1, 1];
+        dense(xs, dims, Window::UNIT, bias, |image, (h, w), bias| {
+            let pixels = elements(&[h, w])?;
+            let epilogue = Epilogue {
+                residual: Some(Rows::new(image, pixels, out, pixels)),
+                ..by_rows(bias, Activation::Identity)
+            };
+            let epilogues = [&first_epilogue, &epilogue];
+            let ys = convolution::pointwise_pair(image, pixels, [first, second], epilogues)?;
+            Ok((ys, (h, w)))
+        })
     }
 }

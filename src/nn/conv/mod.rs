@@ -193,23 +193,17 @@ impl Conv2d {
             Weight::Plain(weight) => activate(&self.forward_plain(weight, xs)?, activation),
             Weight::Packed(kernel) => {
                 dense(xs, kernel.dims(), window, bias, |image, size, bias| {
-                    let epilogue = by_rows(bias, activation);
-                    convolution::conv2d(image, size, kernel, window, &epilogue)
+                    convolution::conv2d(image, size, kernel, window, &by_rows(bias, activation))
                 })
             }
             Weight::Int8(weight) => {
                 let (out, input) = weight.dims();
-                dense(
-                    xs,
-                    [out, input, 1, 1],
-                    window,
-                    bias,
-                    |image, (h, w), bias| {
-                        let epilogue = by_rows(bias, activation);
-                        let ys = int8::pointwise(image, elements(&[h, w])?, weight, &epilogue)?;
-                        Ok((ys, (h, w)))
-                    },
-                )
+                let dims = [out, input, 1, 1];
+                dense(xs, dims, window, bias, |image, (h, w), bias| {
+                    let epilogue = by_rows(bias, activation);
+                    let ys = int8::pointwise(image, elements(&[h, w])?, weight, &epilogue)?;
+                    Ok((ys, (h, w)))
+                })
             }
             Weight::Transformed(kernel) => {
                 dense(xs, kernel.dims(), window, bias, |image, size, bias| {
