@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use axum::extract::multipart::MultipartError;
 use axum::extract::{DefaultBodyLimit, FromRequest, Multipart, Request};
+use axum::http::header::AsHeaderName;
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
@@ -24,6 +27,7 @@ pub struct Budget(Arc<Semaphore>);
 
 /// A body that is here; its share of the budget is free again when it is dropped.
 pub struct Received {
+    headers: HeaderMap,
     /// The bytes.
     pub bytes: Bytes,
     _share: OwnedSemaphorePermit,
@@ -35,17 +39,13 @@ impl Budget {
         Self(Arc::new(Semaphore::new(bytes / UNIT)))
     }
 
-    /// Reads a body of at most `limit` bytes.
+    /// Reads the body of a request, of at most `limit` bytes.
     ///
     /// # Errors
     /// 413 for a longer one, 408 for one that takes too long, 415 for an encoded one, 429 when the
     /// budget is used up.
-    pub async fn read(
-        &self,
-        headers: &HeaderMap,
-        body: Body,
-        limit: usize,
-    ) -> Result<Received, ApiError> {
+    pub async fn read(&self, request: Request, limit: usize) -> Result<Received, ApiError> {
+        let (Parts { headers, .. }, body) = request.into_parts();
         if headers.contains_key(header::CONTENT_ENCODING) {
             return Err(ApiError::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -54,9 +54,8 @@ impl Budget {
                 "send the bytes as they are",
             ));
         }
-        let announced = headers
-            .get(header::CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
+        let announced = text_of(&headers, header::CONTENT_LENGTH);
+        let announced = announced.and_then(|length| length.parse::<usize>().ok());
         if announced.is_some_and(|length| length > limit) {
             return Err(too_large(limit));
         }
@@ -83,6 +82,7 @@ impl Budget {
             }
         };
         Ok(Received {
+            headers,
             bytes,
             _share: share,
         })
@@ -98,29 +98,63 @@ fn too_large(limit: usize) -> ApiError {
     )
 }
 
-/// The limit of a JSON document with a file of `bytes` in base64 in it.
-pub fn base64_limit(bytes: usize) -> usize {
-    bytes / 3 * 4 + (1 << 20)
+impl Received {
+    /// Whether the content type is `kind`, whatever its parameters.
+    pub fn is_type(&self, kind: &str) -> bool {
+        let value = text_of(&self.headers, header::CONTENT_TYPE);
+        let value = value.and_then(|value| value.split(';').next());
+        value.is_some_and(|value| value.trim().eq_ignore_ascii_case(kind))
+    }
+
+    /// A JSON document. The content type is asked for because a page of another origin can send
+    /// anything else without the browser asking first.
+    ///
+    /// # Errors
+    /// 415 for another content type, 400 for what is not JSON, 422 for JSON of another shape.
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        if !self.is_type("application/json") {
+            return Err(ApiError::new(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "not_json",
+                "the body is not marked as JSON",
+                "send it with `Content-Type: application/json`",
+            ));
+        }
+        object(&self.bytes).map_err(|error| match error.is_data() {
+            true => ApiError::invalid(error.to_string(), "see /openapi.json"),
+            false => ApiError::bad_request(format!("no valid JSON: {error}"), "see /openapi.json"),
+        })
+    }
+
+    /// The parts of a form.
+    ///
+    /// # Errors
+    /// 400 for a broken form and one of too many parts.
+    pub async fn form(&self) -> Result<Vec<Part>, ApiError> {
+        let mut request = Request::new(Body::from(self.bytes.clone()));
+        *request.headers_mut() = self.headers.clone();
+        DefaultBodyLimit::disable().apply(&mut request);
+        let form = Multipart::from_request(request, &()).await;
+        let mut form = form.map_err(|error| no_form(error.body_text()))?;
+        let broken = |error: MultipartError| no_form(error.body_text());
+        let mut parts = vec![];
+        while let Some(field) = form.next_field().await.map_err(broken)? {
+            if parts.len() == MAX_PARTS {
+                return Err(no_form(format!("more than {MAX_PARTS} fields")));
+            }
+            let name = field.name().unwrap_or_default().to_string();
+            let bytes = field.bytes().await.map_err(broken)?;
+            parts.push(Part { name, bytes });
+        }
+        Ok(parts)
+    }
 }
 
-/// A JSON document. The content type is asked for because a page of another origin can send
-/// anything else without the browser asking first.
-///
-/// # Errors
-/// 415 for another content type, 400 for what is not JSON, 422 for JSON of another shape.
-pub fn json<T: DeserializeOwned>(headers: &HeaderMap, bytes: &[u8]) -> Result<T, ApiError> {
-    if !is_type(headers, "application/json") {
-        return Err(ApiError::new(
-            StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            "not_json",
-            "the body is not marked as JSON",
-            "send it with `Content-Type: application/json`",
-        ));
-    }
-    object(bytes).map_err(|error| match error.is_data() {
-        true => ApiError::invalid(error.to_string(), "see /openapi.json"),
-        false => ApiError::bad_request(format!("no valid JSON: {error}"), "see /openapi.json"),
-    })
+fn no_form(problem: String) -> ApiError {
+    ApiError::bad_request(
+        format!("no valid form: {problem}"),
+        "send fields as `multipart/form-data`, as curl -F does",
+    )
 }
 
 /// Reads a JSON object; an array, which serde takes for the fields of an object in their order, is an
@@ -134,18 +168,9 @@ pub fn object<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
     serde_json::from_slice(bytes)
 }
 
-/// Whether the content type is `kind`, whatever its parameters.
-pub fn is_type(headers: &HeaderMap, kind: &str) -> bool {
-    let value = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok());
-    let value = value.unwrap_or_default();
-    value
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .eq_ignore_ascii_case(kind)
+/// A header as text, where it is one.
+pub fn text_of(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok()
 }
 
 /// A part of a form.
@@ -167,61 +192,25 @@ impl Part {
     }
 }
 
-/// The parts of a form that was received whole.
-///
-/// # Errors
-/// 400 for a broken form and one of too many parts.
-pub async fn form(headers: &HeaderMap, bytes: &Bytes) -> Result<Vec<Part>, ApiError> {
-    let broken = |problem: String| {
-        ApiError::bad_request(
-            format!("no valid form: {problem}"),
-            "send fields as `multipart/form-data`, as curl -F does",
-        )
-    };
-    let mut request = Request::new(Body::from(bytes.clone()));
-    *request.headers_mut() = headers.clone();
-    DefaultBodyLimit::disable().apply(&mut request);
-    let form = Multipart::from_request(request, &()).await;
-    let mut form = form.map_err(|error| broken(error.body_text()))?;
-    let mut parts = vec![];
-    while let Some(field) = form
-        .next_field()
-        .await
-        .map_err(|error| broken(error.body_text()))?
-    {
-        if parts.len() == MAX_PARTS {
-            return Err(broken(format!("more than {MAX_PARTS} fields")));
-        }
-        let name = field.name().unwrap_or_default().to_string();
-        let bytes = field
-            .bytes()
-            .await
-            .map_err(|error| broken(error.body_text()))?;
-        parts.push(Part { name, bytes });
-    }
-    Ok(parts)
-}
-
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
-
     use super::*;
 
-    #[test]
-    fn an_array_is_no_request() {
+    #[tokio::test]
+    async fn an_array_is_no_request() {
         #[derive(Debug, serde::Deserialize)]
-        struct Request {
+        struct Wanted {
             wanted: Option<u8>,
         }
-        let headers = [(
-            header::CONTENT_TYPE,
-            HeaderValue::from_static("application/json"),
-        )];
-        let headers = HeaderMap::from_iter(headers);
-        let request: Request = json(&headers, br#" {"wanted": 7}"#).unwrap();
+        let budget = Budget::new(1 << 20);
+        let received = async |body: &'static str| {
+            let request = Request::post("/").header(header::CONTENT_TYPE, "application/json");
+            let request = request.body(Body::from(body)).unwrap();
+            budget.read(request, 1 << 10).await.unwrap()
+        };
+        let request: Wanted = received(r#" {"wanted": 7}"#).await.json().unwrap();
         assert_eq!(request.wanted, Some(7));
-        let error = json::<Request>(&headers, b"\n [7]").unwrap_err();
+        let error = received("\n [7]").await.json::<Wanted>().unwrap_err();
         assert_eq!(error.status, StatusCode::UNPROCESSABLE_ENTITY);
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use http_body_util::channel::Channel;
 use serde::Deserialize;
@@ -16,7 +16,7 @@ use super::segment::ms_since;
 use super::types::{self, ImageOut, ObjectOut, SegmentAnswer, Timing};
 use crate::predict::everything::{self, MaskRecord, Options};
 use crate::server::Service;
-use crate::server::body;
+use crate::server::body::text_of;
 use crate::server::error::{ApiError, json_response};
 use crate::server::images::Picture;
 use crate::server::queue::Priority;
@@ -86,28 +86,22 @@ pub async fn everything(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
     let picture = service.images.get(id.parse()?)?;
-    let received = service.bodies.read(&parts.headers, body, MAX_BODY).await?;
-    let request: EverythingRequest = match received.bytes.is_empty() {
+    let wants_events = text_of(request.headers(), header::ACCEPT)
+        .is_some_and(|accept| accept.contains("text/event-stream"));
+    let received = service.bodies.read(request, MAX_BODY).await?;
+    let request = match received.bytes.is_empty() {
         true => EverythingRequest::default(),
-        false => body::json(&parts.headers, &received.bytes)?,
+        false => received.json()?,
     };
     let options = request.options()?;
     service.engine.model().as_interactive()?;
     let (progress, steps) = mpsc::unbounded_channel();
     let work = run(service, picture, options, progress);
-    match wants_events(&parts.headers) {
+    match wants_events {
         true => Ok(stream(work, steps)),
         false => Ok(json_response(StatusCode::OK, &work.await?)),
     }
-}
-
-fn wants_events(headers: &HeaderMap) -> bool {
-    let accept = headers
-        .get(header::ACCEPT)
-        .and_then(|value| value.to_str().ok());
-    accept.is_some_and(|accept| accept.contains("text/event-stream"))
 }
 
 /// Points done, and all of them.

@@ -17,7 +17,6 @@ use crate::output::coco;
 use crate::output::dataset::{Layout, Object, Picture, labelme, yolo};
 use crate::output::masks::{mask_file_name, mask_png};
 use crate::server::Service;
-use crate::server::body;
 use crate::server::error::ApiError;
 use crate::{Image, Rle, Size};
 
@@ -63,12 +62,9 @@ pub async fn export(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
     let picture = service.images.get(id.parse()?)?;
     let limit = service.config.max_upload;
-    let received = service.bodies.read(&parts.headers, body, limit).await?;
-    let request: ExportRequest = body::json(&parts.headers, &received.bytes)?;
-    drop(received);
+    let request: ExportRequest = service.bodies.read(request, limit).await?.json()?;
     let model = service.engine.model().name().to_string();
     let pack = move || pack(&picture.image, &model, request);
     let packed = tokio::task::spawn_blocking(pack).await;

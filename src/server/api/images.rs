@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use serde_json::{Value, json};
 
 use crate::Image;
 use crate::server::Service;
-use crate::server::body::{self, Received};
+use crate::server::body::Part;
 use crate::server::error::{ApiError, json_response};
 use crate::server::images::{ImageId, Picture};
 
@@ -20,13 +20,13 @@ pub async fn upload(
     State(service): State<Service>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    let encodes = wants_encode(&parts.uri)?;
-    let received = service
-        .bodies
-        .read(&parts.headers, body, service.config.max_upload)
-        .await?;
-    let file = file_of(&parts.headers, &received).await?;
+    let encodes = wants_encode(request.uri())?;
+    let limit = service.config.max_upload;
+    let received = service.bodies.read(request, limit).await?;
+    let file = match received.is_type("multipart/form-data") {
+        true => take_image(&mut received.form().await?)?,
+        false => received.bytes.clone(),
+    };
     let picture = keep(&service, file).await?;
     let state = picture.state();
     if encodes {
@@ -84,18 +84,19 @@ fn wants_encode(uri: &Uri) -> Result<bool, ApiError> {
     }
 }
 
-async fn file_of(headers: &HeaderMap, received: &Received) -> Result<Bytes, ApiError> {
-    if !body::is_type(headers, "multipart/form-data") {
-        return Ok(received.bytes.clone());
-    }
-    let parts = body::form(headers, &received.bytes).await?;
-    let image = parts.into_iter().find(|part| part.name == "image");
-    image.map(|part| part.bytes).ok_or_else(|| {
+/// Takes the picture's file out of a form.
+///
+/// # Errors
+/// 422 for a form without one.
+pub(super) fn take_image(form: &mut Vec<Part>) -> Result<Bytes, ApiError> {
+    let image = form.iter().position(|part| part.name == "image");
+    let image = image.ok_or_else(|| {
         ApiError::invalid(
             "the form has no field `image`",
             "send the picture's file in it",
         )
-    })
+    })?;
+    Ok(form.swap_remove(image).bytes)
 }
 
 /// Decodes a file and keeps it; a file that is kept already is not decoded again.
@@ -150,18 +151,6 @@ fn encode_ahead(service: &Service, picture: &Arc<Picture>) {
         }
     });
     picture.stay(task.abort_handle());
-}
-
-/// The body of a request that may be as large as an upload.
-pub(super) async fn read(
-    service: &Service,
-    headers: &HeaderMap,
-    body: Body,
-) -> Result<Received, ApiError> {
-    service
-        .bodies
-        .read(headers, body, service.config.max_upload)
-        .await
 }
 
 #[cfg(test)]

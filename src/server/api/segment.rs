@@ -36,11 +36,9 @@ pub async fn stored(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
     let picture = service.images.get(id.parse()?)?;
-    let received = service.bodies.read(&parts.headers, body, MAX_BODY).await?;
-    let request: SegmentRequest = body::json(&parts.headers, &received.bytes)?;
-    answer(&service, picture, request).await
+    let received = service.bodies.read(request, MAX_BODY).await?;
+    answer(&service, picture, received.json()?).await
 }
 
 /// `POST /api/v1/segment`: a form with the picture and the prompts.
@@ -48,21 +46,12 @@ pub async fn one_shot(
     State(service): State<Service>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    let received = images::read(&service, &parts.headers, body).await?;
-    let mut fields = body::form(&parts.headers, &received.bytes).await?;
-    let image = fields
-        .iter()
-        .position(|part| part.name == "image")
-        .ok_or_else(|| {
-            ApiError::invalid(
-                "the form has no field `image`",
-                "send the picture's file in it",
-            )
-        })?;
-    let image = fields.swap_remove(image);
+    let limit = service.config.max_upload;
+    let received = service.bodies.read(request, limit).await?;
+    let mut fields = received.form().await?;
+    let image = images::take_image(&mut fields)?;
     let request = read_form(&fields)?;
-    let picture = images::keep(&service, image.bytes).await?;
+    let picture = images::keep(&service, image).await?;
     answer(&service, picture, request).await
 }
 

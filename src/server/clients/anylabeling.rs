@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{inside, picture};
+use super::{inside, picture, read};
 use crate::mask::polygon::{Convention, Polygons, Simplify};
 use crate::output::answer::Found;
 use crate::predict::concept::{self, Exemplar};
@@ -22,7 +22,6 @@ use crate::predict::interactive::Multimask;
 use crate::server::Service;
 use crate::server::api::segment::{Hit, Work, run};
 use crate::server::api::types::{MAX_EXEMPLARS, MAX_POINTS, Texts, limit};
-use crate::server::body;
 use crate::server::error::{ApiError, json_response};
 use crate::{BoxXyxy, Model, Point, VisualPrompt};
 
@@ -177,10 +176,8 @@ pub async fn predict(State(service): State<Service>, request: Request) -> Respon
 }
 
 async fn answer(service: &Service, request: Request) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    let limit = body::base64_limit(service.config.max_upload);
-    let received = service.bodies.read(&parts.headers, body, limit).await?;
-    let request: PredictRequest = body::json(&parts.headers, &received.bytes)?;
+    let received = read(service, request).await?;
+    let request: PredictRequest = received.json()?;
     let model = service.engine.model();
     let params = &request.params;
     let marks = params.marks.as_deref().unwrap_or_default();

@@ -7,12 +7,14 @@ pub(super) mod roboflow;
 use std::sync::Arc;
 
 use axum::body::Bytes;
+use axum::extract::Request;
 use base64::Engine as _;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use base64::{alphabet, engine::DecodePaddingMode};
 
 use super::Service;
 use super::api::images;
+use super::body::Received;
 use super::error::ApiError;
 use super::images::Picture;
 use crate::{BoxXyxy, Point, Size, VisualPrompt};
@@ -22,6 +24,12 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
+
+/// The body of a request with a picture in base64, or with much else around it.
+async fn read(service: &Service, request: Request) -> Result<Received, ApiError> {
+    let limit = service.config.max_upload / 3 * 4 + (1 << 20);
+    service.bodies.read(request, limit).await
+}
 
 /// A picture's file in base64, with or without `data:image/…;base64,` before it.
 async fn picture(service: &Service, text: &str) -> Result<Arc<Picture>, ApiError> {

@@ -21,14 +21,13 @@ use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::{from_center, from_corner, inside, picture};
+use super::{from_center, from_corner, inside, picture, read};
 use crate::mask::polygon::{Convention, Polygons, Simplify};
 use crate::predict::concept::{self, Exemplar};
 use crate::predict::interactive::Multimask;
 use crate::server::Service;
 use crate::server::api::segment::{Work, run};
 use crate::server::api::types::{MAX_EXEMPLARS, MAX_OBJECTS, MAX_POINTS, MAX_TEXTS, limit};
-use crate::server::body;
 use crate::server::error::{ApiError, json_response};
 use crate::server::images::{ImageId, Picture};
 use crate::{BoxXyxy, Mask, Point, Rle, Size, VisualPrompt};
@@ -184,7 +183,7 @@ pub async fn concept_segment(
     request: Request,
 ) -> Result<Response, ApiError> {
     let start = Instant::now();
-    let request: ConceptRequest = read(&service, request).await?;
+    let request: ConceptRequest = read(&service, request).await?.json()?;
     let prompts = concept_prompts(&request)?;
     let picture = sent(&service, Some(&request.image), request.image_id.as_deref()).await?;
     let options = concept::Options {
@@ -333,7 +332,7 @@ pub async fn visual_segment(
     request: Request,
 ) -> Result<Response, ApiError> {
     let start = Instant::now();
-    let request: VisualRequest = read(&service, request).await?;
+    let request: VisualRequest = read(&service, request).await?.json()?;
     let prompts = match request.prompts {
         Some(PromptsIn::Wrapped { prompts } | PromptsIn::List(prompts)) => prompts,
         Some(PromptsIn::One(prompt)) => vec![prompt],
@@ -390,7 +389,7 @@ pub async fn embed_image(
     request: Request,
 ) -> Result<Response, ApiError> {
     let start = Instant::now();
-    let request: EmbedRequest = read(&service, request).await?;
+    let request: EmbedRequest = read(&service, request).await?.json()?;
     let picture = sent(
         &service,
         request.image.as_ref(),
@@ -401,16 +400,6 @@ pub async fn embed_image(
     let id = request.image_id.unwrap_or_else(|| picture.id.to_string());
     let body = json!({"image_id": id, "time": start.elapsed().as_secs_f64()});
     Ok(json_response(StatusCode::OK, &body))
-}
-
-async fn read<T: serde::de::DeserializeOwned>(
-    service: &Service,
-    request: Request,
-) -> Result<T, ApiError> {
-    let (parts, body) = request.into_parts();
-    let limit = body::base64_limit(service.config.max_upload);
-    let received = service.bodies.read(&parts.headers, body, limit).await?;
-    body::json(&parts.headers, &received.bytes)
 }
 
 /// The picture that was sent, or the one that an id stands for.

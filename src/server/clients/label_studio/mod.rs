@@ -26,7 +26,7 @@ pub use task_images::TaskImages;
 use config::Config;
 use task_images::foreign;
 
-use super::inside;
+use super::{inside, read};
 use crate::mask::polygon::{Convention, Polygons, Simplify};
 use crate::output::answer::Found;
 use crate::output::brush;
@@ -36,7 +36,6 @@ use crate::server::Service;
 use crate::server::api::images;
 use crate::server::api::segment::{Work, run};
 use crate::server::api::types::{MAX_POINTS, MAX_TEXTS, limit};
-use crate::server::body;
 use crate::server::error::{ApiError, json_response};
 use crate::server::images::Picture;
 use crate::{BoxXyxy, Point, Size, VisualPrompt};
@@ -59,7 +58,7 @@ pub async fn health() -> Response {
 /// `POST /label-studio/setup`
 pub async fn setup(State(service): State<Service>, request: Request) -> Result<Response, ApiError> {
     // Read and thrown away: there is nothing to set up, and it holds an access token.
-    let _: Map<String, Value> = read(&service, request).await?;
+    let _: Map<String, Value> = read(&service, request).await?.json()?;
     Ok(json_response(
         StatusCode::OK,
         &json!({"model_version": version(&service)}),
@@ -76,22 +75,11 @@ pub async fn webhook(
     State(service): State<Service>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let _: Map<String, Value> = read(&service, request).await?;
+    let _: Map<String, Value> = read(&service, request).await?.json()?;
     Ok(json_response(
         StatusCode::CREATED,
         &json!({"result": {}, "status": "ok"}),
     ))
-}
-
-async fn read<T: serde::de::DeserializeOwned>(
-    service: &Service,
-    request: Request,
-) -> Result<T, ApiError> {
-    let (parts, body) = request.into_parts();
-    // Tasks come with all their drafts.
-    let limit = body::base64_limit(service.config.max_upload);
-    let received = service.bodies.read(&parts.headers, body, limit).await?;
-    body::json(&parts.headers, &received.bytes)
 }
 
 /// Fields that are not listed are not needed here; drafts and annotations are skipped unread.
@@ -146,7 +134,8 @@ pub async fn predict(
     State(service): State<Service>,
     request: Request,
 ) -> Result<Response, ApiError> {
-    let request: PredictRequest = read(&service, request).await?;
+    // Tasks come with all their drafts.
+    let request: PredictRequest = read(&service, request).await?.json()?;
     limit("tasks", request.tasks.len(), MAX_TASKS)?;
     let config = Config::read(request.label_config.as_deref().unwrap_or_default())?;
     let context = request.params.and_then(|params| params.context);
