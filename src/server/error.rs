@@ -2,6 +2,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::Error;
@@ -115,7 +116,7 @@ impl ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let mut response = json_response(self.status, &self.body());
+        let mut response = (self.status, Json(self.body())).into_response();
         if let Some(seconds) = self.retry_after {
             let seconds = HeaderValue::from(seconds);
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
@@ -125,15 +126,16 @@ impl IntoResponse for ApiError {
 }
 
 /// A JSON answer.
-pub(super) fn json_response(status: StatusCode, body: &impl serde::Serialize) -> Response {
-    match serde_json::to_vec(body) {
-        Ok(bytes) => {
-            let kind = HeaderValue::from_static("application/json");
-            (status, [(header::CONTENT_TYPE, kind)], bytes).into_response()
-        }
-        Err(error) => {
-            tracing::error!("an answer cannot be written as JSON: {error}");
-            ApiError::internal().into_response()
+pub struct Json<T>(pub T);
+
+impl<T: Serialize> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        match serde_json::to_vec(&self.0) {
+            Ok(bytes) => ([(header::CONTENT_TYPE, "application/json")], bytes).into_response(),
+            Err(error) => {
+                tracing::error!("an answer cannot be written as JSON: {error}");
+                ApiError::internal().into_response()
+            }
         }
     }
 }

@@ -374,5 +374,5 @@ async fn health(State(service): State<Service>) -> Response {
         true => StatusCode::SERVICE_UNAVAILABLE,
         false => StatusCode::OK,
     };
-    error::json_response(status, &body)
+    (status, error::Json(body)).into_response()
 }

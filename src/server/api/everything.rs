@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use http_body_util::channel::Channel;
 use serde::Deserialize;
@@ -17,7 +17,7 @@ use super::types::{self, ImageOut, ObjectOut, SegmentAnswer, Timing};
 use crate::predict::everything::{self, MaskRecord, Options};
 use crate::server::Service;
 use crate::server::body::text_of;
-use crate::server::error::{ApiError, json_response};
+use crate::server::error::{ApiError, Json};
 use crate::server::images::Picture;
 use crate::server::queue::Priority;
 use crate::{BoxXyxy, Progress, Run};
@@ -100,7 +100,7 @@ pub async fn everything(
     let work = run(service, picture, options, progress);
     match wants_events {
         true => Ok(stream(work, steps)),
-        false => Ok(json_response(StatusCode::OK, &work.await?)),
+        false => Ok(Json(work.await?).into_response()),
     }
 }
 

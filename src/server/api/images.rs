@@ -5,13 +5,13 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, Uri};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::Image;
 use crate::server::Service;
 use crate::server::body::Part;
-use crate::server::error::{ApiError, json_response};
+use crate::server::error::{ApiError, Json};
 use crate::server::images::{ImageId, Picture};
 
 /// `POST /api/v1/images`: a picture's file, raw or as a form's field `image`. Encoding starts at
@@ -34,16 +34,16 @@ pub async fn upload(
     }
     let mut body = describe(&picture);
     body["cached"] = json!(state == "done");
-    Ok(json_response(StatusCode::CREATED, &body))
+    Ok((StatusCode::CREATED, Json(body)).into_response())
 }
 
 /// `GET /api/v1/images/{id}`
 pub async fn show(
     State(service): State<Service>,
     Path(id): Path<String>,
-) -> Result<Response, ApiError> {
+) -> Result<Json<Value>, ApiError> {
     let picture = service.images.get(id.parse()?)?;
-    Ok(json_response(StatusCode::OK, &describe(&picture)))
+    Ok(Json(describe(&picture)))
 }
 
 /// `DELETE /api/v1/images/{id}`: forgets a picture; an encode that only the upload asked for stops.

@@ -10,15 +10,13 @@ pub mod segment;
 pub mod types;
 
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::response::Response;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::Service;
-use super::error::json_response;
+use super::error::Json;
 
 /// `GET /api/v1/model`
-pub(super) async fn model(State(service): State<Service>) -> Response {
+pub(super) async fn model(State(service): State<Service>) -> Json<Value> {
     let model = service.engine.model();
     let mut prompts = vec![];
     if model.as_concept().is_ok() {
@@ -30,7 +28,7 @@ pub(super) async fn model(State(service): State<Service>) -> Response {
     }
     let low_res_size = interactive.map(|model| model.low_res_size());
     let config = &service.config;
-    let body = json!({
+    Json(json!({
         "name": model.name(),
         "version": env!("CARGO_PKG_VERSION"),
         "demo": config.is_demo,
@@ -44,6 +42,5 @@ pub(super) async fn model(State(service): State<Service>) -> Response {
             "objects": types::MAX_OBJECTS,
             "points": types::MAX_POINTS,
         },
-    });
-    json_response(StatusCode::OK, &body)
+    }))
 }

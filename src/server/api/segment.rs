@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{Path, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -22,7 +22,7 @@ use crate::predict::concept::{self, Exemplar};
 use crate::predict::interactive::{self, Multimask};
 use crate::server::Service;
 use crate::server::body::{self, Part};
-use crate::server::error::{ApiError, json_response};
+use crate::server::error::{ApiError, Json};
 use crate::server::images::Picture;
 use crate::server::queue::Priority;
 use crate::{Image, Mask, Model, Point, Rle, Run, VisualPrompt};
@@ -482,7 +482,7 @@ fn render(
         presence,
         timing,
     };
-    Ok(json_response(StatusCode::OK, &answer))
+    Ok(Json(answer).into_response())
 }
 
 fn mask_value(image: &Image, mask: &Mask, output: Output) -> Result<Value, ApiError> {

@@ -22,7 +22,7 @@ use crate::predict::interactive::Multimask;
 use crate::server::Service;
 use crate::server::api::segment::{Hit, Work, run};
 use crate::server::api::types::{MAX_EXEMPLARS, MAX_POINTS, Texts, limit};
-use crate::server::error::{ApiError, json_response};
+use crate::server::error::{ApiError, Json};
 use crate::{BoxXyxy, Model, Point, VisualPrompt};
 
 const CLICKS: &str = "candle_sam3_clicks";
@@ -89,22 +89,19 @@ fn ids(model: &Model) -> Vec<&'static str> {
 }
 
 /// `GET /v1/models`
-pub async fn models(State(service): State<Service>) -> Response {
+pub async fn models(State(service): State<Service>) -> Json<Value> {
     let ids = ids(service.engine.model());
     let models: serde_json::Map<String, Value> = ids
         .into_iter()
         .map(|id| (id.to_string(), description(id)))
         .collect();
-    json_response(StatusCode::OK, &json!({"success": true, "data": models}))
+    Json(json!({"success": true, "data": models}))
 }
 
 /// `GET /v1/models/{id}/info`
 pub async fn info(State(service): State<Service>, Path(id): Path<String>) -> Response {
     match ids(service.engine.model()).contains(&id.as_str()) {
-        true => json_response(
-            StatusCode::OK,
-            &json!({"success": true, "data": description(&id)}),
-        ),
+        true => Json(json!({"success": true, "data": description(&id)})).into_response(),
         false => failure(unknown_model(&id)),
     }
 }
@@ -129,13 +126,8 @@ fn failure(error: ApiError) -> Response {
     body["success"] = json!(false);
     body["error"]["code"] = json!(code);
     body["error"]["details"] = json!(error.advice);
-    let mut response = json_response(error.status, &body);
-    let headers = error.into_response().headers().clone();
-    if let Some(seconds) = headers.get(axum::http::header::RETRY_AFTER) {
-        response
-            .headers_mut()
-            .insert(axum::http::header::RETRY_AFTER, seconds.clone());
-    }
+    let mut response = error.into_response();
+    *response.body_mut() = body.to_string().into();
     response
 }
 
@@ -172,10 +164,13 @@ fn one() -> i64 {
 
 /// `POST /v1/predict`
 pub async fn predict(State(service): State<Service>, request: Request) -> Response {
-    answer(&service, request).await.unwrap_or_else(failure)
+    match answer(&service, request).await {
+        Ok(data) => Json(json!({"success": true, "data": data})).into_response(),
+        Err(error) => failure(error),
+    }
 }
 
-async fn answer(service: &Service, request: Request) -> Result<Response, ApiError> {
+async fn answer(service: &Service, request: Request) -> Result<Value, ApiError> {
     let received = read(service, request).await?;
     let request: PredictRequest = received.json()?;
     let model = service.engine.model();
@@ -224,11 +219,7 @@ async fn answer(service: &Service, request: Request) -> Result<Response, ApiErro
         CLICKS => json!(true),
         _ => Value::Null,
     };
-    let body = json!({
-        "success": true,
-        "data": {"description": "", "replace": replace, "shapes": shapes},
-    });
-    Ok(json_response(StatusCode::OK, &body))
+    Ok(json!({"description": "", "replace": replace, "shapes": shapes}))
 }
 
 fn numbers<const N: usize>(mark: &Mark) -> Result<[f32; N], ApiError> {

@@ -17,7 +17,6 @@ use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -28,7 +27,7 @@ use crate::predict::interactive::Multimask;
 use crate::server::Service;
 use crate::server::api::segment::{Work, run};
 use crate::server::api::types::{MAX_EXEMPLARS, MAX_OBJECTS, MAX_POINTS, MAX_TEXTS, limit};
-use crate::server::error::{ApiError, json_response};
+use crate::server::error::{ApiError, Json};
 use crate::server::images::{ImageId, Picture};
 use crate::{BoxXyxy, Mask, Point, Rle, Size, VisualPrompt};
 
@@ -181,7 +180,7 @@ fn outlines(mask: &Mask) -> Vec<Vec<[i64; 2]>> {
 pub async fn concept_segment(
     State(service): State<Service>,
     request: Request,
-) -> Result<Response, ApiError> {
+) -> Result<Json<Value>, ApiError> {
     let start = Instant::now();
     let request: ConceptRequest = read(&service, request).await?.json()?;
     let prompts = concept_prompts(&request)?;
@@ -213,8 +212,9 @@ pub async fn concept_segment(
         })
     });
     let results: Vec<Value> = results.collect();
-    let body = json!({"time": start.elapsed().as_secs_f64(), "prompt_results": results});
-    Ok(json_response(StatusCode::OK, &body))
+    Ok(Json(
+        json!({"time": start.elapsed().as_secs_f64(), "prompt_results": results}),
+    ))
 }
 
 /// Of a request, where 0 is as good as nothing.
@@ -330,7 +330,7 @@ struct PointIn {
 pub async fn visual_segment(
     State(service): State<Service>,
     request: Request,
-) -> Result<Response, ApiError> {
+) -> Result<Json<Value>, ApiError> {
     let start = Instant::now();
     let request: VisualRequest = read(&service, request).await?.json()?;
     let prompts = match request.prompts {
@@ -356,8 +356,9 @@ pub async fn visual_segment(
     let found = hits.iter().map(|hit| &hit.found);
     let predictions = found.map(|found| request.format.prediction(&found.mask, found.score));
     let predictions: Vec<Prediction> = predictions.collect();
-    let body = json!({"time": start.elapsed().as_secs_f64(), "predictions": predictions});
-    Ok(json_response(StatusCode::OK, &body))
+    Ok(Json(
+        json!({"time": start.elapsed().as_secs_f64(), "predictions": predictions}),
+    ))
 }
 
 fn visual_prompt(prompt: &PromptIn, size: Size) -> Result<VisualPrompt, ApiError> {
@@ -387,7 +388,7 @@ struct EmbedRequest {
 pub async fn embed_image(
     State(service): State<Service>,
     request: Request,
-) -> Result<Response, ApiError> {
+) -> Result<Json<Value>, ApiError> {
     let start = Instant::now();
     let request: EmbedRequest = read(&service, request).await?.json()?;
     let picture = sent(
@@ -398,8 +399,9 @@ pub async fn embed_image(
     .await?;
     service.engine.encode(&picture).await?;
     let id = request.image_id.unwrap_or_else(|| picture.id.to_string());
-    let body = json!({"image_id": id, "time": start.elapsed().as_secs_f64()});
-    Ok(json_response(StatusCode::OK, &body))
+    Ok(Json(
+        json!({"image_id": id, "time": start.elapsed().as_secs_f64()}),
+    ))
 }
 
 /// The picture that was sent, or the one that an id stands for.

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
@@ -36,7 +36,7 @@ use crate::server::Service;
 use crate::server::api::images;
 use crate::server::api::segment::{Work, run};
 use crate::server::api::types::{MAX_POINTS, MAX_TEXTS, limit};
-use crate::server::error::{ApiError, json_response};
+use crate::server::error::{ApiError, Json};
 use crate::server::images::Picture;
 use crate::{BoxXyxy, Point, Size, VisualPrompt};
 
@@ -48,26 +48,23 @@ fn version(service: &Service) -> String {
 }
 
 /// `GET /label-studio/health`
-pub async fn health() -> Response {
-    json_response(
-        StatusCode::OK,
-        &json!({"status": "UP", "model_class": "candle-sam3"}),
-    )
+pub async fn health() -> Json<Value> {
+    Json(json!({"status": "UP", "model_class": "candle-sam3"}))
 }
 
 /// `POST /label-studio/setup`
-pub async fn setup(State(service): State<Service>, request: Request) -> Result<Response, ApiError> {
+pub async fn setup(
+    State(service): State<Service>,
+    request: Request,
+) -> Result<Json<Value>, ApiError> {
     // Read and thrown away: there is nothing to set up, and it holds an access token.
     let _: Map<String, Value> = read(&service, request).await?.json()?;
-    Ok(json_response(
-        StatusCode::OK,
-        &json!({"model_version": version(&service)}),
-    ))
+    Ok(Json(json!({"model_version": version(&service)})))
 }
 
 /// `GET /label-studio/versions`
-pub async fn versions(State(service): State<Service>) -> Response {
-    json_response(StatusCode::OK, &json!({"versions": [version(&service)]}))
+pub async fn versions(State(service): State<Service>) -> Json<Value> {
+    Json(json!({"versions": [version(&service)]}))
 }
 
 /// `POST /label-studio/webhook`: nothing is trained here.
@@ -76,10 +73,8 @@ pub async fn webhook(
     request: Request,
 ) -> Result<Response, ApiError> {
     let _: Map<String, Value> = read(&service, request).await?.json()?;
-    Ok(json_response(
-        StatusCode::CREATED,
-        &json!({"result": {}, "status": "ok"}),
-    ))
+    let body = Json(json!({"result": {}, "status": "ok"}));
+    Ok((StatusCode::CREATED, body).into_response())
 }
 
 /// Fields that are not listed are not needed here; drafts and annotations are skipped unread.
@@ -133,7 +128,7 @@ struct RegionValue {
 pub async fn predict(
     State(service): State<Service>,
     request: Request,
-) -> Result<Response, ApiError> {
+) -> Result<Json<Value>, ApiError> {
     // Tasks come with all their drafts.
     let request: PredictRequest = read(&service, request).await?.json()?;
     limit("tasks", request.tasks.len(), MAX_TASKS)?;
@@ -144,7 +139,7 @@ pub async fn predict(
     for task in &request.tasks {
         results.push(answer(&service, &config, task, &regions).await?);
     }
-    Ok(json_response(StatusCode::OK, &json!({"results": results})))
+    Ok(Json(json!({"results": results})))
 }
 
 async fn answer(
