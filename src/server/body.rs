@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::error::ApiError;
+use super::error::{ApiError, Result};
 
 /// A whole body must be here after this long.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -44,7 +44,7 @@ impl Budget {
     /// # Errors
     /// 413 for a longer one, 408 for one that takes too long, 415 for an encoded one, 429 when the
     /// budget is used up.
-    pub async fn read(&self, request: Request, limit: usize) -> Result<Received, ApiError> {
+    pub async fn read(&self, request: Request, limit: usize) -> Result<Received> {
         let (Parts { headers, .. }, body) = request.into_parts();
         if headers.contains_key(header::CONTENT_ENCODING) {
             return Err(ApiError::new(
@@ -111,7 +111,7 @@ impl Received {
     ///
     /// # Errors
     /// 415 for another content type, 400 for what is not JSON, 422 for JSON of another shape.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+    pub fn json<T: DeserializeOwned>(&self) -> Result<T> {
         if !self.is_type("application/json") {
             return Err(ApiError::new(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -130,7 +130,7 @@ impl Received {
     ///
     /// # Errors
     /// 400 for a broken form and one of too many parts.
-    pub async fn form(&self) -> Result<Vec<Part>, ApiError> {
+    pub async fn form(&self) -> Result<Vec<Part>> {
         let mut request = Request::new(Body::from(self.bytes.clone()));
         *request.headers_mut() = self.headers.clone();
         DefaultBodyLimit::disable().apply(&mut request);
@@ -186,7 +186,7 @@ impl Part {
     ///
     /// # Errors
     /// 422 for what is not UTF-8.
-    pub fn text(&self) -> Result<&str, ApiError> {
+    pub fn text(&self) -> Result<&str> {
         std::str::from_utf8(&self.bytes)
             .map_err(|_| ApiError::invalid(format!("field {} is not UTF-8", self.name), ""))
     }

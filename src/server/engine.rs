@@ -9,7 +9,7 @@ use std::time::Instant;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use tokio::sync::{oneshot, watch};
 
-use super::error::ApiError;
+use super::error::{ApiError, Result};
 use super::images::{Encoding, Images, Pending, Picture};
 use super::queue::{Job, Priority, Queue, Refused};
 use crate::models::Embedding;
@@ -158,10 +158,10 @@ impl Engine {
     ///
     /// # Errors
     /// 429 when too much waits, 503 when the server shuts down, and those of `work`.
-    pub async fn run<T, F>(&self, priority: Priority, work: F) -> Result<T, ApiError>
+    pub async fn run<T, F>(&self, priority: Priority, work: F) -> Result<T>
     where
         T: Send + 'static,
-        F: FnOnce(&Worker, &CancelToken) -> Result<T, ApiError> + Send + 'static,
+        F: FnOnce(&Worker, &CancelToken) -> Result<T> + Send + 'static,
     {
         let cancel = CancelToken::default();
         let _guard = CancelOnDrop(cancel.clone());
@@ -186,7 +186,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::run`].
-    pub async fn encode(&self, picture: &Arc<Picture>) -> Result<Arc<Embedding>, ApiError> {
+    pub async fn encode(&self, picture: &Arc<Picture>) -> Result<Arc<Embedding>> {
         let mut result = {
             let mut encoding = picture.encoding();
             match &mut *encoding {
@@ -220,7 +220,7 @@ impl Engine {
         }
     }
 
-    fn push_encode(&self, picture: &Arc<Picture>) -> Result<Pending, ApiError> {
+    fn push_encode(&self, picture: &Arc<Picture>) -> Result<Pending> {
         let cancel = CancelToken::default();
         let (done, result) = watch::channel(None);
         let (picture, images, token) = (
@@ -272,7 +272,7 @@ impl Engine {
         })
     }
 
-    fn push(&self, priority: Priority, job: Job<Worker>) -> Result<(), ApiError> {
+    fn push(&self, priority: Priority, job: Job<Worker>) -> Result<()> {
         self.queue
             .push(priority, job)
             .map_err(|refused| match refused {
@@ -303,7 +303,7 @@ struct Interest<'a> {
 }
 
 /// The result of an encode, once there is one.
-pub(super) type Outcome = Option<Result<(), ApiError>>;
+pub(super) type Outcome = Option<Result<()>>;
 
 impl Drop for Interest<'_> {
     fn drop(&mut self) {

@@ -25,6 +25,9 @@ pub struct ApiError {
     pub retry_after: Option<u64>,
 }
 
+/// The result of what a client asks for.
+pub type Result<T, E = ApiError> = std::result::Result<T, E>;
+
 impl ApiError {
     /// An error with no time to try again at.
     pub fn new(

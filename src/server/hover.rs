@@ -36,7 +36,7 @@ use tokio::sync::mpsc;
 
 use super::Service;
 use super::body;
-use super::error::ApiError;
+use super::error::{ApiError, Result};
 use super::images::Picture;
 use super::preview::{Preview, preview};
 use super::queue::Priority;
@@ -60,7 +60,7 @@ pub async fn open(
     uri: Uri,
     headers: HeaderMap,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
-) -> Result<Response, ApiError> {
+) -> Result<Response> {
     let upgrade = upgrade.map_err(|rejection| {
         ApiError::new(
             rejection.status(),
@@ -93,7 +93,7 @@ struct Position {
 }
 
 impl Position {
-    fn read(bytes: &[u8]) -> Result<Self, ApiError> {
+    fn read(bytes: &[u8]) -> Result<Self> {
         let wrong = |what: &str| {
             let advice = "see the API's documentation of the hover socket";
             Err(ApiError::bad_request(what, advice))
@@ -158,7 +158,7 @@ enum Event {
     /// A position was worked on, and what to send for it.
     Decoded(Option<Message>),
     /// The picture of this tag is encoded, or cannot be.
-    Encoded(u32, Result<(), ApiError>),
+    Encoded(u32, Result<()>),
 }
 
 impl Session {
@@ -223,7 +223,7 @@ impl Session {
         message: Message,
         events: &mpsc::UnboundedSender<Event>,
         tasks: &mut tokio::task::JoinSet<()>,
-    ) -> Result<Option<Message>, ApiError> {
+    ) -> Result<Option<Message>> {
         match message {
             Message::Text(text) => self.hello(&text, events, tasks),
             Message::Binary(bytes) => {
@@ -246,7 +246,7 @@ impl Session {
         text: &str,
         events: &mpsc::UnboundedSender<Event>,
         tasks: &mut tokio::task::JoinSet<()>,
-    ) -> Result<Option<Message>, ApiError> {
+    ) -> Result<Option<Message>> {
         let hello: Hello = body::object(text.as_bytes())
             .map_err(|error| ApiError::bad_request(error.to_string(), "send {\"image\": ID}"))?;
         if let Some(token) = &hello.token {

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::engine::Outcome;
-use super::error::ApiError;
+use super::error::{ApiError, Result};
 use crate::models::Embedding;
 use crate::{CancelToken, Image, Size};
 
@@ -42,7 +42,7 @@ impl fmt::Display for ImageId {
 impl FromStr for ImageId {
     type Err = ApiError;
 
-    fn from_str(text: &str) -> Result<Self, ApiError> {
+    fn from_str(text: &str) -> Result<Self> {
         let wrong = || {
             ApiError::bad_request(
                 "an image id has 32 hexadecimal digits",
@@ -187,7 +187,7 @@ impl Images {
     ///
     /// # Errors
     /// 404 when there is none of this id.
-    pub fn get(&self, id: ImageId) -> Result<Arc<Picture>, ApiError> {
+    pub fn get(&self, id: ImageId) -> Result<Arc<Picture>> {
         self.find(id).ok_or_else(|| {
             ApiError::new(
                 StatusCode::NOT_FOUND,

@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
-use super::error::ApiError;
+use super::error::{ApiError, Result};
 
 struct Asset {
     name: &'static str,
@@ -75,7 +75,7 @@ pub async fn openapi(headers: HeaderMap) -> Response {
 }
 
 /// `GET /assets/{name}`
-pub async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Result<Response, ApiError> {
+pub async fn asset(Path(name): Path<String>, headers: HeaderMap) -> Result<Response> {
     match ASSETS.iter().find(|asset| asset.name == name) {
         Some(asset) => Ok(send(asset, &headers)),
         None => Err(ApiError::new(

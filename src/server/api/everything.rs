@@ -17,7 +17,7 @@ use super::types::{self, ImageOut, ObjectOut, SegmentAnswer, Timing};
 use crate::predict::everything::{self, MaskRecord, Options};
 use crate::server::Service;
 use crate::server::body::text_of;
-use crate::server::error::{ApiError, Json};
+use crate::server::error::{ApiError, Json, Result};
 use crate::server::images::Picture;
 use crate::server::queue::Priority;
 use crate::{BoxXyxy, Progress, Run};
@@ -51,7 +51,7 @@ pub struct EverythingRequest {
 }
 
 impl EverythingRequest {
-    fn options(&self) -> Result<Options, ApiError> {
+    fn options(&self) -> Result<Options> {
         let defaults = Options::default();
         let at_most = |name: &str, value: Option<usize>, max: usize| match value {
             Some(value) if value > max => Err(ApiError::invalid(
@@ -85,7 +85,7 @@ pub async fn everything(
     State(service): State<Service>,
     Path(id): Path<String>,
     request: Request,
-) -> Result<Response, ApiError> {
+) -> Result<Response> {
     let picture = service.images.get(id.parse()?)?;
     let wants_events = text_of(request.headers(), header::ACCEPT)
         .is_some_and(|accept| accept.contains("text/event-stream"));
@@ -112,7 +112,7 @@ async fn run(
     picture: Arc<Picture>,
     options: Options,
     progress: mpsc::UnboundedSender<Step>,
-) -> Result<SegmentAnswer, ApiError> {
+) -> Result<SegmentAnswer> {
     let start = Instant::now();
     let embedding = service.engine.encode(&picture).await?;
     let encode_ms = ms_since(start);
@@ -176,7 +176,7 @@ fn object(record: MaskRecord) -> ObjectOut {
 }
 
 fn stream(
-    work: impl Future<Output = Result<SegmentAnswer, ApiError>> + Send + 'static,
+    work: impl Future<Output = Result<SegmentAnswer>> + Send + 'static,
     mut steps: mpsc::UnboundedReceiver<Step>,
 ) -> Response {
     let (mut sender, body) = Channel::<Bytes>::new(8);

@@ -17,7 +17,7 @@ use crate::output::coco;
 use crate::output::dataset::{Layout, Object, Picture, labelme, yolo};
 use crate::output::masks::{mask_file_name, mask_png};
 use crate::server::Service;
-use crate::server::error::ApiError;
+use crate::server::error::{ApiError, Result};
 use crate::{Image, Rle, Size};
 
 /// Objects in one zip.
@@ -61,7 +61,7 @@ pub async fn export(
     State(service): State<Service>,
     Path(id): Path<String>,
     request: Request,
-) -> Result<Response, ApiError> {
+) -> Result<Response> {
     let picture = service.images.get(id.parse()?)?;
     let limit = service.config.max_upload;
     let request: ExportRequest = service.bodies.read(request, limit).await?.json()?;
@@ -72,7 +72,7 @@ pub async fn export(
     Ok(([(header::CONTENT_TYPE, "application/zip")], bytes).into_response())
 }
 
-fn pack(image: &Image, model: &str, request: ExportRequest) -> Result<Vec<u8>, ApiError> {
+fn pack(image: &Image, model: &str, request: ExportRequest) -> Result<Vec<u8>> {
     let (layout, picture) = read(image.size(), &request)?;
     let stem = layout.stem(&picture.name);
     let has = |format| request.formats.contains(&format);
@@ -108,7 +108,7 @@ fn pack(image: &Image, model: &str, request: ExportRequest) -> Result<Vec<u8>, A
 }
 
 /// The objects as a picture of a dataset, with one class for each label.
-fn read(size: Size, request: &ExportRequest) -> Result<(Layout, Picture), ApiError> {
+fn read(size: Size, request: &ExportRequest) -> Result<(Layout, Picture)> {
     limit("objects", request.objects.len(), MAX_OBJECTS)?;
     let mut classes: Vec<String> = vec![];
     let mut objects = vec![];
@@ -166,7 +166,7 @@ impl Zip {
         Self(ZipWriter::new(Cursor::new(vec![])))
     }
 
-    fn add(&mut self, name: &str, bytes: impl AsRef<[u8]>) -> Result<(), ApiError> {
+    fn add(&mut self, name: &str, bytes: impl AsRef<[u8]>) -> Result<()> {
         let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
         let started = self
             .0
@@ -177,7 +177,7 @@ impl Zip {
             .map_err(unwritten)
     }
 
-    fn finish(self) -> Result<Vec<u8>, ApiError> {
+    fn finish(self) -> Result<Vec<u8>> {
         let finished = self
             .0
             .finish()

@@ -11,15 +11,12 @@ use serde_json::{Value, json};
 use crate::Image;
 use crate::server::Service;
 use crate::server::body::Part;
-use crate::server::error::{ApiError, Json};
+use crate::server::error::{ApiError, Json, Result};
 use crate::server::images::{ImageId, Picture};
 
 /// `POST /api/v1/images`: a picture's file, raw or as a form's field `image`. Encoding starts at
 /// once unless the query has `encode=no`.
-pub async fn upload(
-    State(service): State<Service>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub async fn upload(State(service): State<Service>, request: Request) -> Result<Response> {
     let encodes = wants_encode(request.uri())?;
     let limit = service.config.max_upload;
     let received = service.bodies.read(request, limit).await?;
@@ -38,19 +35,13 @@ pub async fn upload(
 }
 
 /// `GET /api/v1/images/{id}`
-pub async fn show(
-    State(service): State<Service>,
-    Path(id): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+pub async fn show(State(service): State<Service>, Path(id): Path<String>) -> Result<Json<Value>> {
     let picture = service.images.get(id.parse()?)?;
     Ok(Json(describe(&picture)))
 }
 
 /// `DELETE /api/v1/images/{id}`: forgets a picture; an encode that only the upload asked for stops.
-pub async fn forget(
-    State(service): State<Service>,
-    Path(id): Path<String>,
-) -> Result<StatusCode, ApiError> {
+pub async fn forget(State(service): State<Service>, Path(id): Path<String>) -> Result<StatusCode> {
     let picture = service.images.get(id.parse()?)?;
     picture.leave();
     service.images.remove(picture.id);
@@ -68,7 +59,7 @@ fn describe(picture: &Picture) -> Value {
     })
 }
 
-fn wants_encode(uri: &Uri) -> Result<bool, ApiError> {
+fn wants_encode(uri: &Uri) -> Result<bool> {
     let pairs = uri.query().unwrap_or_default().split('&');
     let mut asked = pairs.filter_map(|pair| match pair.split_once('=') {
         Some((name, value)) => (name == "encode").then_some(value),
@@ -88,7 +79,7 @@ fn wants_encode(uri: &Uri) -> Result<bool, ApiError> {
 ///
 /// # Errors
 /// 422 for a form without one.
-pub(super) fn take_image(form: &mut Vec<Part>) -> Result<Bytes, ApiError> {
+pub(super) fn take_image(form: &mut Vec<Part>) -> Result<Bytes> {
     let image = form.iter().position(|part| part.name == "image");
     let image = image.ok_or_else(|| {
         ApiError::invalid(
@@ -103,7 +94,7 @@ pub(super) fn take_image(form: &mut Vec<Part>) -> Result<Bytes, ApiError> {
 ///
 /// # Errors
 /// 422 for what is no picture, 413 for one of too many pixels.
-pub async fn keep(service: &Service, file: Bytes) -> Result<Arc<Picture>, ApiError> {
+pub async fn keep(service: &Service, file: Bytes) -> Result<Arc<Picture>> {
     let max_pixels = service.config.max_pixels;
     // A permit is only refused by a closed semaphore, and nothing closes this one.
     let _slot = service
@@ -126,7 +117,7 @@ pub async fn keep(service: &Service, file: Bytes) -> Result<Arc<Picture>, ApiErr
 }
 
 /// Reads the header alone. What has none is left to the decoder, whose errors say more.
-fn check_pixels(file: &[u8], max: u64) -> Result<(), ApiError> {
+fn check_pixels(file: &[u8], max: u64) -> Result<()> {
     let reader = ::image::ImageReader::new(std::io::Cursor::new(file)).with_guessed_format();
     let Ok(Ok((width, height))) = reader.map(|reader| reader.into_dimensions()) else {
         return Ok(());

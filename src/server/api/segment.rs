@@ -22,7 +22,7 @@ use crate::predict::concept::{self, Exemplar};
 use crate::predict::interactive::{self, Multimask};
 use crate::server::Service;
 use crate::server::body::{self, Part};
-use crate::server::error::{ApiError, Json};
+use crate::server::error::{ApiError, Json, Result};
 use crate::server::images::Picture;
 use crate::server::queue::Priority;
 use crate::{Image, Mask, Model, Point, Rle, Run, VisualPrompt};
@@ -35,17 +35,14 @@ pub async fn stored(
     State(service): State<Service>,
     Path(id): Path<String>,
     request: Request,
-) -> Result<Response, ApiError> {
+) -> Result<Response> {
     let picture = service.images.get(id.parse()?)?;
     let received = service.bodies.read(request, MAX_BODY).await?;
     answer(&service, picture, received.json()?).await
 }
 
 /// `POST /api/v1/segment`: a form with the picture and the prompts.
-pub async fn one_shot(
-    State(service): State<Service>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub async fn one_shot(State(service): State<Service>, request: Request) -> Result<Response> {
     let limit = service.config.max_upload;
     let received = service.bodies.read(request, limit).await?;
     let mut fields = received.form().await?;
@@ -57,7 +54,7 @@ pub async fn one_shot(
 
 /// Fields of a form: `text`, `exemplar`, `point`, `box`, `threshold`, `output`, `multimask`, or all of
 /// them as the JSON document `prompt`.
-fn read_form(fields: &[Part]) -> Result<SegmentRequest, ApiError> {
+fn read_form(fields: &[Part]) -> Result<SegmentRequest> {
     let mut request = SegmentRequest::default();
     let mut object = ObjectIn::default();
     let mut labels = vec![];
@@ -138,7 +135,7 @@ pub(in crate::server) enum Work {
 }
 
 impl Work {
-    fn new(model: &Model, picture: &Picture, request: &SegmentRequest) -> Result<Self, ApiError> {
+    fn new(model: &Model, picture: &Picture, request: &SegmentRequest) -> Result<Self> {
         let is_concept = request.text.is_some() || !request.exemplars.is_empty();
         match (is_concept, request.objects.is_empty()) {
             (true, true) => Self::concept(model, picture, request),
@@ -154,11 +151,7 @@ impl Work {
         }
     }
 
-    fn concept(
-        model: &Model,
-        picture: &Picture,
-        request: &SegmentRequest,
-    ) -> Result<Self, ApiError> {
+    fn concept(model: &Model, picture: &Picture, request: &SegmentRequest) -> Result<Self> {
         limit("exemplars", request.exemplars.len(), MAX_EXEMPLARS)?;
         let exemplars: Vec<Exemplar> = request
             .exemplars
@@ -197,17 +190,13 @@ impl Work {
         picture: &Picture,
         prompts: Vec<concept::Prompt>,
         options: concept::Options,
-    ) -> Result<Self, ApiError> {
+    ) -> Result<Self> {
         model.as_concept()?;
         concept::validate(&prompts, &options, picture.size())?;
         Ok(Self::Concept(prompts, options))
     }
 
-    fn interactive(
-        model: &Model,
-        picture: &Picture,
-        request: &SegmentRequest,
-    ) -> Result<Self, ApiError> {
+    fn interactive(model: &Model, picture: &Picture, request: &SegmentRequest) -> Result<Self> {
         model.as_interactive()?;
         limit("objects", request.objects.len(), MAX_OBJECTS)?;
         let prompts = request
@@ -230,7 +219,7 @@ impl Work {
         prompts: Vec<VisualPrompt>,
         multimask: Multimask,
         has_all: bool,
-    ) -> Result<Self, ApiError> {
+    ) -> Result<Self> {
         model.as_interactive()?;
         let options = interactive::Options {
             multimask,
@@ -245,11 +234,7 @@ impl Work {
     }
 }
 
-fn visual_prompt(
-    model: &Model,
-    picture: &Picture,
-    object: &ObjectIn,
-) -> Result<VisualPrompt, ApiError> {
+fn visual_prompt(model: &Model, picture: &Picture, object: &ObjectIn) -> Result<VisualPrompt> {
     limit("points", object.points.len(), MAX_POINTS)?;
     Ok(VisualPrompt {
         points: points(object)?,
@@ -258,7 +243,7 @@ fn visual_prompt(
     })
 }
 
-fn points(object: &ObjectIn) -> Result<Vec<Point>, ApiError> {
+fn points(object: &ObjectIn) -> Result<Vec<Point>> {
     let (points, count) = (&object.points, object.points.len());
     let labels = object.labels.clone().unwrap_or_else(|| vec![1; count]);
     if labels.len() != count || labels.iter().any(|label| *label > 1) {
@@ -274,11 +259,7 @@ fn points(object: &ObjectIn) -> Result<Vec<Point>, ApiError> {
     Ok(points.iter().zip(&labels).map(point).collect())
 }
 
-fn mask_logits(
-    model: &Model,
-    picture: &Picture,
-    object: &ObjectIn,
-) -> Result<Option<Vec<f32>>, ApiError> {
+fn mask_logits(model: &Model, picture: &Picture, object: &ObjectIn) -> Result<Option<Vec<f32>>> {
     let interactive = model.as_interactive()?;
     match (&object.mask, &object.logits) {
         (None, None) => Ok(None),
@@ -330,7 +311,7 @@ async fn answer(
     service: &Service,
     picture: Arc<Picture>,
     request: SegmentRequest,
-) -> Result<Response, ApiError> {
+) -> Result<Response> {
     let start = Instant::now();
     let work = Work::new(service.engine.model(), &picture, &request)?;
     let (objects, mut timing) = run(service, &picture, work).await?;
@@ -352,7 +333,7 @@ pub(in crate::server) async fn run(
     service: &Service,
     picture: &Arc<Picture>,
     work: Work,
-) -> Result<(Hits, Timing), ApiError> {
+) -> Result<(Hits, Timing)> {
     let start = Instant::now();
     let embedding = service.engine.encode(picture).await?;
     let encode_ms = ms_since(start);
@@ -446,7 +427,7 @@ fn render(
     (hits, presence): Hits,
     request: &SegmentRequest,
     timing: Timing,
-) -> Result<Response, ApiError> {
+) -> Result<Response> {
     if request.output == Output::Overlay {
         return overlay(&picture.image, &hits);
     }
@@ -455,7 +436,7 @@ fn render(
                    found,
                    logits,
                }: Hit|
-     -> Result<ObjectOut, ApiError> {
+     -> Result<ObjectOut> {
         Ok(ObjectOut {
             prompt,
             label: found.label,
@@ -485,7 +466,7 @@ fn render(
     Ok(Json(answer).into_response())
 }
 
-fn mask_value(image: &Image, mask: &Mask, output: Output) -> Result<Value, ApiError> {
+fn mask_value(image: &Image, mask: &Mask, output: Output) -> Result<Value> {
     Ok(match output {
         Output::Png => json!({"png": STANDARD.encode(output::masks::mask_png(mask)?)}),
         Output::Cutout => {
@@ -516,7 +497,7 @@ fn bounds(mask: &Mask) -> [usize; 4] {
 
 /// The object alone, cropped to it, transparent around it; a black pixel for an empty mask, since
 /// PNG has no empty pictures.
-pub(super) fn cutout_png(image: &Image, mask: &Mask) -> Result<Vec<u8>, ApiError> {
+pub(super) fn cutout_png(image: &Image, mask: &Mask) -> Result<Vec<u8>> {
     if let Some(png) = output::cutout::cutout_png(image, mask, false)? {
         return Ok(png);
     }
@@ -525,7 +506,7 @@ pub(super) fn cutout_png(image: &Image, mask: &Mask) -> Result<Vec<u8>, ApiError
     Ok(transparent.unwrap_or_default())
 }
 
-fn overlay(image: &Image, hits: &[Hit]) -> Result<Response, ApiError> {
+fn overlay(image: &Image, hits: &[Hit]) -> Result<Response> {
     let instances: Vec<&Found> = hits.iter().map(|hit| &hit.found).collect();
     let drawn = output::overlay(image, &instances, &OverlayOptions::default());
     let png = output::encode_png(&drawn)?;

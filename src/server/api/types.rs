@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
 use crate::mask::{BoxXyxy, Rle};
-use crate::server::error::ApiError;
+use crate::server::error::{ApiError, Result};
 
 /// Texts in one request.
 pub const MAX_TEXTS: usize = 16;
@@ -82,7 +82,7 @@ impl Texts {
     ///
     /// # Errors
     /// 422 for no phrase, too many and too long ones.
-    pub fn phrases(&self) -> Result<Vec<String>, ApiError> {
+    pub fn phrases(&self) -> Result<Vec<String>> {
         let phrases: Vec<String> = match self {
             Self::One(text) => text.split(',').map(str::trim).map(str::to_string).collect(),
             Self::Many(texts) => texts.iter().map(|text| text.trim().to_string()).collect(),
@@ -107,7 +107,7 @@ impl Texts {
 
 /// # Errors
 /// 422 if `count` is over `max`.
-pub fn limit(what: &str, count: usize, max: usize) -> Result<(), ApiError> {
+pub fn limit(what: &str, count: usize, max: usize) -> Result<()> {
     match count <= max {
         true => Ok(()),
         false => Err(ApiError::invalid(
@@ -170,7 +170,7 @@ pub enum Output {
 impl std::str::FromStr for Output {
     type Err = ApiError;
 
-    fn from_str(name: &str) -> Result<Self, ApiError> {
+    fn from_str(name: &str) -> Result<Self> {
         Self::deserialize(Value::from(name))
             .map_err(|error| ApiError::invalid(format!("output: {error}"), ""))
     }
@@ -249,7 +249,7 @@ pub fn encode_logits(logits: &[f32]) -> String {
 
 /// # Errors
 /// 422 for what [`encode_logits`] did not write.
-pub fn decode_logits(text: &str) -> Result<Vec<f32>, ApiError> {
+pub fn decode_logits(text: &str) -> Result<Vec<f32>> {
     let bytes = STANDARD.decode(text).ok();
     let values = bytes
         .as_ref()

@@ -22,7 +22,7 @@ use crate::predict::interactive::Multimask;
 use crate::server::Service;
 use crate::server::api::segment::{Hit, Work, run};
 use crate::server::api::types::{MAX_EXEMPLARS, MAX_POINTS, Texts, limit};
-use crate::server::error::{ApiError, Json};
+use crate::server::error::{ApiError, Json, Result};
 use crate::{BoxXyxy, Model, Point, VisualPrompt};
 
 const CLICKS: &str = "candle_sam3_clicks";
@@ -170,7 +170,7 @@ pub async fn predict(State(service): State<Service>, request: Request) -> Respon
     }
 }
 
-async fn answer(service: &Service, request: Request) -> Result<Value, ApiError> {
+async fn answer(service: &Service, request: Request) -> Result<Value> {
     let received = read(service, request).await?;
     let request: PredictRequest = received.json()?;
     let model = service.engine.model();
@@ -222,7 +222,7 @@ async fn answer(service: &Service, request: Request) -> Result<Value, ApiError> 
     Ok(json!({"description": "", "replace": replace, "shapes": shapes}))
 }
 
-fn numbers<const N: usize>(mark: &Mark) -> Result<[f32; N], ApiError> {
+fn numbers<const N: usize>(mark: &Mark) -> Result<[f32; N]> {
     <[f32; N]>::try_from(mark.data.as_slice()).map_err(|_| {
         ApiError::invalid(
             format!("a {} of {} numbers", mark.r#type, mark.data.len()),
@@ -231,7 +231,7 @@ fn numbers<const N: usize>(mark: &Mark) -> Result<[f32; N], ApiError> {
     })
 }
 
-fn clicks(marks: &[Mark]) -> Result<VisualPrompt, ApiError> {
+fn clicks(marks: &[Mark]) -> Result<VisualPrompt> {
     limit("marks", marks.len(), MAX_POINTS)?;
     let mut prompt = VisualPrompt::default();
     for mark in marks {
@@ -255,7 +255,7 @@ fn ordered([a, b, c, d]: [f32; 4]) -> BoxXyxy {
     BoxXyxy::from([a.min(c), b.min(d), a.max(c), b.max(d)])
 }
 
-fn concepts(params: &Params, marks: &[Mark]) -> Result<Vec<concept::Prompt>, ApiError> {
+fn concepts(params: &Params, marks: &[Mark]) -> Result<Vec<concept::Prompt>> {
     limit("marks", marks.len(), MAX_EXEMPLARS)?;
     let rectangles = marks.iter().filter(|mark| mark.r#type == "rectangle");
     let exemplars = rectangles.map(|mark| {
@@ -263,7 +263,7 @@ fn concepts(params: &Params, marks: &[Mark]) -> Result<Vec<concept::Prompt>, Api
         let positive = mark.label > 0;
         Ok(Exemplar { bbox, positive })
     });
-    let exemplars: Vec<Exemplar> = exemplars.collect::<Result<_, ApiError>>()?;
+    let exemplars: Vec<Exemplar> = exemplars.collect::<Result<_>>()?;
     let text = params.text_prompt.as_deref().unwrap_or_default();
     let prompt = |text| concept::Prompt {
         text,

@@ -15,7 +15,7 @@ use base64::{alphabet, engine::DecodePaddingMode};
 use super::Service;
 use super::api::images;
 use super::body::Received;
-use super::error::ApiError;
+use super::error::{ApiError, Result};
 use super::images::Picture;
 use crate::{BoxXyxy, Point, Size, VisualPrompt};
 
@@ -26,13 +26,13 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 );
 
 /// The body of a request with a picture in base64, or with much else around it.
-async fn read(service: &Service, request: Request) -> Result<Received, ApiError> {
+async fn read(service: &Service, request: Request) -> Result<Received> {
     let limit = service.config.max_upload / 3 * 4 + (1 << 20);
     service.bodies.read(request, limit).await
 }
 
 /// A picture's file in base64, with or without `data:image/…;base64,` before it.
-async fn picture(service: &Service, text: &str) -> Result<Arc<Picture>, ApiError> {
+async fn picture(service: &Service, text: &str) -> Result<Arc<Picture>> {
     let text = match text.strip_prefix("data:") {
         Some(rest) => rest.split_once(";base64,").map_or("", |(_, data)| data),
         None => text,

@@ -27,7 +27,7 @@ use crate::predict::interactive::Multimask;
 use crate::server::Service;
 use crate::server::api::segment::{Work, run};
 use crate::server::api::types::{MAX_EXEMPLARS, MAX_OBJECTS, MAX_POINTS, MAX_TEXTS, limit};
-use crate::server::error::{ApiError, Json};
+use crate::server::error::{ApiError, Json, Result};
 use crate::server::images::{ImageId, Picture};
 use crate::{BoxXyxy, Mask, Point, Rle, Size, VisualPrompt};
 
@@ -50,7 +50,7 @@ impl Names {
 
     /// # Errors
     /// 409 when the name is that of another picture, 422 when it is too long.
-    fn bind(&self, name: &str, id: ImageId) -> Result<(), ApiError> {
+    fn bind(&self, name: &str, id: ImageId) -> Result<()> {
         limit("bytes in image_id", name.len(), MAX_NAME)?;
         let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match names.get(name) {
@@ -180,7 +180,7 @@ fn outlines(mask: &Mask) -> Vec<Vec<[i64; 2]>> {
 pub async fn concept_segment(
     State(service): State<Service>,
     request: Request,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Value>> {
     let start = Instant::now();
     let request: ConceptRequest = read(&service, request).await?.json()?;
     let prompts = concept_prompts(&request)?;
@@ -224,7 +224,7 @@ fn threshold(asked: Option<f32>) -> f32 {
         .unwrap_or(THRESHOLD)
 }
 
-fn concept_prompts(request: &ConceptRequest) -> Result<Vec<concept::Prompt>, ApiError> {
+fn concept_prompts(request: &ConceptRequest) -> Result<Vec<concept::Prompt>> {
     limit("prompts", request.prompts.len(), MAX_TEXTS)?;
     if request.prompts.is_empty() {
         return Err(ApiError::invalid("no prompts", "give 1 to 16"));
@@ -232,7 +232,7 @@ fn concept_prompts(request: &ConceptRequest) -> Result<Vec<concept::Prompt>, Api
     request.prompts.iter().map(concept_prompt).collect()
 }
 
-fn concept_prompt(prompt: &ConceptPrompt) -> Result<concept::Prompt, ApiError> {
+fn concept_prompt(prompt: &ConceptPrompt) -> Result<concept::Prompt> {
     let boxes = prompt.boxes.as_deref().unwrap_or_default();
     limit("boxes", boxes.len(), MAX_EXEMPLARS)?;
     match prompt.r#type.as_deref() {
@@ -330,7 +330,7 @@ struct PointIn {
 pub async fn visual_segment(
     State(service): State<Service>,
     request: Request,
-) -> Result<Json<Value>, ApiError> {
+) -> Result<Json<Value>> {
     let start = Instant::now();
     let request: VisualRequest = read(&service, request).await?.json()?;
     let prompts = match request.prompts {
@@ -361,7 +361,7 @@ pub async fn visual_segment(
     ))
 }
 
-fn visual_prompt(prompt: &PromptIn, size: Size) -> Result<VisualPrompt, ApiError> {
+fn visual_prompt(prompt: &PromptIn, size: Size) -> Result<VisualPrompt> {
     let points = prompt.points.as_deref().unwrap_or_default();
     limit("points", points.len(), MAX_POINTS)?;
     let bbox = prompt.r#box.as_ref();
@@ -385,10 +385,7 @@ struct EmbedRequest {
 }
 
 /// `POST /sam3/embed_image`
-pub async fn embed_image(
-    State(service): State<Service>,
-    request: Request,
-) -> Result<Json<Value>, ApiError> {
+pub async fn embed_image(State(service): State<Service>, request: Request) -> Result<Json<Value>> {
     let start = Instant::now();
     let request: EmbedRequest = read(&service, request).await?.json()?;
     let picture = sent(
@@ -409,7 +406,7 @@ async fn sent(
     service: &Service,
     image: Option<&ImageIn>,
     name: Option<&str>,
-) -> Result<Arc<Picture>, ApiError> {
+) -> Result<Arc<Picture>> {
     let Some(image) = image else {
         let id = name.and_then(|name| service.names.find(name).or_else(|| name.parse().ok()));
         let kept = id.and_then(|id| service.images.find(id));

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 use regex::Regex;
 
 use crate::server::api::types::limit;
-use crate::server::error::ApiError;
+use crate::server::error::{ApiError, Result};
 
 /// Bytes of a labeling configuration.
 const MAX_CONFIG: usize = 1 << 20;
@@ -29,7 +29,7 @@ static ATTRIBUTE: LazyLock<Option<Regex>> =
     LazyLock::new(|| Regex::new(r#"([\w:.-]+)\s*=\s*(?:"([^"]*)"|'([^']*)')"#).ok());
 
 impl Config {
-    pub fn read(text: &str) -> Result<Self, ApiError> {
+    pub fn read(text: &str) -> Result<Self> {
         limit("bytes of label_config", text.len(), MAX_CONFIG)?;
         let (Some(tag), Some(attribute)) = (&*TAG, &*ATTRIBUTE) else {
             return Err(ApiError::internal());

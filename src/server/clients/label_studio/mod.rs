@@ -36,7 +36,7 @@ use crate::server::Service;
 use crate::server::api::images;
 use crate::server::api::segment::{Work, run};
 use crate::server::api::types::{MAX_POINTS, MAX_TEXTS, limit};
-use crate::server::error::{ApiError, Json};
+use crate::server::error::{ApiError, Json, Result};
 use crate::server::images::Picture;
 use crate::{BoxXyxy, Point, Size, VisualPrompt};
 
@@ -53,10 +53,7 @@ pub async fn health() -> Json<Value> {
 }
 
 /// `POST /label-studio/setup`
-pub async fn setup(
-    State(service): State<Service>,
-    request: Request,
-) -> Result<Json<Value>, ApiError> {
+pub async fn setup(State(service): State<Service>, request: Request) -> Result<Json<Value>> {
     // Read and thrown away: there is nothing to set up, and it holds an access token.
     let _: Map<String, Value> = read(&service, request).await?.json()?;
     Ok(Json(json!({"model_version": version(&service)})))
@@ -68,10 +65,7 @@ pub async fn versions(State(service): State<Service>) -> Json<Value> {
 }
 
 /// `POST /label-studio/webhook`: nothing is trained here.
-pub async fn webhook(
-    State(service): State<Service>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub async fn webhook(State(service): State<Service>, request: Request) -> Result<Response> {
     let _: Map<String, Value> = read(&service, request).await?.json()?;
     let body = Json(json!({"result": {}, "status": "ok"}));
     Ok((StatusCode::CREATED, body).into_response())
@@ -125,10 +119,7 @@ struct RegionValue {
 }
 
 /// `POST /label-studio/predict`
-pub async fn predict(
-    State(service): State<Service>,
-    request: Request,
-) -> Result<Json<Value>, ApiError> {
+pub async fn predict(State(service): State<Service>, request: Request) -> Result<Json<Value>> {
     // Tasks come with all their drafts.
     let request: PredictRequest = read(&service, request).await?.json()?;
     limit("tasks", request.tasks.len(), MAX_TASKS)?;
@@ -147,7 +138,7 @@ async fn answer(
     config: &Config,
     task: &Task,
     regions: &[Region],
-) -> Result<Value, ApiError> {
+) -> Result<Value> {
     let picture = picture(service, config, task).await?;
     let (model, size) = (service.engine.model(), picture.size());
     let (work, labels) = if regions.is_empty() {
@@ -183,11 +174,7 @@ async fn answer(
     Ok(json!({"result": list, "score": score, "model_version": version(service)}))
 }
 
-async fn picture(
-    service: &Service,
-    config: &Config,
-    task: &Task,
-) -> Result<Arc<Picture>, ApiError> {
+async fn picture(service: &Service, config: &Config, task: &Task) -> Result<Arc<Picture>> {
     let Some(Value::String(image)) = task.data.get(&config.value) else {
         return Err(ApiError::invalid(
             format!("the task has no picture {:?}", config.value),
@@ -213,7 +200,7 @@ async fn picture(
     images::keep(service, Bytes::from(file)).await
 }
 
-fn clicks(regions: &[Region], size: Size) -> Result<VisualPrompt, ApiError> {
+fn clicks(regions: &[Region], size: Size) -> Result<VisualPrompt> {
     limit("regions", regions.len(), MAX_POINTS)?;
     let (width, height) = (size.width as f32 / 100., size.height as f32 / 100.);
     let mut prompt = VisualPrompt::default();

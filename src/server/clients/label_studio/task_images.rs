@@ -8,7 +8,7 @@ use base64::Engine as _;
 use serde_json::Value;
 
 use crate::server::clients::BASE64;
-use crate::server::error::ApiError;
+use crate::server::error::{ApiError, Result};
 
 /// Fetches a picture by its address: its bytes, or why not.
 pub type Fetch = dyn Fn(&str) -> Result<Vec<u8>, String> + Send + Sync;
@@ -34,7 +34,7 @@ impl TaskImages {
     }
 
     /// The address of a task's picture.
-    pub(super) fn address(&self, task: &Value, image: &str) -> Result<String, ApiError> {
+    pub(super) fn address(&self, task: &Value, image: &str) -> Result<String> {
         let of_origin = |rest: &str| rest.is_empty() || rest.starts_with(['/', '?']);
         if let Some(rest) = image.strip_prefix(&self.origin)
             && of_origin(rest)
