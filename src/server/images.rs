@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use axum::http::StatusCode;
@@ -13,6 +13,7 @@ use tokio::task::AbortHandle;
 
 use super::engine::Outcome;
 use super::error::{ApiError, Result};
+use super::lock;
 use crate::models::Embedding;
 use crate::{CancelToken, Image, Size};
 
@@ -21,21 +22,19 @@ const MAX_PICTURES: usize = 4096;
 
 /// The first 128 bits of the SHA-256 of a picture's file, as 32 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ImageId([u8; 16]);
+pub struct ImageId(u128);
 
 impl ImageId {
     /// The id of a file's bytes.
     pub fn of(file: &[u8]) -> Self {
         let digest = Sha256::digest(file);
-        let mut id = [0; 16];
-        id.copy_from_slice(&digest[..16]);
-        Self(id)
+        Self(u128::from_be_bytes(std::array::from_fn(|i| digest[i])))
     }
 }
 
 impl fmt::Display for ImageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "{:032x}", self.0)
     }
 }
 
@@ -43,21 +42,14 @@ impl FromStr for ImageId {
     type Err = ApiError;
 
     fn from_str(text: &str) -> Result<Self> {
-        let wrong = || {
-            ApiError::bad_request(
+        let is_id = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        match u128::from_str_radix(text, 16) {
+            Ok(id) if is_id => Ok(Self(id)),
+            _ => Err(ApiError::bad_request(
                 "an image id has 32 hexadecimal digits",
                 "use the id that the upload answered",
-            )
-        };
-        if text.len() != 32 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(wrong());
+            )),
         }
-        let mut id = [0; 16];
-        for (byte, digits) in id.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
-            let digits = std::str::from_utf8(digits).map_err(|_| wrong())?;
-            *byte = u8::from_str_radix(digits, 16).map_err(|_| wrong())?;
-        }
-        Ok(Self(id))
     }
 }
 
@@ -107,16 +99,12 @@ impl Picture {
 
     /// Remembers the task that encodes ahead.
     pub fn stay(&self, task: AbortHandle) {
-        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+        *lock(&self.ahead) = Some(task);
     }
 
     /// Ends the task that encodes ahead; others who wait keep the encode running.
     pub fn leave(&self) {
-        let task = self
-            .ahead
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let task = lock(&self.ahead).take();
         if let Some(task) = task {
             task.abort();
         }
@@ -159,7 +147,7 @@ impl Picture {
     }
 
     pub(super) fn encoding(&self) -> MutexGuard<'_, Encoding> {
-        self.encoding.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.encoding)
     }
 }
 
@@ -200,7 +188,7 @@ impl Images {
 
     /// As [`Images::get`].
     pub fn find(&self, id: ImageId) -> Option<Arc<Picture>> {
-        let mut kept = self.lock();
+        let mut kept = lock(&self.kept);
         let found = kept.get_mut(&id)?;
         found.used = Instant::now();
         Some(Arc::clone(&found.picture))
@@ -209,7 +197,7 @@ impl Images {
     /// Keeps a picture, or returns the equal one that is kept.
     pub fn insert(&self, picture: Picture) -> Arc<Picture> {
         let id = picture.id;
-        let mut kept = self.lock();
+        let mut kept = lock(&self.kept);
         let entry = kept.entry(id).or_insert_with(|| Kept {
             picture: Arc::new(picture),
             used: Instant::now(),
@@ -223,13 +211,13 @@ impl Images {
 
     /// Forgets a picture; whoever still works on it finishes.
     pub fn remove(&self, id: ImageId) -> bool {
-        self.lock().remove(&id).is_some()
+        lock(&self.kept).remove(&id).is_some()
     }
 
     /// Drops the least recently used pictures until the rest is within the budget, but not
     /// `newest`. To be called after an encode too: embeddings weigh more than pictures.
     pub fn shrink(&self, newest: ImageId) {
-        let mut kept = self.lock();
+        let mut kept = lock(&self.kept);
         let mut bytes: u64 = kept.values().map(|kept| kept.picture.bytes()).sum();
         while bytes > self.budget || kept.len() > MAX_PICTURES {
             let others = kept.iter().filter(|(id, _)| **id != newest);
@@ -244,13 +232,9 @@ impl Images {
 
     /// How many pictures are kept, and their bytes.
     pub fn usage(&self) -> (usize, u64) {
-        let kept = self.lock();
+        let kept = lock(&self.kept);
         let bytes = kept.values().map(|kept| kept.picture.bytes()).sum();
         (kept.len(), bytes)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<ImageId, Kept>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::Service;
+use super::{Service, lock};
 
 /// Upper edges of the buckets of latencies, in seconds.
 const BUCKETS: [f64; 9] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1., 5., 30.];
@@ -57,7 +57,7 @@ fn route(path: &str) -> &'static str {
 impl Metrics {
     /// Counts an answered request.
     pub fn count(&self, path: &str, status: StatusCode, elapsed: Duration) {
-        let mut requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut requests = lock(&self.requests);
         *requests.entry((route(path), status.as_u16())).or_default() += 1;
         let seconds = elapsed.as_secs_f64();
         let bucket = BUCKETS
@@ -76,13 +76,11 @@ impl Metrics {
             "counter",
             "Requests by route and status.",
         );
-        let requests = self.requests.lock().unwrap_or_else(PoisonError::into_inner);
-        for ((route, status), count) in requests.iter() {
+        for ((route, status), count) in lock(&self.requests).iter() {
             // Writing to a string cannot fail, here and below.
             let labels = format!("{{route=\"{route}\",status=\"{status}\"}}");
             let _ = writeln!(text, "sam3_requests_total{labels} {count}");
         }
-        drop(requests);
         let name = "sam3_request_seconds";
         head(
             text,

@@ -42,8 +42,8 @@ mod page;
 mod preview;
 mod queue;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use axum::Router;
@@ -190,6 +190,24 @@ impl Server {
             let _ = tokio::time::timeout(listen::GRACE, ended).await;
         }
     }
+}
+
+/// Locks a value that no panic leaves half changed.
+fn lock<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Does long work on a thread of its own.
+///
+/// # Errors
+/// 500 when it panics, and those of `work`.
+async fn blocking<T, F>(work: F) -> Result<T, ApiError>
+where
+    T: Send + 'static,
+    F: FnOnce() -> Result<T, ApiError> + Send + 'static,
+{
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or_else(|_| Err(ApiError::internal()))
 }
 
 fn router(service: Service) -> Router {

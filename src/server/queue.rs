@@ -1,13 +1,13 @@
 //! A bounded queue of two priorities in front of the thread that owns the model.
 
 use std::collections::VecDeque;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, PoisonError};
 
+use super::lock;
 use crate::CancelToken;
 
 /// When a job runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Priority {
     /// Milliseconds of work: a decode.
     Urgent,
@@ -25,6 +25,7 @@ pub struct Job<W> {
 
 /// See the [module](self).
 pub struct Queue<W> {
+    /// A panic inside the short critical sections below leaves the lines whole.
     state: Mutex<State<W>>,
     has_work: Condvar,
     capacity: usize,
@@ -43,7 +44,6 @@ const OVERTAKING: usize = 4;
 
 /// Why a job is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Refused {
     /// As many jobs wait as may wait.
     Full,
@@ -72,7 +72,7 @@ impl<W> Queue<W> {
     /// # Errors
     /// When the line is full even without the jobs that nobody waits for, or the queue is closed.
     pub fn push(&self, priority: Priority, job: Job<W>) -> Result<(), Refused> {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         if state.is_closed {
             return Err(Refused::Closed);
         }
@@ -94,7 +94,7 @@ impl<W> Queue<W> {
 
     /// The next job, urgent ones first, but not always. Waits for one; `None` when the queue is closed and empty.
     pub fn pop(&self) -> Option<Job<W>> {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         loop {
             let is_due = state.urgent.is_empty() || state.overtaken >= OVERTAKING;
             let next = match is_due && !state.patient.is_empty() {
@@ -123,7 +123,7 @@ impl<W> Queue<W> {
 
     /// The next urgent job, if one waits.
     pub fn pop_urgent(&self) -> Option<Job<W>> {
-        let mut state = self.lock();
+        let mut state = lock(&self.state);
         loop {
             let job = state.urgent.pop_front()?;
             if !job.cancel.is_cancelled() {
@@ -134,19 +134,14 @@ impl<W> Queue<W> {
 
     /// Jobs that wait: urgent, patient.
     pub fn len(&self) -> (usize, usize) {
-        let state = self.lock();
+        let state = lock(&self.state);
         (state.urgent.len(), state.patient.len())
     }
 
     /// Takes no more jobs; what waits is still handed out.
     pub fn close(&self) {
-        self.lock().is_closed = true;
+        lock(&self.state).is_closed = true;
         self.has_work.notify_all();
-    }
-
-    /// A panic inside the short critical sections above leaves the lines whole.
-    fn lock(&self) -> MutexGuard<'_, State<W>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -16,8 +16,8 @@ use super::types::limit;
 use crate::output::coco;
 use crate::output::dataset::{Layout, Object, Picture, labelme, yolo};
 use crate::output::masks::{mask_file_name, mask_png};
-use crate::server::Service;
 use crate::server::error::{ApiError, Result};
+use crate::server::{Service, blocking};
 use crate::{Image, Rle, Size};
 
 /// Objects in one zip.
@@ -66,9 +66,7 @@ pub async fn export(
     let limit = service.config.max_upload;
     let request: ExportRequest = service.bodies.read(request, limit).await?.json()?;
     let model = service.engine.model().name().to_string();
-    let pack = move || pack(&picture.image, &model, request);
-    let packed = tokio::task::spawn_blocking(pack).await;
-    let bytes = packed.map_err(|_| ApiError::internal())??;
+    let bytes = blocking(move || pack(&picture.image, &model, request)).await?;
     Ok(([(header::CONTENT_TYPE, "application/zip")], bytes).into_response())
 }
 

@@ -9,10 +9,10 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use crate::Image;
-use crate::server::Service;
 use crate::server::body::Part;
 use crate::server::error::{ApiError, Json, Result};
 use crate::server::images::{ImageId, Picture};
+use crate::server::{Service, blocking};
 
 /// `POST /api/v1/images`: a picture's file, raw or as a form's field `image`. Encoding starts at
 /// once unless the query has `encode=no`.
@@ -103,17 +103,15 @@ pub async fn keep(service: &Service, file: Bytes) -> Result<Arc<Picture>> {
         .await
         .map_err(|_| ApiError::internal())?;
     let images = Arc::clone(&service.images);
-    let work = move || {
+    blocking(move || {
         let id = ImageId::of(&file);
         if let Some(picture) = images.find(id) {
             return Ok(picture);
         }
         check_pixels(&file, max_pixels)?;
         Ok(images.insert(Picture::new(id, Image::decode(&file)?)))
-    };
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| ApiError::internal())?
+    })
+    .await
 }
 
 /// Reads the header alone. What has none is left to the decoder, whose errors say more.

@@ -20,11 +20,11 @@ use crate::output::answer::{Answer, Found};
 use crate::output::{self, OverlayOptions};
 use crate::predict::concept::{self, Exemplar};
 use crate::predict::interactive::{self, Multimask};
-use crate::server::Service;
 use crate::server::body::{self, Part};
 use crate::server::error::{ApiError, Json, Result};
 use crate::server::images::Picture;
 use crate::server::queue::Priority;
+use crate::server::{Service, blocking};
 use crate::{Image, Mask, Model, Point, Rle, Run, VisualPrompt};
 
 /// Bytes of a request with prompts.
@@ -318,10 +318,7 @@ async fn answer(
     timing.total_ms = ms_since(start);
     let model = service.engine.model().name().to_string();
     // PNG files take longer than the model's own work.
-    let render = move || render(model, &picture, objects, &request, timing);
-    tokio::task::spawn_blocking(render)
-        .await
-        .map_err(|_| ApiError::internal())?
+    blocking(move || render(model, &picture, objects, &request, timing)).await
 }
 
 pub(super) fn ms_since(start: Instant) -> f64 {

@@ -12,7 +12,7 @@
 //! was first sent with it, and for no other.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use axum::extract::{Request, State};
@@ -24,11 +24,11 @@ use super::{from_center, from_corner, inside, picture, read};
 use crate::mask::polygon::{Convention, Polygons, Simplify};
 use crate::predict::concept::{self, Exemplar};
 use crate::predict::interactive::Multimask;
-use crate::server::Service;
 use crate::server::api::segment::{Work, run};
 use crate::server::api::types::{MAX_EXEMPLARS, MAX_OBJECTS, MAX_POINTS, MAX_TEXTS, limit};
 use crate::server::error::{ApiError, Json, Result};
 use crate::server::images::{ImageId, Picture};
+use crate::server::{Service, lock};
 use crate::{BoxXyxy, Mask, Point, Rle, Size, VisualPrompt};
 
 /// Names that clients may give to pictures; the rest is forgotten.
@@ -44,15 +44,14 @@ pub struct Names(Mutex<HashMap<String, ImageId>>);
 
 impl Names {
     fn find(&self, name: &str) -> Option<ImageId> {
-        let names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        names.get(name).copied()
+        lock(&self.0).get(name).copied()
     }
 
     /// # Errors
     /// 409 when the name is that of another picture, 422 when it is too long.
     fn bind(&self, name: &str, id: ImageId) -> Result<()> {
         limit("bytes in image_id", name.len(), MAX_NAME)?;
-        let mut names = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut names = lock(&self.0);
         match names.get(name) {
             Some(known) if *known == id => return Ok(()),
             Some(_) => {

@@ -32,12 +32,12 @@ use crate::output::answer::Found;
 use crate::output::brush;
 use crate::predict::concept;
 use crate::predict::interactive::Multimask;
-use crate::server::Service;
 use crate::server::api::images;
 use crate::server::api::segment::{Work, run};
 use crate::server::api::types::{MAX_POINTS, MAX_TEXTS, limit};
 use crate::server::error::{ApiError, Json, Result};
 use crate::server::images::Picture;
+use crate::server::{Service, blocking};
 use crate::{BoxXyxy, Point, Size, VisualPrompt};
 
 /// Tasks in one request.
@@ -186,17 +186,16 @@ async fn picture(service: &Service, config: &Config, task: &Task) -> Result<Arc<
     }
     let source = service.config.task_images.as_ref().ok_or_else(foreign)?;
     let address = source.address(&task.id, image)?;
-    let fetch = source.fetch();
-    let fetched = tokio::task::spawn_blocking(move || fetch(&address)).await;
-    let fetched = fetched.map_err(|_| ApiError::internal())?;
-    let file = fetched.map_err(|problem| {
+    let fetch = Arc::clone(&source.fetch);
+    let unreachable = |problem: String| {
         ApiError::new(
             StatusCode::UNPROCESSABLE_ENTITY,
             "unreachable_image",
             format!("Label Studio did not give the picture: {problem}"),
             "check --label-studio-url and --label-studio-key",
         )
-    })?;
+    };
+    let file = blocking(move || fetch(&address).map_err(unreachable)).await?;
     images::keep(service, Bytes::from(file)).await
 }
 

@@ -17,7 +17,7 @@ pub type Fetch = dyn Fn(&str) -> Result<Vec<u8>, String> + Send + Sync;
 #[derive(Clone)]
 pub struct TaskImages {
     origin: String,
-    fetch: Arc<Fetch>,
+    pub(super) fetch: Arc<Fetch>,
 }
 
 impl TaskImages {
@@ -27,10 +27,6 @@ impl TaskImages {
             origin: origin.trim_end_matches('/').to_string(),
             fetch,
         }
-    }
-
-    pub(super) fn fetch(&self) -> Arc<Fetch> {
-        Arc::clone(&self.fetch)
     }
 
     /// The address of a task's picture.
