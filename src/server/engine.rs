@@ -17,10 +17,8 @@ use crate::{CancelToken, Model, Progress, Run};
 
 /// Runs jobs one after the other, urgent ones first.
 pub struct Engine {
-    queue: Arc<Queue<Worker>>,
-    model: Arc<Model>,
+    worker: Arc<Worker>,
     images: Arc<Images>,
-    figures: Arc<Figures>,
 }
 
 /// What the metrics show.
@@ -42,17 +40,13 @@ pub struct Figures {
 
 /// What a job finds on the engine's thread.
 pub struct Worker {
-    model: Arc<Model>,
-    queue: Arc<Queue<Self>>,
-    figures: Arc<Figures>,
+    /// The model.
+    pub model: Model,
+    queue: Queue<Self>,
+    figures: Figures,
 }
 
 impl Worker {
-    /// The model.
-    pub fn model(&self) -> &Model {
-        &self.model
-    }
-
     /// Runs the decodes that wait: for long work to call between its steps. Those that come
     /// meanwhile wait for the next step, or the long work would not go on.
     pub fn breathe(&self) {
@@ -105,16 +99,18 @@ impl Engine {
     /// # Errors
     /// When the system has no thread left.
     pub fn start(
-        model: Arc<Model>,
+        model: Model,
         images: Arc<Images>,
         capacity: usize,
     ) -> std::io::Result<(Self, JoinHandle<()>)> {
-        let queue = Arc::new(Queue::new(capacity));
-        let figures = Arc::<Figures>::default();
-        let worker = Worker {
-            model: Arc::clone(&model),
-            queue: Arc::clone(&queue),
-            figures: Arc::clone(&figures),
+        let worker = Arc::new(Worker {
+            model,
+            queue: Queue::new(capacity),
+            figures: Figures::default(),
+        });
+        let engine = Self {
+            worker: Arc::clone(&worker),
+            images,
         };
         let work = move || {
             let _pool = worker.model.device().is_cpu().then(join_pool);
@@ -123,34 +119,27 @@ impl Engine {
             }
         };
         let thread = std::thread::Builder::new().name("sam3-engine".into());
-        let thread = thread.spawn(work)?;
-        let engine = Self {
-            queue,
-            model,
-            images,
-            figures,
-        };
-        Ok((engine, thread))
+        Ok((engine, thread.spawn(work)?))
     }
 
     /// The model, for what needs no computation.
     pub fn model(&self) -> &Model {
-        &self.model
+        &self.worker.model
     }
 
     /// Figures for the metrics.
     pub fn figures(&self) -> &Figures {
-        &self.figures
+        &self.worker.figures
     }
 
     /// Jobs that wait: urgent, patient.
     pub fn waiting(&self) -> (usize, usize) {
-        self.queue.len()
+        self.worker.queue.len()
     }
 
     /// Takes no more jobs, finishes those that wait.
     pub fn close(&self) {
-        self.queue.close();
+        self.worker.queue.close();
     }
 
     /// Runs `work` on the engine's thread. A caller that stops waiting cancels it: before it
@@ -167,17 +156,10 @@ impl Engine {
         let _guard = CancelOnDrop(cancel.clone());
         let (done, result) = oneshot::channel();
         let token = cancel.clone();
-        let work = move |worker: &Worker| {
+        self.push(priority, cancel, move |worker| {
             // A receiver that is gone has cancelled.
             let _ = done.send(work(worker, &token));
-        };
-        self.push(
-            priority,
-            Job {
-                work: Box::new(work),
-                cancel,
-            },
-        )?;
+        })?;
         result.await.unwrap_or_else(|_| Err(ApiError::internal()))
     }
 
@@ -223,12 +205,9 @@ impl Engine {
     fn push_encode(&self, picture: &Arc<Picture>) -> Result<Pending> {
         let cancel = CancelToken::default();
         let (done, result) = watch::channel(None);
-        let (picture, images, token) = (
-            Arc::clone(picture),
-            Arc::clone(&self.images),
-            cancel.clone(),
-        );
-        let work = move |worker: &Worker| {
+        let (picture, images) = (Arc::clone(picture), Arc::clone(&self.images));
+        let token = cancel.clone();
+        self.push(Priority::Patient, cancel.clone(), move |worker| {
             let start = Instant::now();
             let mut breathe = |_: Progress| worker.breathe();
             let mut run = Run {
@@ -259,12 +238,7 @@ impl Engine {
             }
             images.shrink(picture.id);
             let _ = done.send(Some(outcome));
-        };
-        let job = Job {
-            work: Box::new(work),
-            cancel: cancel.clone(),
-        };
-        self.push(Priority::Patient, job)?;
+        })?;
         Ok(Pending {
             cancel,
             waiting: 1,
@@ -272,26 +246,28 @@ impl Engine {
         })
     }
 
-    fn push(&self, priority: Priority, job: Job<Worker>) -> Result<()> {
-        self.queue
-            .push(priority, job)
-            .map_err(|refused| match refused {
-                Refused::Full => {
-                    self.figures.refused.fetch_add(1, Ordering::Relaxed);
-                    ApiError::busy(
-                        "the server has as much to do as it can take",
-                        self.backlog(),
-                    )
-                }
-                Refused::Closed => ApiError::shutting_down(),
-            })
+    fn push<F>(&self, priority: Priority, cancel: CancelToken, work: F) -> Result<()>
+    where
+        F: FnOnce(&Worker) + Send + 'static,
+    {
+        let work = Box::new(work);
+        let pushed = self.worker.queue.push(priority, Job { work, cancel });
+        pushed.map_err(|refused| match refused {
+            Refused::Full => {
+                let refused = &self.figures().refused;
+                refused.fetch_add(1, Ordering::Relaxed);
+                let message = "the server has as much to do as it can take";
+                ApiError::busy(message, self.backlog())
+            }
+            Refused::Closed => ApiError::shutting_down(),
+        })
     }
 
     /// Seconds that the waiting jobs take, going by the mean so far.
     fn backlog(&self) -> u64 {
-        let jobs = self.figures.jobs.load(Ordering::Relaxed).max(1);
-        let mean_us = self.figures.job_us.load(Ordering::Relaxed) / jobs;
-        let (urgent, patient) = self.queue.len();
+        let jobs = self.figures().jobs.load(Ordering::Relaxed).max(1);
+        let mean_us = self.figures().job_us.load(Ordering::Relaxed) / jobs;
+        let (urgent, patient) = self.waiting();
         (mean_us * (urgent + patient) as u64 / 1_000_000).clamp(1, 60)
     }
 }

@@ -318,7 +318,7 @@ impl Session {
                 };
                 drop(waiting);
                 let (before, start) = (since.elapsed(), Instant::now());
-                let answer = preview(worker.model(), &embedding, position.xy, position.index);
+                let answer = preview(&worker.model, &embedding, position.xy, position.index);
                 Ok(Some(match answer {
                     Ok(preview) => {
                         let bytes = frame(&position, &preview, start.elapsed(), before);

@@ -110,7 +110,7 @@ impl Default for Config {
 /// A running engine with everything that answers for it.
 pub struct Server {
     service: Service,
-    engine_thread: Option<JoinHandle<()>>,
+    engine_thread: JoinHandle<()>,
     stop: watch::Sender<bool>,
 }
 
@@ -143,7 +143,7 @@ impl Server {
     /// When the system has no thread left.
     pub fn start(model: Model, config: Config) -> std::io::Result<Self> {
         let images = Arc::new(Images::new(config.cache_bytes));
-        let (engine, thread) = Engine::start(Arc::new(model), Arc::clone(&images), config.queue)?;
+        let (engine, thread) = Engine::start(model, Arc::clone(&images), config.queue)?;
         let (stop, stopping) = watch::channel(false);
         let service = Inner {
             engine,
@@ -159,7 +159,7 @@ impl Server {
         };
         Ok(Self {
             service: Arc::new(service),
-            engine_thread: Some(thread),
+            engine_thread: thread,
             stop,
         })
     }
@@ -172,23 +172,20 @@ impl Server {
     /// Answers connections until `shutdown`; then takes no more, finishes what runs within ten
     /// seconds and closes sockets.
     pub async fn serve(
-        mut self,
+        self,
         listener: tokio::net::TcpListener,
         shutdown: impl Future<Output = ()>,
     ) {
-        let service = Arc::clone(&self.service);
         let drain = async {
             shutdown.await;
-            service.is_draining.store(true, Ordering::Relaxed);
+            self.service.is_draining.store(true, Ordering::Relaxed);
             let _ = self.stop.send(true);
         };
         let connections = self.service.config.max_connections;
         listen::serve(listener, self.router(), connections, drain).await;
         self.service.engine.close();
-        if let Some(thread) = self.engine_thread.take() {
-            let ended = tokio::task::spawn_blocking(move || thread.join());
-            let _ = tokio::time::timeout(listen::GRACE, ended).await;
-        }
+        let ended = tokio::task::spawn_blocking(|| self.engine_thread.join());
+        let _ = tokio::time::timeout(listen::GRACE, ended).await;
     }
 }
 
@@ -346,6 +343,10 @@ const POLICY: &str = "default-src 'self'; img-src 'self' blob: data:; connect-sr
 
 fn add_headers(response: &mut Response, origin: Option<HeaderValue>) {
     let headers = response.headers_mut();
+    let readers = match origin.is_some() {
+        true => "cross-origin",
+        false => "same-origin",
+    };
     for (name, value) in [
         ("content-security-policy", POLICY),
         ("x-content-type-options", "nosniff"),
@@ -356,17 +357,10 @@ fn add_headers(response: &mut Response, origin: Option<HeaderValue>) {
             "permissions-policy",
             "geolocation=(), microphone=(), payment=(), usb=()",
         ),
+        ("cross-origin-resource-policy", readers),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
-    let readers = match origin.is_some() {
-        true => "cross-origin",
-        false => "same-origin",
-    };
-    headers.insert(
-        "cross-origin-resource-policy",
-        HeaderValue::from_static(readers),
-    );
     headers
         .entry(header::CACHE_CONTROL)
         .or_insert(HeaderValue::from_static("no-store"));

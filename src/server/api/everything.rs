@@ -131,7 +131,7 @@ async fn run(
                 cancel: Some(cancel.clone()),
                 ..Run::default()
             };
-            let model = worker.model();
+            let model = &worker.model;
             let embedding = model.interactive_embedding(&embedding)?;
             let records = everything::generate_encoded(
                 model.as_interactive()?,

@@ -344,7 +344,7 @@ pub(in crate::server) async fn run(
             cancel: Some(cancel.clone()),
             ..Run::default()
         };
-        let model = worker.model();
+        let model = &worker.model;
         let hits = match work {
             Work::Concept(prompts, options) => {
                 let model = model.as_concept()?;
