@@ -60,6 +60,12 @@ impl ApiError {
         )
     }
 
+    /// 401: a token is missing or wrong.
+    pub fn unauthorized(advice: impl Into<String>) -> Self {
+        let message = "this server asks for a token";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", message, advice)
+    }
+
     /// 429: too much to do.
     pub fn busy(message: impl Into<String>, seconds: u64) -> Self {
         Self {
@@ -147,34 +153,27 @@ impl From<Error> for ApiError {
     /// One status for each class of failure. Messages of failures that are not the client's stay
     /// in the log: they may name paths.
     fn from(error: Error) -> Self {
-        let unprocessable = StatusCode::UNPROCESSABLE_ENTITY;
+        let refused = |code, message: String, advice: &str| {
+            Self::new(StatusCode::UNPROCESSABLE_ENTITY, code, message, advice)
+        };
         match error {
-            Error::InvalidImage(problem) => Self::new(
-                unprocessable,
-                "invalid_image",
-                problem,
-                "send a jpeg, png, webp, bmp, gif, tiff or pnm file as it is",
-            ),
+            Error::InvalidImage(problem) => {
+                let advice = "send a jpeg, png, webp, bmp, gif, tiff or pnm file as it is";
+                refused("invalid_image", problem, advice)
+            }
             Error::InvalidPrompt { reason } => Self::invalid(reason, ""),
-            Error::InvalidArgument(reason) => Self::new(
-                unprocessable,
-                "invalid_argument",
-                reason,
-                "see /openapi.json",
-            ),
-            Error::InvalidMask(problem) => Self::new(
-                unprocessable,
-                "invalid_mask",
-                problem,
-                "give COCO run lengths that fill the picture",
-            ),
+            Error::InvalidArgument(reason) => {
+                refused("invalid_argument", reason, "see /openapi.json")
+            }
+            Error::InvalidMask(problem) => {
+                let advice = "give COCO run lengths that fill the picture";
+                refused("invalid_mask", problem, advice)
+            }
             Error::Cancelled => Self::cancelled(),
-            Error::Unsupported { what, instead } => Self::new(
-                unprocessable,
-                "unsupported",
-                format!("{what} is not supported"),
-                instead,
-            ),
+            Error::Unsupported { what, instead } => {
+                let message = format!("{what} is not supported");
+                refused("unsupported", message, &instead)
+            }
             error => {
                 tracing::error!("{error}");
                 Self::internal()

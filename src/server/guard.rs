@@ -14,6 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
+use super::body::text_of;
 use super::error::ApiError;
 
 /// See the [module](self).
@@ -156,19 +157,12 @@ impl Guard {
     /// # Errors
     /// 401 without a token and with a wrong one.
     pub fn check_token(&self, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
-        if self.token.is_none()
-            || tokens(uri, headers)
-                .iter()
-                .any(|token| self.is_token(token))
-        {
+        let mut tokens = tokens(uri, headers).into_iter();
+        if self.token.is_none() || tokens.any(|token| self.is_token(&token)) {
             return Ok(());
         }
-        Err(ApiError::new(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized",
-            "this server asks for a token",
-            "send it as `Authorization: Bearer TOKEN`",
-        ))
+        let advice = "send it as `Authorization: Bearer TOKEN`";
+        Err(ApiError::unauthorized(advice))
     }
 
     /// Whether `token` is the one.
@@ -198,8 +192,8 @@ fn host_name(host: &str) -> Option<&str> {
 
 fn tokens(uri: &Uri, headers: &HeaderMap) -> Vec<String> {
     let mut tokens = vec![];
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    if let Some((scheme, credentials)) = text("authorization").and_then(|v| v.split_once(' ')) {
+    let authorization = text_of(headers, header::AUTHORIZATION);
+    if let Some((scheme, credentials)) = authorization.and_then(|value| value.split_once(' ')) {
         let credentials = credentials.trim();
         if scheme.eq_ignore_ascii_case("bearer") {
             tokens.push(credentials.to_string());
@@ -211,13 +205,10 @@ fn tokens(uri: &Uri, headers: &HeaderMap) -> Vec<String> {
             tokens.extend([user.to_string(), password.to_string()]);
         }
     }
-    tokens.extend(text("token").map(str::to_string));
+    tokens.extend(text_of(headers, "token").map(str::to_string));
     let pairs = uri.query().unwrap_or_default().split('&');
-    tokens.extend(
-        pairs
-            .filter_map(|pair| pair.strip_prefix("api_key="))
-            .map(str::to_string),
-    );
+    let keys = pairs.filter_map(|pair| pair.strip_prefix("api_key="));
+    tokens.extend(keys.map(str::to_string));
     tokens
 }
 

@@ -22,7 +22,8 @@
 //!
 //! Failures are the text `{"error": {"code", "message", "advice"}, "seq"?}`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use axum::extract::State;
@@ -31,15 +32,14 @@ use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
-use std::sync::atomic::Ordering;
-use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
-use super::Service;
 use super::body;
 use super::error::{ApiError, Result};
 use super::images::Picture;
 use super::preview::{Preview, preview};
 use super::queue::Priority;
+use super::{Service, lock};
 
 /// Bytes of a message: a token and an id are the most there is.
 const MAX_MESSAGE: usize = 4 << 10;
@@ -151,9 +151,11 @@ struct Session {
     waiting: Arc<Mutex<Option<(Position, Instant)>>>,
     /// Whether a job is under way that will look at `waiting`.
     is_working: bool,
+    /// Work that is under way, dropped when the socket closes.
+    tasks: JoinSet<Event>,
 }
 
-/// What finished while the socket was being watched.
+/// What a task finished while the socket was being watched.
 enum Event {
     /// A position was worked on, and what to send for it.
     Decoded(Option<Message>),
@@ -170,36 +172,28 @@ impl Session {
             picture: None,
             waiting: Arc::default(),
             is_working: false,
+            tasks: JoinSet::new(),
         }
     }
 
     async fn run(mut self, mut socket: WebSocket) {
-        let (events, mut finished) = mpsc::unbounded_channel();
         let mut stopping = self.service.stopping.clone();
-        // Work that is under way when the socket closes is dropped with this set.
-        let mut tasks = tokio::task::JoinSet::new();
         let mut heard = Instant::now();
         let mut ping = tokio::time::interval(PING);
         let opened = Instant::now();
         loop {
             let first = tokio::time::sleep(FIRST.saturating_sub(opened.elapsed()));
-            let replies = tokio::select! {
+            let reply = tokio::select! {
                 message = socket.recv() => {
                     heard = Instant::now();
-                    let message = match message {
-                        Some(Ok(message)) => message,
-                        Some(Err(_)) | None => return,
-                    };
-                    match self.handle(message, &events, &mut tasks) {
-                        Ok(reply) => reply.into_iter().collect(),
-                        Err(error) => vec![failure(&error, None)],
-                    }
+                    let Some(Ok(message)) = message else { return };
+                    self.handle(message).unwrap_or_else(|error| Some(failure(&error, None)))
                 }
-                Some(event) = finished.recv() => self.finish(event, &events, &mut tasks),
-                Some(_) = tasks.join_next() => vec![],
+                // A task that panicked has nothing to tell.
+                Some(done) = self.tasks.join_next() => done.ok().and_then(|event| self.finish(event)),
                 _ = ping.tick() => match heard.elapsed() > SILENCE {
                     true => return,
-                    false => vec![Message::Ping(Default::default())],
+                    false => Some(Message::Ping(Default::default())),
                 },
                 () = first, if !self.is_known => return,
                 _ = stopping.changed() => {
@@ -208,7 +202,7 @@ impl Session {
                     return;
                 }
             };
-            for reply in replies {
+            if let Some(reply) = reply {
                 // A client that does not read must not keep its slot.
                 let sent = tokio::time::timeout(FIRST, socket.send(reply)).await;
                 if !matches!(sent, Ok(Ok(()))) {
@@ -218,22 +212,15 @@ impl Session {
         }
     }
 
-    fn handle(
-        &mut self,
-        message: Message,
-        events: &mpsc::UnboundedSender<Event>,
-        tasks: &mut tokio::task::JoinSet<()>,
-    ) -> Result<Option<Message>> {
+    fn handle(&mut self, message: Message) -> Result<Option<Message>> {
         match message {
-            Message::Text(text) => self.hello(&text, events, tasks),
+            Message::Text(text) => self.hello(&text),
+            Message::Binary(_) if !self.is_known => Err(unauthorized()),
             Message::Binary(bytes) => {
-                if !self.is_known {
-                    return Err(unauthorized());
-                }
                 let position = Position::read(&bytes)?;
                 if position.tag == self.tag {
                     self.place(position);
-                    self.work(events, tasks);
+                    self.work();
                 }
                 Ok(None)
             }
@@ -241,12 +228,7 @@ impl Session {
         }
     }
 
-    fn hello(
-        &mut self,
-        text: &str,
-        events: &mpsc::UnboundedSender<Event>,
-        tasks: &mut tokio::task::JoinSet<()>,
-    ) -> Result<Option<Message>> {
+    fn hello(&mut self, text: &str) -> Result<Option<Message>> {
         let hello: Hello = body::object(text.as_bytes())
             .map_err(|error| ApiError::bad_request(error.to_string(), "send {\"image\": ID}"))?;
         if let Some(token) = &hello.token {
@@ -261,12 +243,12 @@ impl Session {
         let picture = self.service.images.get(id.parse()?)?;
         self.service.engine.model().as_interactive()?;
         self.tag = self.tag.wrapping_add(1);
-        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        let (tag, service, events) = (self.tag, Arc::clone(&self.service), events.clone());
+        *lock(&self.waiting) = None;
+        let (tag, service) = (self.tag, Arc::clone(&self.service));
         let wanted = Arc::clone(&picture);
-        tasks.spawn(async move {
-            let encoded = service.engine.encode(&wanted).await.map(|_| ());
-            let _ = events.send(Event::Encoded(tag, encoded));
+        self.tasks.spawn(async move {
+            let encoded = service.engine.encode(&wanted).await;
+            Event::Encoded(tag, encoded.map(drop))
         });
         let size = picture.size();
         self.picture = Some(picture);
@@ -277,8 +259,8 @@ impl Session {
 
     /// Replaces the position that waits.
     fn place(&self, position: Position) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.replace((position, Instant::now())).is_some() {
+        let replaced = lock(&self.waiting).replace((position, Instant::now()));
+        if replaced.is_some() {
             self.service
                 .metrics
                 .hovers_replaced
@@ -287,36 +269,21 @@ impl Session {
     }
 
     /// Starts a job for the position that waits when it runs, unless one is under way.
-    fn work(
-        &mut self,
-        events: &mpsc::UnboundedSender<Event>,
-        tasks: &mut tokio::task::JoinSet<()>,
-    ) {
-        let Some(embedding) = self
-            .picture
-            .as_ref()
-            .and_then(|picture| picture.embedding())
-        else {
+    fn work(&mut self) {
+        let picture = self.picture.as_ref();
+        let Some(embedding) = picture.and_then(|picture| picture.embedding()) else {
             return; // `Event::Encoded` comes
         };
-        let is_idle = self
-            .waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_none();
-        if self.is_working || is_idle {
+        if self.is_working || lock(&self.waiting).is_none() {
             return;
         }
         self.is_working = true;
-        let (service, events) = (Arc::clone(&self.service), events.clone());
-        let waiting = Arc::clone(&self.waiting);
-        tasks.spawn(async move {
+        let (service, waiting) = (Arc::clone(&self.service), Arc::clone(&self.waiting));
+        self.tasks.spawn(async move {
             let decode = service.engine.run(Priority::Urgent, move |worker, _| {
-                let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                let Some((position, since)) = waiting.take() else {
+                let Some((position, since)) = lock(&waiting).take() else {
                     return Ok(None);
                 };
-                drop(waiting);
                 let (before, start) = (since.elapsed(), Instant::now());
                 let answer = preview(&worker.model, &embedding, position.xy, position.index);
                 Ok(Some(match answer {
@@ -327,21 +294,13 @@ impl Session {
                     Err(error) => failure(&error.into(), Some(position.seq)),
                 }))
             });
-            let message = match decode.await {
-                Ok(message) => message,
-                Err(error) => Some(failure(&error, None)),
-            };
+            let message = decode.await;
             service.metrics.hovers.fetch_add(1, Ordering::Relaxed);
-            let _ = events.send(Event::Decoded(message));
+            Event::Decoded(message.unwrap_or_else(|error| Some(failure(&error, None))))
         });
     }
 
-    fn finish(
-        &mut self,
-        event: Event,
-        events: &mpsc::UnboundedSender<Event>,
-        tasks: &mut tokio::task::JoinSet<()>,
-    ) -> Vec<Message> {
+    fn finish(&mut self, event: Event) -> Option<Message> {
         let reply = match event {
             Event::Decoded(message) => {
                 self.is_working = false;
@@ -351,18 +310,13 @@ impl Session {
             Event::Encoded(tag, Ok(())) => Some(text_message(&json!({"ready": tag}))),
             Event::Encoded(_, Err(error)) => Some(failure(&error, None)),
         };
-        self.work(events, tasks);
-        reply.into_iter().collect()
+        self.work();
+        reply
     }
 }
 
 fn unauthorized() -> ApiError {
-    ApiError::new(
-        axum::http::StatusCode::UNAUTHORIZED,
-        "unauthorized",
-        "this server asks for a token",
-        "send {\"token\": TOKEN} first",
-    )
+    ApiError::unauthorized("send {\"token\": TOKEN} first")
 }
 
 fn text_message(value: &serde_json::Value) -> Message {
