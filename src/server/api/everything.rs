@@ -143,14 +143,9 @@ async fn run(
             Ok((records, ms_since(start)))
         });
     let (records, decode_ms) = found.await?;
-    let size = picture.size();
     Ok(SegmentAnswer {
         model: service.engine.model().name().to_string(),
-        image: ImageOut {
-            id: picture.id.to_string(),
-            width: size.width,
-            height: size.height,
-        },
+        image: ImageOut::new(&picture),
         objects: records.into_iter().map(object).collect(),
         presence: vec![],
         timing: Timing {

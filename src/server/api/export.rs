@@ -12,7 +12,7 @@ use zip::CompressionMethod;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
 use super::segment::cutout_png;
-use super::types::limit;
+use super::types::{check_mask, limit};
 use crate::output::coco;
 use crate::output::dataset::{Layout, Object, Picture, labelme, yolo};
 use crate::output::masks::{mask_file_name, mask_png};
@@ -111,15 +111,7 @@ fn read(size: Size, request: &ExportRequest) -> Result<(Layout, Picture)> {
     let mut classes: Vec<String> = vec![];
     let mut objects = vec![];
     for ObjectIn { label, score, mask } in &request.objects {
-        if mask.size != [size.height, size.width] {
-            return Err(ApiError::invalid(
-                format!(
-                    "a mask of [height, width] {:?} for a picture of {size}",
-                    mask.size
-                ),
-                "give masks of the picture's size",
-            ));
-        }
+        check_mask(mask, size)?;
         limit("bytes in a label", label.len(), MAX_NAME * 4)?;
         let label = match label.trim() {
             "" => UNNAMED,

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 
 use super::images;
 use super::types::{
-    ImageOut, MAX_EXEMPLARS, MAX_OBJECTS, MAX_POINTS, ObjectIn, ObjectOut, Output, SegmentAnswer,
-    SegmentRequest, Texts, Timing, decode_logits, encode_logits, limit,
+    ExemplarIn, ImageOut, MAX_EXEMPLARS, MAX_OBJECTS, MAX_POINTS, ObjectIn, ObjectOut, Output,
+    SegmentAnswer, SegmentRequest, Texts, Timing, check_mask, decode_logits, encode_logits, limit,
 };
 use crate::mask::polygon::{Convention, Polygons, Simplify};
 use crate::output::answer::{Answer, Found};
@@ -69,26 +69,17 @@ fn read_form(fields: &[Part]) -> Result<SegmentRequest> {
                     .map_err(|error| ApiError::invalid(format!("field prompt: {error}"), ""))?;
             }
             "text" => request.text = Some(Texts::One(text.to_string())),
-            "exemplar" => match numbers(text).as_deref() {
-                Some(&[x0, y0, x1, y1]) => request.exemplars.push(exemplar([x0, y0, x1, y1], true)),
-                Some(&[x0, y0, x1, y1, sign]) if sign == 0. || sign == 1. => {
-                    request
-                        .exemplars
-                        .push(exemplar([x0, y0, x1, y1], sign == 1.));
-                }
-                _ => return Err(wrong("x0,y0,x1,y1 or x0,y0,x1,y1,0")),
-            },
-            "point" => match numbers(text).as_deref() {
-                Some(&[x, y]) => {
-                    object.points.push([x, y]);
-                    labels.push(1);
-                }
-                Some(&[x, y, label]) if label == 0. || label == 1. => {
-                    object.points.push([x, y]);
-                    labels.push(label as u8);
-                }
-                _ => return Err(wrong("x,y or x,y,0")),
-            },
+            "exemplar" => {
+                let read = signed::<4>(text);
+                let (bbox, positive) = read.ok_or_else(|| wrong("x0,y0,x1,y1 or x0,y0,x1,y1,0"))?;
+                let bbox = bbox.into();
+                request.exemplars.push(ExemplarIn { bbox, positive });
+            }
+            "point" => {
+                let (xy, on_object) = signed(text).ok_or_else(|| wrong("x,y or x,y,0"))?;
+                object.points.push(xy);
+                labels.push(on_object.into());
+            }
             "box" => match numbers(text).as_deref() {
                 Some(&[x0, y0, x1, y1]) => object.bbox = Some([x0, y0, x1, y1].into()),
                 _ => return Err(wrong("x0,y0,x1,y1")),
@@ -111,10 +102,13 @@ fn read_form(fields: &[Part]) -> Result<SegmentRequest> {
     Ok(request)
 }
 
-fn exemplar(bbox: [f32; 4], positive: bool) -> super::types::ExemplarIn {
-    super::types::ExemplarIn {
-        bbox: bbox.into(),
-        positive,
+/// Numbers, and behind them 0 for what is not meant; 1 and nothing are for what is.
+fn signed<const N: usize>(text: &str) -> Option<([f32; N], bool)> {
+    let numbers = numbers(text)?;
+    match numbers.split_first_chunk()? {
+        (first, []) => Some((*first, true)),
+        (first, [sign]) if [0., 1.].contains(sign) => Some((*first, *sign == 1.)),
+        _ => None,
     }
 }
 
@@ -153,27 +147,10 @@ impl Work {
 
     fn concept(model: &Model, picture: &Picture, request: &SegmentRequest) -> Result<Self> {
         limit("exemplars", request.exemplars.len(), MAX_EXEMPLARS)?;
-        let exemplars: Vec<Exemplar> = request
-            .exemplars
-            .iter()
-            .map(|exemplar| Exemplar {
-                bbox: exemplar.bbox,
-                positive: exemplar.positive,
-            })
-            .collect();
-        let prompt = |text| concept::Prompt {
-            text,
-            exemplars: exemplars.clone(),
-            threshold: None,
-        };
-        let prompts = match &request.text {
-            None => vec![prompt(None)],
-            Some(texts) => texts
-                .phrases()?
-                .into_iter()
-                .map(|text| prompt(Some(text)))
-                .collect(),
-        };
+        let exemplar = |&ExemplarIn { bbox, positive }: &ExemplarIn| Exemplar { bbox, positive };
+        let exemplars = request.exemplars.iter().map(exemplar).collect();
+        let phrases = request.text.as_ref().map(Texts::phrases).transpose()?;
+        let prompts = concept_prompts(phrases, exemplars);
         let defaults = concept::Options::default();
         let options = concept::Options {
             threshold: request.threshold.unwrap_or(defaults.threshold),
@@ -234,6 +211,21 @@ impl Work {
     }
 }
 
+/// A prompt for each phrase, or one without words, each with all exemplars.
+pub(in crate::server) fn concept_prompts(
+    phrases: Option<Vec<String>>,
+    exemplars: Vec<Exemplar>,
+) -> Vec<concept::Prompt> {
+    let prompt = |text: String| concept::Prompt {
+        exemplars: exemplars.clone(),
+        ..concept::Prompt::text(text)
+    };
+    match phrases {
+        Some(phrases) => phrases.into_iter().map(prompt).collect(),
+        None => vec![concept::Prompt::exemplars(exemplars)],
+    }
+}
+
 fn visual_prompt(model: &Model, picture: &Picture, object: &ObjectIn) -> Result<VisualPrompt> {
     limit("points", object.points.len(), MAX_POINTS)?;
     Ok(VisualPrompt {
@@ -280,15 +272,7 @@ fn mask_logits(model: &Model, picture: &Picture, object: &ObjectIn) -> Result<Op
         }
         (Some(rle), None) => {
             let size = picture.size();
-            if rle.size != [size.height, size.width] {
-                return Err(ApiError::invalid(
-                    format!(
-                        "a mask of [height, width] {:?} for a picture of {size}",
-                        rle.size
-                    ),
-                    "give masks of the picture's size",
-                ));
-            }
+            check_mask(rle, size)?;
             let mask = rle.decode()?;
             Ok(Some(interactive::from_drawn(interactive, size, &mask)?))
         }
@@ -448,14 +432,9 @@ fn render(
             },
         })
     };
-    let size = picture.size();
     let answer = SegmentAnswer {
         model,
-        image: ImageOut {
-            id: picture.id.to_string(),
-            width: size.width,
-            height: size.height,
-        },
+        image: ImageOut::new(picture),
         objects: hits.into_iter().map(out).collect::<Result<_, _>>()?,
         presence,
         timing,

@@ -6,8 +6,9 @@ use half::f16;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-use crate::mask::{BoxXyxy, Rle};
 use crate::server::error::{ApiError, Result};
+use crate::server::images::Picture;
+use crate::{BoxXyxy, Rle, Size};
 
 /// Texts in one request.
 pub const MAX_TEXTS: usize = 16;
@@ -83,14 +84,13 @@ impl Texts {
     /// # Errors
     /// 422 for no phrase, too many and too long ones.
     pub fn phrases(&self) -> Result<Vec<String>> {
-        let phrases: Vec<String> = match self {
-            Self::One(text) => text.split(',').map(str::trim).map(str::to_string).collect(),
-            Self::Many(texts) => texts.iter().map(|text| text.trim().to_string()).collect(),
+        let texts: Vec<&str> = match self {
+            Self::One(text) => text.split(',').collect(),
+            Self::Many(texts) => texts.iter().map(String::as_str).collect(),
         };
-        let phrases: Vec<String> = phrases
-            .into_iter()
-            .filter(|text| !text.is_empty())
-            .collect();
+        let phrases = texts.into_iter().map(str::trim);
+        let phrases = phrases.filter(|text| !text.is_empty());
+        let phrases: Vec<String> = phrases.map(str::to_string).collect();
         if phrases.is_empty() {
             return Err(ApiError::invalid(
                 "the text is empty",
@@ -113,6 +113,21 @@ pub fn limit(what: &str, count: usize, max: usize) -> Result<()> {
         false => Err(ApiError::invalid(
             format!("{count} {what}; at most {max} are taken"),
             "send several requests",
+        )),
+    }
+}
+
+/// # Errors
+/// 422 if the mask is not of the picture's size.
+pub fn check_mask(mask: &Rle, picture: Size) -> Result<()> {
+    match mask.size == [picture.height, picture.width] {
+        true => Ok(()),
+        false => Err(ApiError::invalid(
+            format!(
+                "a mask of [height, width] {:?} for a picture of {picture}",
+                mask.size
+            ),
+            "give masks of the picture's size",
         )),
     }
 }
@@ -203,6 +218,15 @@ pub struct ImageOut {
     pub height: usize,
 }
 
+impl ImageOut {
+    /// Of a picture that is kept.
+    pub fn new(picture: &Picture) -> Self {
+        let Size { width, height } = picture.size();
+        let id = picture.id.to_string();
+        Self { id, width, height }
+    }
+}
+
 /// One found object.
 #[derive(Debug, Serialize)]
 pub struct ObjectOut {
@@ -251,18 +275,12 @@ pub fn encode_logits(logits: &[f32]) -> String {
 /// 422 for what [`encode_logits`] did not write.
 pub fn decode_logits(text: &str) -> Result<Vec<f32>> {
     let bytes = STANDARD.decode(text).ok();
-    let values = bytes
-        .as_ref()
-        .and_then(|bytes| match bytes.as_chunks::<2>() {
-            (values, []) => Some(values),
-            _ => None,
-        });
-    match values {
-        Some(values) => Ok(values
+    match bytes.as_ref().map(|bytes| bytes.as_chunks()) {
+        Some((values, [])) => Ok(values
             .iter()
             .map(|v| f16::from_le_bytes(*v).to_f32())
             .collect()),
-        None => Err(ApiError::invalid(
+        _ => Err(ApiError::invalid(
             "`logits` is not the base64 of 16-bit numbers",
             "hand back what an earlier answer had",
         )),

@@ -20,7 +20,7 @@ use crate::output::answer::Found;
 use crate::predict::concept::{self, Exemplar};
 use crate::predict::interactive::Multimask;
 use crate::server::Service;
-use crate::server::api::segment::{Hit, Work, run};
+use crate::server::api::segment::{Hit, Work, concept_prompts, run};
 use crate::server::api::types::{MAX_EXEMPLARS, MAX_POINTS, Texts, limit};
 use crate::server::error::{ApiError, Json, Result};
 use crate::{BoxXyxy, Model, Point, VisualPrompt};
@@ -32,50 +32,43 @@ const UNNAMED: &str = "AUTOLABEL_OBJECT";
 /// How far outlines are simplified when the client does not say.
 const EPSILON: f64 = 0.001;
 
-fn widgets(list: &[(&str, Value)]) -> Value {
-    list.iter()
-        .map(|(name, value)| json!({"name": name, "value": value}))
-        .collect()
-}
-
 fn description(id: &str) -> Value {
-    let null = Value::Null;
-    let fineness = [
-        ("mask_fineness_slider", json!(10)),
-        ("mask_fineness_value_label", Value::Null),
-    ];
-    let (name, mode, own) = match id {
+    let (name, mode, mut widgets) = match id {
         CLICKS => (
             "SAM 3 clicks (candle-sam3)",
             "default",
-            vec![
-                ("button_add_point", null.clone()),
-                ("button_remove_point", null.clone()),
-                ("button_add_rect", null.clone()),
-                ("button_clear", null.clone()),
-                ("button_finish_object", null),
-            ],
+            json!({
+                "button_add_point": null,
+                "button_remove_point": null,
+                "button_add_rect": null,
+                "button_clear": null,
+                "button_finish_object": null,
+            }),
         ),
         _ => (
             "SAM 3 text and exemplars (candle-sam3)",
             "text_prompt",
-            vec![
-                ("edit_text", null.clone()),
-                ("button_send", null.clone()),
-                ("add_pos_rect", null.clone()),
-                ("add_neg_rect", null.clone()),
-                ("button_run_rect", null.clone()),
-                ("button_clear", null.clone()),
-                ("button_finish_object", null.clone()),
-                ("input_conf", null),
-                ("edit_conf", json!(0.25)),
-                ("toggle_preserve_existing_annotations", json!(false)),
-            ],
+            json!({
+                "edit_text": null,
+                "button_send": null,
+                "add_pos_rect": null,
+                "add_neg_rect": null,
+                "button_run_rect": null,
+                "button_clear": null,
+                "button_finish_object": null,
+                "input_conf": null,
+                "edit_conf": 0.25,
+                "toggle_preserve_existing_annotations": false,
+            }),
         ),
     };
+    widgets["mask_fineness_slider"] = json!(10);
+    widgets["mask_fineness_value_label"] = Value::Null;
+    let widgets = widgets.as_object().into_iter().flatten();
+    let widgets = widgets.map(|(name, value)| json!({"name": name, "value": value}));
     json!({
         "display_name": name,
-        "widgets": widgets(&[own, fineness.to_vec()].concat()),
+        "widgets": widgets.collect::<Value>(),
         "params": {},
         "capabilities": {},
         "batch_processing_mode": mode,
@@ -265,13 +258,8 @@ fn concepts(params: &Params, marks: &[Mark]) -> Result<Vec<concept::Prompt>> {
     });
     let exemplars: Vec<Exemplar> = exemplars.collect::<Result<_>>()?;
     let text = params.text_prompt.as_deref().unwrap_or_default();
-    let prompt = |text| concept::Prompt {
-        text,
-        exemplars: exemplars.clone(),
-        threshold: None,
-    };
     if text.trim().is_empty() {
-        return Ok(vec![prompt(None)]);
+        return Ok(concept_prompts(None, exemplars));
     }
     // The client takes full stops for commas where there are none.
     let text = match text.contains(',') {
@@ -281,7 +269,7 @@ fn concepts(params: &Params, marks: &[Mark]) -> Result<Vec<concept::Prompt>> {
     let mut phrases = Texts::One(text).phrases()?;
     let mut seen = std::collections::HashSet::new();
     phrases.retain(|phrase| seen.insert(phrase.clone()));
-    Ok(phrases.into_iter().map(|text| prompt(Some(text))).collect())
+    Ok(concept_prompts(Some(phrases), exemplars))
 }
 
 /// One closed polygon for each part, joined by a group where there are several.
