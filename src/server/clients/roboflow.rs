@@ -17,11 +17,12 @@ use std::time::Instant;
 
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{from_center, from_corner, inside, picture, read};
 use crate::mask::polygon::{Convention, Polygons, Simplify};
+use crate::output::answer::Found;
 use crate::predict::concept::{self, Exemplar};
 use crate::predict::interactive::Multimask;
 use crate::server::api::segment::{Work, run};
@@ -83,7 +84,7 @@ struct ImageIn {
 struct ConceptRequest {
     image: ImageIn,
     image_id: Option<String>,
-    #[serde(default = "polygon")]
+    #[serde(default)]
     format: Format,
     output_prob_thresh: Option<f32>,
     nms_iou_threshold: Option<f32>,
@@ -123,40 +124,23 @@ enum Sign {
     Truth(bool),
 }
 
-#[derive(Clone, Copy, PartialEq, Deserialize)]
+#[derive(Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Format {
+    #[default]
     Polygon,
     /// The same.
     Json,
     Rle,
 }
 
-fn polygon() -> Format {
-    Format::Polygon
-}
-
-#[derive(Serialize)]
-struct Prediction {
-    format: &'static str,
-    confidence: f32,
-    masks: Value,
-}
-
 impl Format {
-    fn prediction(self, mask: &Mask, confidence: f32) -> Prediction {
-        match self {
-            Self::Polygon | Self::Json => Prediction {
-                format: "polygon",
-                confidence,
-                masks: json!(outlines(mask)),
-            },
-            Self::Rle => Prediction {
-                format: "rle",
-                confidence,
-                masks: json!(Rle::encode(mask)),
-            },
-        }
+    fn prediction(self, found: &Found) -> Value {
+        let (name, masks) = match self {
+            Self::Polygon | Self::Json => ("polygon", json!(outlines(&found.mask))),
+            Self::Rle => ("rle", json!(Rle::encode(&found.mask))),
+        };
+        json!({"format": name, "confidence": found.score, "masks": masks})
     }
 }
 
@@ -193,12 +177,8 @@ pub async fn concept_segment(
     let work = Work::concepts(service.engine.model(), &picture, prompts.clone(), options)?;
     let ((hits, _), _) = run(&service, &picture, work).await?;
     let results = prompts.iter().enumerate().map(|(index, prompt)| {
-        let of_prompt = hits
-            .iter()
-            .filter(|hit| hit.prompt == index)
-            .map(|hit| &hit.found);
-        let predictions =
-            of_prompt.map(|found| request.format.prediction(&found.mask, found.score));
+        let of_prompt = hits.iter().filter(|hit| hit.prompt == index);
+        let predictions = of_prompt.map(|hit| request.format.prediction(&hit.found));
         json!({
             "prompt_index": index,
             "echo": {
@@ -207,10 +187,10 @@ pub async fn concept_segment(
                 "text": prompt.text,
                 "num_boxes": prompt.exemplars.len(),
             },
-            "predictions": predictions.collect::<Vec<_>>(),
+            "predictions": predictions.collect::<Value>(),
         })
     });
-    let results: Vec<Value> = results.collect();
+    let results: Value = results.collect();
     Ok(Json(
         json!({"time": start.elapsed().as_secs_f64(), "prompt_results": results}),
     ))
@@ -291,7 +271,7 @@ struct VisualRequest {
     image: ImageIn,
     image_id: Option<String>,
     prompts: Option<PromptsIn>,
-    #[serde(default = "polygon")]
+    #[serde(default)]
     format: Format,
     multimask_output: Option<bool>,
 }
@@ -352,9 +332,8 @@ pub async fn visual_segment(
     };
     let work = Work::pointed(service.engine.model(), &picture, prompts, multimask, false)?;
     let ((hits, _), _) = run(&service, &picture, work).await?;
-    let found = hits.iter().map(|hit| &hit.found);
-    let predictions = found.map(|found| request.format.prediction(&found.mask, found.score));
-    let predictions: Vec<Prediction> = predictions.collect();
+    let predictions = hits.iter().map(|hit| request.format.prediction(&hit.found));
+    let predictions: Value = predictions.collect();
     Ok(Json(
         json!({"time": start.elapsed().as_secs_f64(), "predictions": predictions}),
     ))

@@ -23,27 +23,27 @@ pub(super) struct Config {
     pub labels: Vec<String>,
 }
 
-static TAG: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r#"<(/?)(\w+)((?:\s+[\w:.-]+\s*=\s*(?:"[^"]*"|'[^']*'))*)"#).ok());
-static ATTRIBUTE: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r#"([\w:.-]+)\s*=\s*(?:"([^"]*)"|'([^']*)')"#).ok());
+static TAG: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r#"<(/?)(\w+)((?:\s+[\w:.-]+\s*=\s*(?:"[^"]*"|'[^']*'))*)"#)
+        .expect("the pattern is constant and tested")
+});
+static ATTRIBUTE: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r#"([\w:.-]+)\s*=\s*(?:"([^"]*)"|'([^']*)')"#)
+        .expect("the pattern is constant and tested")
+});
 
 impl Config {
     pub fn read(text: &str) -> Result<Self> {
         limit("bytes of label_config", text.len(), MAX_CONFIG)?;
-        let (Some(tag), Some(attribute)) = (&*TAG, &*ATTRIBUTE) else {
-            return Err(ApiError::internal());
-        };
         let attributes = |text: &str, name: &str| {
-            let found = attribute
-                .captures_iter(text)
-                .find(|pair| &pair[1] == name)?;
+            let mut pairs = ATTRIBUTE.captures_iter(text);
+            let found = pairs.find(|pair| &pair[1] == name)?;
             let value = found.get(2).or(found.get(3))?;
             Some(unescape(value.as_str()))
         };
         let mut value = None;
         let mut controls: Vec<Self> = vec![];
-        for found in tag.captures_iter(text).filter(|found| found[1].is_empty()) {
+        for found in TAG.captures_iter(text).filter(|found| found[1].is_empty()) {
             let (name, rest) = (&found[2], &found[3]);
             match name {
                 "Image" if value.is_none() => {

@@ -165,10 +165,7 @@ async fn answer(
     let mut list: Vec<Value> = vec![];
     for (index, hit) in hits.iter().enumerate() {
         // As many labels as prompts.
-        let label = labels
-            .get(hit.prompt)
-            .map(String::as_str)
-            .unwrap_or_default();
+        let label = labels.get(hit.prompt).map_or("", String::as_str);
         list.extend(items(config, &hit.found, index, label, declared));
     }
     Ok(json!({"result": list, "score": score, "model_version": version(service)}))
@@ -204,13 +201,8 @@ fn clicks(regions: &[Region], size: Size) -> Result<VisualPrompt> {
     let (width, height) = (size.width as f32 / 100., size.height as f32 / 100.);
     let mut prompt = VisualPrompt::default();
     for region in regions {
-        let RegionValue {
-            x,
-            y,
-            width: w,
-            height: h,
-            ..
-        } = region.value;
+        let value = &region.value;
+        let (x, y) = (value.x, value.y);
         match region.r#type.as_str() {
             "keypointlabels" | "keypoint" => {
                 // Only smart tools say so; what says nothing is on the object.
@@ -222,7 +214,7 @@ fn clicks(regions: &[Region], size: Size) -> Result<VisualPrompt> {
                 });
             }
             "rectanglelabels" | "rectangle" => {
-                let (w, h) = (w.unwrap_or(0.), h.unwrap_or(0.));
+                let (w, h) = (value.width.unwrap_or(0.), value.height.unwrap_or(0.));
                 let edges = [x * width, y * height, (x + w) * width, (y + h) * height];
                 prompt.bbox = Some(BoxXyxy::from(edges));
             }
@@ -235,21 +227,11 @@ fn clicks(regions: &[Region], size: Size) -> Result<VisualPrompt> {
 
 fn label(regions: &[Region], config: &Config) -> String {
     let named = regions.iter().find_map(|region| {
-        let RegionValue {
-            keypointlabels,
-            rectanglelabels,
-            labels,
-            ..
-        } = &region.value;
-        let lists = [keypointlabels, rectanglelabels, labels];
-        lists
-            .into_iter()
-            .flatten()
-            .find_map(|labels| labels.first().cloned())
+        let value = &region.value;
+        let lists = value.keypointlabels.iter().chain(&value.rectanglelabels);
+        lists.chain(&value.labels).flatten().next()
     });
-    named
-        .or_else(|| config.labels.first().cloned())
-        .unwrap_or_default()
+    named.or(config.labels.first()).cloned().unwrap_or_default()
 }
 
 /// The object in the form of the project's control; a polygon for each part.
