@@ -4,7 +4,7 @@
 //! Follows `CGF1Evaluator`,
 //! <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/eval/cgf1_eval.py>.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -103,7 +103,7 @@ pub fn concept_figures(pairs: &[Pair], kind: Kind) -> ConceptFigures {
     ConceptFigures {
         kind,
         pairs: pairs.len(),
-        cg_f1: average(|r| r.pm_f1) * il_mcc,
+        cg_f1: pm_f1 * il_mcc,
         cg_f1_at_50: at[0].pm_f1 * il_mcc,
         cg_f1_at_75: at[5].pm_f1 * il_mcc,
         pm_f1,
@@ -169,15 +169,11 @@ impl Scored {
 
     fn new(truths: &[Shape], found: &[Outline], kind: Kind) -> Self {
         let outlines: Vec<Outline> = truths.iter().map(|t| Outline::new(t, kind)).collect();
-        let ious: Vec<Vec<f64>> = found
-            .iter()
-            .map(|found| {
-                outlines
-                    .iter()
-                    .map(|truth| found.iou(truth, false, kind))
-                    .collect()
-            })
-            .collect();
+        let ious_of = |found: &Outline| {
+            let ious = outlines.iter().map(|truth| found.iou(truth, false, kind));
+            ious.collect()
+        };
+        let ious: Vec<Vec<f64>> = found.iter().map(ious_of).collect();
         let matched: Vec<f64> = assign(&ious).into_iter().map(|(r, c)| ious[r][c]).collect();
         let right = thresholds().map(|t| matched.iter().filter(|iou| **iou >= t).count());
         Self {
@@ -203,13 +199,11 @@ impl Scored {
 /// phrase to find nothing by. Crowds are left out.
 pub fn pairs_of(truth: &GroundTruth, results: &Results) -> Vec<Pair> {
     let categories = truth.categories.len();
-    let empty = || Pair {
+    let empty = Pair {
         truths: vec![Vec::new()],
         found: Vec::new(),
     };
-    let mut pairs: Vec<Pair> = (0..truth.images.len() * categories)
-        .map(|_| empty())
-        .collect();
+    let mut pairs = vec![empty; truth.images.len() * categories];
     for annotation in truth.annotations.iter().filter(|a| !a.is_crowd) {
         let pair = &mut pairs[annotation.image * categories + annotation.category];
         pair.truths[0].push(annotation.shape.clone());
@@ -260,12 +254,9 @@ impl SaCo {
         }
         let mut phrases = files[0].1.images.clone();
         let partial = files.iter().flat_map(|(_, file)| &file.images);
-        let partial: Vec<i64> = partial
-            .filter(|image| !image.is_instance_exhaustive)
-            .map(|image| image.id)
-            .collect();
-        let partial = index(partial.into_iter());
-        phrases.retain(|phrase| !partial.contains_key(&phrase.id));
+        let partial = partial.filter(|image| !image.is_instance_exhaustive);
+        let partial: HashSet<i64> = partial.map(|image| image.id).collect();
+        phrases.retain(|phrase| !partial.contains(&phrase.id));
         let place = index(phrases.iter().map(|phrase| phrase.id));
         let mut truths = vec![vec![Vec::new(); files.len()]; phrases.len()];
         for (annotator, (path, file)) in files.into_iter().enumerate() {
@@ -320,7 +311,7 @@ impl SaCo {
     }
 
     fn with_entries(&self, entries: Vec<SaCoEntry>, path: &Path) -> Result<Vec<Pair>> {
-        let place: HashMap<i64, usize> = index(self.phrases.iter().map(|phrase| phrase.id));
+        let place = index(self.phrases.iter().map(|phrase| phrase.id));
         let pairs = self.truths.iter().map(|truths| Pair {
             truths: truths.clone(),
             found: Vec::new(),

@@ -109,7 +109,9 @@ impl GroundTruth {
         let file: TruthFile = read_json(path)?;
         let images = sorted_by_id(file.images, |image| image.id, path)?;
         for image in &images {
-            check_size(image.id, [image.height, image.width], path)?;
+            // Refuses an image whose masks could have no run lengths.
+            Rle::outside([image.height, image.width])
+                .map_err(|error| Error::dataset(path, format!("image {}: {error}", image.id)))?;
         }
         let categories = sorted_by_id(file.categories, |category| category.id, path)?;
         let image_index = index(images.iter().map(|image| image.id));
@@ -120,18 +122,14 @@ impl GroundTruth {
             let category = *category_index.get(&entry.category_id)?;
             let size = [images[image].height, images[image].width];
             let shape = shape(entry.segmentation, &entry.bbox, size, entry.area);
-            Some(match shape {
-                Ok(shape) => Ok(Annotation {
-                    image,
-                    category,
-                    shape,
-                    is_crowd: entry.iscrowd != 0,
-                }),
-                Err(problem) => Err(Error::dataset(
-                    path,
-                    format!("annotation {}: {problem}", i + 1),
-                )),
-            })
+            let problem = |why| Error::dataset(path, format!("annotation {}: {why}", i + 1));
+            let shape = shape.map_err(problem);
+            Some(shape.map(|shape| Annotation {
+                image,
+                category,
+                shape,
+                is_crowd: entry.iscrowd != 0,
+            }))
         });
         let annotations = annotations.collect::<Result<_>>()?;
         Ok(Self {
@@ -171,33 +169,31 @@ impl Results {
         let by_box = entries.first().is_some_and(|entry| !entry.bbox.is_empty());
         let total = entries.len();
         let entries = entries.into_par_iter().enumerate();
-        let found = entries.filter_map(|(i, entry)| {
+        let found = entries.map(|(i, entry)| {
             let problem = |why: String| Error::dataset(path, format!("result {}: {why}", i + 1));
             let Some(&image) = image_index.get(&entry.image_id) else {
                 let why = format!("image {} is not in the ground truth", entry.image_id);
-                return Some(Err(problem(why)));
+                return Err(problem(why));
             };
-            let category = *category_index.get(&entry.category_id)?;
+            let Some(&category) = category_index.get(&entry.category_id) else {
+                return Ok(None);
+            };
             if !entry.score.is_finite() {
-                return Some(Err(problem("the score is not finite".to_string())));
+                return Err(problem("the score is not finite".to_string()));
             }
             let size = [truth.images[image].height, truth.images[image].width];
-            Some(
-                shape(entry.segmentation, &entry.bbox, size, None)
-                    .map_err(problem)
-                    .map(|mut shape| {
-                        if by_box {
-                            shape.area = shape.bbox[2] * shape.bbox[3];
-                        }
-                        Found {
-                            image,
-                            category,
-                            shape,
-                            score: entry.score,
-                        }
-                    }),
-            )
+            let mut shape = shape(entry.segmentation, &entry.bbox, size, None).map_err(problem)?;
+            if by_box {
+                shape.area = shape.bbox[2] * shape.bbox[3];
+            }
+            Ok(Some(Found {
+                image,
+                category,
+                shape,
+                score: entry.score,
+            }))
         });
+        let found = found.filter_map(Result::transpose);
         let found: Vec<Found> = found.collect::<Result<_>>()?;
         let unknown_category = total - found.len();
         Ok(Self {
@@ -327,13 +323,6 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<T> {
 /// `path` is named in errors.
 pub(super) fn parse_json<T: DeserializeOwned>(json: &[u8], path: &Path) -> Result<T> {
     serde_json::from_slice(json).map_err(|error| Error::dataset(path, error.to_string()))
-}
-
-/// Refuses an image whose masks could have no run lengths.
-pub(super) fn check_size(id: i64, size: [usize; 2], path: &Path) -> Result<()> {
-    Rle::outside(size)
-        .map(drop)
-        .map_err(|error| Error::dataset(path, format!("image {id}: {error}")))
 }
 
 /// Where each id stands in its list.
