@@ -134,13 +134,8 @@ impl Guard {
                 .or(origin.strip_prefix("https://"));
             rest == Some(host)
         };
-        let allowed = match (site, origin) {
-            // A foreign origin is refused whatever the other header says.
-            (_, Some(origin)) if !is_ours(origin) => false,
-            (Some("same-origin" | "none"), _) | (None, _) => true,
-            (Some(_), _) => false,
-        };
-        match allowed {
+        // A foreign origin is refused whatever the other header says.
+        match origin.is_none_or(is_ours) && matches!(site, None | Some("same-origin" | "none")) {
             true => Ok(()),
             false => Err(ApiError::new(
                 StatusCode::FORBIDDEN,

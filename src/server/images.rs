@@ -65,7 +65,6 @@ pub struct Picture {
 }
 
 /// How far the encoder is with a picture.
-#[derive(Clone)]
 pub(super) enum Encoding {
     /// Nobody asked yet, or everybody left.
     No,
@@ -76,7 +75,6 @@ pub(super) enum Encoding {
 }
 
 /// An encode that somebody waits for.
-#[derive(Clone)]
 pub(super) struct Pending {
     /// Set when the last one who waits is gone.
     pub cancel: CancelToken,

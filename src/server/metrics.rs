@@ -136,13 +136,8 @@ pub async fn show(State(service): State<Service>) -> Response {
         ("panics", "Jobs that panicked.", &figures.panics),
     ] {
         let name = format!("sam3_{name}_total");
-        single(
-            &mut text,
-            &name,
-            "counter",
-            help,
-            value.load(Ordering::Relaxed),
-        );
+        let value = value.load(Ordering::Relaxed);
+        single(&mut text, &name, "counter", help, value);
     }
     for (name, help, value) in [
         ("encode", "Time spent encoding.", &figures.encode_us),

@@ -8,8 +8,8 @@ use axum::extract::{Path, Request, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use http_body_util::channel::Channel;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::segment::ms_since;
@@ -186,7 +186,7 @@ fn stream(
                     (event("progress", &json!({"done": done, "total": total})), false)
                 }
                 answer = &mut work => match answer {
-                    Ok(answer) => (done(&answer), true),
+                    Ok(answer) => (event("done", &answer), true),
                     Err(error) => (event("error", &error.body()), true),
                 },
                 _ = beat.tick() => (":\n\n".to_string(), false),
@@ -196,26 +196,19 @@ fn stream(
             }
         }
     });
-    (
-        [(header::CONTENT_TYPE, "text/event-stream")],
-        Body::new(body),
-    )
-        .into_response()
+    let kind = [(header::CONTENT_TYPE, "text/event-stream")];
+    (kind, Body::new(body)).into_response()
 }
 
-/// Written at once: a detour through [`Value`] widens every 32-bit number.
-fn done(answer: &SegmentAnswer) -> String {
-    match serde_json::to_string(answer) {
-        Ok(data) => format!("event: done\ndata: {data}\n\n"),
+/// Written at once: a detour through [`serde_json::Value`] widens every 32-bit number.
+fn event(name: &str, data: &impl Serialize) -> String {
+    match serde_json::to_string(data) {
+        Ok(data) => format!("event: {name}\ndata: {data}\n\n"),
         Err(error) => {
             tracing::error!("an answer cannot be written as JSON: {error}");
             event("error", &ApiError::internal().body())
         }
     }
-}
-
-fn event(name: &str, data: &Value) -> String {
-    format!("event: {name}\ndata: {data}\n\n")
 }
 
 #[cfg(test)]

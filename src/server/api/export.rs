@@ -9,6 +9,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use zip::CompressionMethod;
+use zip::result::ZipError;
 use zip::write::{SimpleFileOptions, ZipWriter};
 
 use super::segment::cutout_png;
@@ -74,7 +75,7 @@ fn pack(image: &Image, model: &str, request: ExportRequest) -> Result<Vec<u8>> {
     let (layout, picture) = read(image.size(), &request)?;
     let stem = layout.stem(&picture.name);
     let has = |format| request.formats.contains(&format);
-    let mut zip = Zip::new();
+    let mut zip = Zip(ZipWriter::new(Cursor::new(vec![])));
     if has(Format::Yolo) {
         zip.add("yolo/data.yaml", yolo::list(&layout, false))?;
         let rows = yolo::rows(&layout, &picture)?;
@@ -102,7 +103,8 @@ fn pack(image: &Image, model: &str, request: ExportRequest) -> Result<Vec<u8>> {
     if has(Format::Coco) {
         zip.add("coco.json", coco.to_bytes()?)?;
     }
-    zip.finish()
+    let written = zip.0.finish().map_err(unwritten)?;
+    Ok(written.into_inner())
 }
 
 /// The objects as a picture of a dataset, with one class for each label.
@@ -152,32 +154,15 @@ fn file_name(name: &str) -> String {
 struct Zip(ZipWriter<Cursor<Vec<u8>>>);
 
 impl Zip {
-    fn new() -> Self {
-        Self(ZipWriter::new(Cursor::new(vec![])))
-    }
-
     fn add(&mut self, name: &str, bytes: impl AsRef<[u8]>) -> Result<()> {
         let stored = SimpleFileOptions::default().compression_method(CompressionMethod::Stored);
-        let started = self
-            .0
-            .start_file(name, stored)
-            .map_err(std::io::Error::other);
-        started
-            .and_then(|()| self.0.write_all(bytes.as_ref()))
-            .map_err(unwritten)
-    }
-
-    fn finish(self) -> Result<Vec<u8>> {
-        let finished = self
-            .0
-            .finish()
-            .map_err(std::io::Error::other)
-            .map_err(unwritten)?;
-        Ok(finished.into_inner())
+        let started = self.0.start_file(name, stored);
+        let written = started.and_then(|()| Ok(self.0.write_all(bytes.as_ref())?));
+        written.map_err(unwritten)
     }
 }
 
-fn unwritten(error: std::io::Error) -> ApiError {
+fn unwritten(error: ZipError) -> ApiError {
     tracing::error!("a zip cannot be written: {error}");
     ApiError::internal()
 }

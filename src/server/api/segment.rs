@@ -383,21 +383,15 @@ fn pointed_at(
             prediction.masks = prediction.best().cloned().into_iter().collect();
         }
         let masks = prediction.masks.iter_mut();
-        let logits: Vec<_> = masks
-            .map(|mask| std::mem::take(&mut mask.low_res_logits))
-            .collect();
+        let logits = masks.map(|mask| Some(std::mem::take(&mut mask.low_res_logits)));
+        let logits: Vec<_> = logits.collect();
         let answer = Answer::from((prompt, prediction));
-        hits.extend(
-            answer
-                .instances
-                .into_iter()
-                .zip(logits)
-                .map(|(found, logits)| Hit {
-                    prompt: index,
-                    found,
-                    logits: Some(logits),
-                }),
-        );
+        let found = answer.instances.into_iter().zip(logits);
+        hits.extend(found.map(|(found, logits)| Hit {
+            prompt: index,
+            found,
+            logits,
+        }));
     }
     hits
 }
@@ -412,24 +406,17 @@ fn render(
     if request.output == Output::Overlay {
         return overlay(&picture.image, &hits);
     }
-    let out = |Hit {
-                   prompt,
-                   found,
-                   logits,
-               }: Hit|
-     -> Result<ObjectOut> {
+    let out = |hit: Hit| -> Result<ObjectOut> {
+        let (found, logits) = (hit.found, hit.logits.filter(|_| request.logits));
         Ok(ObjectOut {
-            prompt,
+            prompt: hit.prompt,
             label: found.label,
             score: found.score,
             stability: found.stability,
             bbox: found.bbox,
             area: found.mask.area(),
             mask: mask_value(&picture.image, &found.mask, request.output)?,
-            logits: match request.logits {
-                true => logits.as_deref().map(encode_logits),
-                false => None,
-            },
+            logits: logits.as_deref().map(encode_logits),
         })
     };
     let answer = SegmentAnswer {

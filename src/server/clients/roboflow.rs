@@ -366,12 +366,8 @@ struct EmbedRequest {
 pub async fn embed_image(State(service): State<Service>, request: Request) -> Result<Json<Value>> {
     let start = Instant::now();
     let request: EmbedRequest = read(&service, request).await?.json()?;
-    let picture = sent(
-        &service,
-        request.image.as_ref(),
-        request.image_id.as_deref(),
-    )
-    .await?;
+    let name = request.image_id.as_deref();
+    let picture = sent(&service, request.image.as_ref(), name).await?;
     service.engine.encode(&picture).await?;
     let id = request.image_id.unwrap_or_else(|| picture.id.to_string());
     Ok(Json(
