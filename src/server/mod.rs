@@ -42,7 +42,6 @@ mod page;
 mod preview;
 mod queue;
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -127,7 +126,7 @@ pub(crate) struct Inner {
     /// Pictures being decoded at a time: it costs memory and keeps a core busy.
     decoders: Semaphore,
     sockets: Arc<Semaphore>,
-    is_draining: AtomicBool,
+    /// True from the shutdown on.
     stopping: watch::Receiver<bool>,
 }
 
@@ -153,7 +152,6 @@ impl Server {
             bodies: Budget::new(config.max_upload.saturating_mul(BODIES)),
             decoders: Semaphore::new(DECODERS),
             sockets: Arc::new(Semaphore::new(config.max_sockets)),
-            is_draining: AtomicBool::new(false),
             stopping,
             config,
         };
@@ -178,7 +176,6 @@ impl Server {
     ) {
         let drain = async {
             shutdown.await;
-            self.service.is_draining.store(true, Ordering::Relaxed);
             let _ = self.stop.send(true);
         };
         let connections = self.service.config.max_connections;
@@ -372,7 +369,7 @@ fn add_headers(response: &mut Response, origin: Option<HeaderValue>) {
 
 /// The fields of X-AnyLabeling-Server first, ours after them.
 async fn health(State(service): State<Service>) -> Response {
-    let is_draining = service.is_draining.load(Ordering::Relaxed);
+    let is_draining = *service.stopping.borrow();
     let (urgent, patient) = service.engine.waiting();
     let body = serde_json::json!({
         "status": if is_draining { "draining" } else { "healthy" },

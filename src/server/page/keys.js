@@ -5,7 +5,7 @@ import { t } from "./strings.js";
 const STEP = 8, LEAP = 48; // of the cursor, in CSS pixels
 
 /** What `?` shows: keys, and what they do. */
-export const MAP = [
+const MAP = [
   [["1", "P"], "keyPoint"], [["2", "V"], "keySelect"], [["3", "X"], "keyExemplar"], [["4", "5", "B", "E"], "keyBrush"],
   [["6", "A"], "keyEverything"], [["T", "/"], "keyText"], [["Enter", "N"], "keyKeep"], [["Esc"], "keyEscape"],
   [["⇧"], "keyNot"], [["Ctrl Z", "Ctrl Y"], "keyUndo"], [["⌫"], "keyBackspace"], [["Del"], "keyDelete"],

@@ -24,5 +24,3 @@ async function run(mode, work) {
 export const load = () => run("readonly", (store) => store.get(KEY)).catch(() => null);
 
 export const save = (work) => run("readwrite", (store) => store.put(work, KEY)).catch(() => {});
-
-export const forget = () => run("readwrite", (store) => store.delete(KEY)).catch(() => {});
