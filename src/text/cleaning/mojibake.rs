@@ -3,8 +3,42 @@
 //! Follows `fix_encoding` of ftfy 6.3, whose tests for when a repair is safe are kept as they
 //! are: text that is merely unusual must not change.
 
+use std::sync::LazyLock;
+
+use regex::bytes::{Captures, Regex};
+
 use super::badness::is_bad;
-use super::code_pages::{self, CODE_PAGES, LOST, stands_for};
+use super::code_pages::{self, CODE_PAGES, stands_for};
+
+/// UTF-8 sequences of likely characters in which a space stands for byte 0xA0. Of three bytes,
+/// 0x85 reads as an ellipsis and 0xA0 as a space of its own.
+static NO_BREAK_SPACE_LOST: LazyLock<Regex> = LazyLock::new(|| {
+    let pattern = r"(?x-u)
+          [\xC2\xC3\xC5\xCE\xD0\xD9] \x20
+        | [\xE2\xE3] \x20 [\x80-\x84\x86-\x9F\xA1-\xBF]
+        | [\xE0-\xE3] [\x80-\x84\x86-\x9F\xA1-\xBF] \x20
+        | \xF0 \x20 [\x80-\xBF]{2}
+        | \xF0 [\x80-\xBF] \x20 [\x80-\xBF]
+        | \xF0 [\x80-\xBF]{2} \x20";
+    Regex::new(pattern).expect("the pattern is constant and tested")
+});
+
+/// UTF-8 sequences of which a byte was lost, and lost bytes elsewhere, where 0x1A stands. At most
+/// one byte of a sequence may be a question mark: that too stands for lost ones.
+static BYTE_LOST: LazyLock<Regex> = LazyLock::new(|| {
+    let pattern = r"(?x-u)
+          [\xC2-\xDF] \x1A | [\xC2\xC3] \?
+        # Two surrogates, each encoded on its own.
+        | \xED [\xA0-\xAF] [\x1A?] \xED [\xB0-\xBF] [\x1A?\x80-\xBF]
+        | \xED [\xA0-\xAF] [\x1A?\x80-\xBF] \xED [\xB0-\xBF] [\x1A?]
+        | [\xE0-\xEF] [\x1A?] [\x1A\x80-\xBF]
+        | [\xE0-\xEF] [\x1A\x80-\xBF] [\x1A?]
+        | [\xF0-\xF4] [\x1A?] [\x1A\x80-\xBF]{2}
+        | [\xF0-\xF4] [\x1A\x80-\xBF] [\x1A?] [\x1A\x80-\xBF]
+        | [\xF0-\xF4] [\x1A\x80-\xBF]{2} [\x1A?]
+        | \x1A";
+    Regex::new(pattern).expect("the pattern is constant and tested")
+});
 
 /// Decodes mojibake again, until nothing changes; other text is returned as it is.
 pub(super) fn fix_encoding(text: &str) -> String {
@@ -32,10 +66,11 @@ fn fix_encoding_once(text: &str) -> String {
             continue;
         };
         if page.loses_nbsp {
-            restore_no_break_spaces(&mut bytes);
+            bytes = restore_no_break_spaces(bytes);
         }
         if page.loses_bytes {
-            bytes = replace_lossy_sequences(&bytes);
+            let lossy = BYTE_LOST.replace_all(&bytes, "\u{fffd}".as_bytes());
+            bytes = lossy.into_owned();
         }
         if let Some(decoded) = decode_utf8_variants(&bytes) {
             return decoded;
@@ -50,7 +85,7 @@ fn fix_encoding_once(text: &str) -> String {
 
 /// Turns a space back into byte 0xA0 where that completes a UTF-8 sequence of a likely
 /// character.
-fn restore_no_break_spaces(bytes: &mut Vec<u8>) {
+fn restore_no_break_spaces(mut bytes: Vec<u8>) -> Vec<u8> {
     const NBSP: u8 = 0xA0;
     // "Ã " within a text is most often "à " of a French or Catalan text that lost one of two
     // spaces; the Portuguese words that begin with "à" are told apart.
@@ -64,72 +99,11 @@ fn restore_no_break_spaces(bytes: &mut Vec<u8>) {
         at += 1;
     }
 
-    let continues = |byte: u8| matches!(byte, 0x80..=0xBF);
-    // 0x85 reads as an ellipsis and 0xA0 as a space of its own.
-    let continues_short = |byte: u8| continues(byte) && !matches!(byte, 0x85 | NBSP);
-    let mut at = 0;
-    while at < bytes.len() {
-        let (space, length) = match bytes[at..] {
-            [0xC2 | 0xC3 | 0xC5 | 0xCE | 0xD0 | 0xD9, b' ', ..] => (1, 2),
-            [0xE2 | 0xE3, b' ', b, ..] if continues_short(b) => (1, 3),
-            [0xE0..=0xE3, b, b' ', ..] if continues_short(b) => (2, 3),
-            [0xF0, b' ', b, c, ..] if continues(b) && continues(c) => (1, 4),
-            [0xF0, b, b' ', c, ..] if continues(b) && continues(c) => (2, 4),
-            [0xF0, b, c, b' ', ..] if continues(b) && continues(c) => (3, 4),
-            _ => {
-                at += 1;
-                continue;
-            }
-        };
-        bytes[at + space] = NBSP;
-        at += length;
-    }
-}
-
-/// Replaces UTF-8 sequences of which bytes were lost, and lost bytes elsewhere, by U+FFFD.
-fn replace_lossy_sequences(bytes: &[u8]) -> Vec<u8> {
-    let mut replaced = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        match lossy_sequence(&bytes[at..]) {
-            Some(length) => {
-                replaced.extend("\u{fffd}".bytes());
-                at += length;
-            }
-            None => {
-                replaced.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    replaced
-}
-
-/// The length of the UTF-8 sequence at the start of `bytes` of which a byte was lost. At most
-/// one byte may be a question mark: that too stands for lost ones.
-fn lossy_sequence(bytes: &[u8]) -> Option<usize> {
-    let lost = |b: u8| matches!(b, LOST | b'?');
-    let kept = |b: u8| matches!(b, LOST | 0x80..=0xBF);
-    let low = |b: u8| matches!(b, LOST | b'?' | 0x80..=0xBF);
-    match *bytes {
-        [0xC2..=0xDF, LOST, ..] | [0xC2 | 0xC3, b'?', ..] => Some(2),
-        // Two surrogates, each encoded on its own.
-        [0xED, 0xA0..=0xAF, b, 0xED, 0xB0..=0xBF, d, ..]
-            if (lost(b) && low(d)) || (low(b) && lost(d)) =>
-        {
-            Some(6)
-        }
-        [0xE0..=0xEF, b, c, ..] if (lost(b) && kept(c)) || (kept(b) && lost(c)) => Some(3),
-        [0xF0..=0xF4, b, c, d, ..]
-            if (lost(b) && kept(c) && kept(d))
-                || (kept(b) && lost(c) && kept(d))
-                || (kept(b) && kept(c) && lost(d)) =>
-        {
-            Some(4)
-        }
-        [LOST, ..] => Some(1),
-        _ => None,
-    }
+    let restored = NO_BREAK_SPACE_LOST.replace_all(&bytes, |sequence: &Captures| {
+        let byte = |byte: &u8| if *byte == b' ' { NBSP } else { *byte };
+        sequence[0].iter().map(byte).collect::<Vec<u8>>()
+    });
+    restored.into_owned()
 }
 
 /// Decodes UTF-8 in which surrogate pairs may be encoded as two characters (CESU-8) and U+0000
