@@ -18,7 +18,8 @@ pub(super) struct CodePage {
 pub(super) const LOST: u8 = 0x1A;
 
 impl CodePage {
-    const fn windows(high: &'static str) -> Self {
+    /// As those of Windows are.
+    const fn of(high: &'static str) -> Self {
         Self {
             high,
             loses_bytes: true,
@@ -67,34 +68,30 @@ pub(super) fn windows_1252(control: char) -> char {
 /// All encodings, in the order they are tried.
 pub(super) const CODE_PAGES: [CodePage; 10] = [
     CodePage {
-        high: LATIN_1,
         loses_bytes: false,
-        loses_nbsp: true,
-        tells_utf8: true,
+        ..CodePage::of(LATIN_1)
     },
-    CodePage::windows(WINDOWS_1252),
-    CodePage::windows(WINDOWS_1251),
-    CodePage::windows(WINDOWS_1250),
-    CodePage::windows(WINDOWS_1253),
-    CodePage::windows(WINDOWS_1254),
-    CodePage::windows(WINDOWS_1257),
+    CodePage::of(WINDOWS_1252),
+    CodePage::of(WINDOWS_1251),
+    CodePage::of(WINDOWS_1250),
+    CodePage::of(WINDOWS_1253),
+    CodePage::of(WINDOWS_1254),
+    CodePage::of(WINDOWS_1257),
     CodePage {
-        high: ISO_8859_2,
         loses_bytes: false,
-        loses_nbsp: true,
         tells_utf8: false,
+        ..CodePage::of(ISO_8859_2)
     },
     CodePage {
-        high: MAC_ROMAN,
         loses_bytes: false,
         loses_nbsp: false,
         tells_utf8: false,
+        ..CodePage::of(MAC_ROMAN)
     },
     CodePage {
-        high: CP437,
         loses_bytes: false,
-        loses_nbsp: true,
         tells_utf8: false,
+        ..CodePage::of(CP437)
     },
 ];
 

@@ -87,46 +87,20 @@ fn plain_characters(text: &str) -> String {
         match c {
             '\u{3000}' => plain.push(' '),
             '\u{ff01}'..='\u{ffef}' => plain.extend([c].into_iter().nfkc()),
+            // Latin ligatures, and digraphs that are one character for legacy reasons
+            'Ĳ' | 'ĳ' | 'Ǆ'..='ǌ' | 'Ǳ'..='ǳ' | 'ﬀ'..='ﬄ' | 'ﬆ' => {
+                plain.extend([c].into_iter().nfkc());
+            }
+            'ﬅ' => plain.push_str("ſt"),
+            // The modifier letter that ŉ begins with is a curly quote.
+            'ŉ' => plain.push_str("'n"),
             '\u{2bc}' | '‘'..='‛' => plain.push('\''),
             '“'..='‟' => plain.push('"'),
             '\u{2028}' | '\u{2029}' | '\u{85}' => plain.push('\n'),
-            _ => match ligature(c) {
-                Some(letters) => plain.push_str(letters),
-                None => plain.push(c),
-            },
+            _ => plain.push(c),
         }
     }
     plain
-}
-
-/// The letters of a Latin ligature or digraph that is one character for legacy reasons.
-fn ligature(c: char) -> Option<&'static str> {
-    Some(match c {
-        'Ĳ' => "IJ",
-        'ĳ' => "ij",
-        // The modifier letter that ŉ begins with is a curly quote.
-        'ŉ' => "'n",
-        'Ǳ' => "DZ",
-        'ǲ' => "Dz",
-        'ǳ' => "dz",
-        'Ǆ' => "DŽ",
-        'ǅ' => "Dž",
-        'ǆ' => "dž",
-        'Ǉ' => "LJ",
-        'ǈ' => "Lj",
-        'ǉ' => "lj",
-        'Ǌ' => "NJ",
-        'ǋ' => "Nj",
-        'ǌ' => "nj",
-        'ﬀ' => "ff",
-        'ﬁ' => "fi",
-        'ﬂ' => "fl",
-        'ﬃ' => "ffi",
-        'ﬄ' => "ffl",
-        'ﬅ' => "ſt",
-        'ﬆ' => "st",
-        _ => return None,
-    })
 }
 
 /// Whether `c` is a control character without a visible effect. Joiners, direction marks and
