@@ -39,7 +39,7 @@ pub(super) enum Value<'a> {
 }
 
 /// A pickle read to its end.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Pickle<'a> {
     values: Vec<Value<'a>>,
     root: Id,
@@ -51,10 +51,13 @@ impl<'a> Pickle<'a> {
             rest: bytes,
             ..Machine::default()
         };
-        machine.run().map_err(|problem| {
-            let at = bytes.len() - machine.rest.len();
-            format!("{problem} at byte {at} of the pickle")
-        })
+        match machine.run() {
+            Ok(()) => Ok(machine.pickle),
+            Err(problem) => {
+                let at = bytes.len() - machine.rest.len();
+                Err(format!("{problem} at byte {at} of the pickle"))
+            }
+        }
     }
 
     /// The value at the top.
@@ -119,7 +122,7 @@ impl<'a> Pickle<'a> {
 #[derive(Default)]
 struct Machine<'a> {
     rest: &'a [u8],
-    values: Vec<Value<'a>>,
+    pickle: Pickle<'a>,
     stack: Vec<Id>,
     /// Heights of the stack at each open mark.
     marks: Vec<usize>,
@@ -127,196 +130,131 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    fn run(&mut self) -> Result<Pickle<'a>, String> {
+    fn run(&mut self) -> Result<(), String> {
         loop {
             let [op] = self.array()?;
             self.check_size()?;
-            match op {
-                // PROTO, FRAME
-                0x80 => drop(self.array::<1>()?),
-                0x95 => drop(self.array::<8>()?),
-                // STOP
-                b'.' => {
-                    let root = self.pop()?;
-                    let values = std::mem::take(&mut self.values);
-                    return Ok(Pickle { values, root });
+            // STOP
+            if op == b'.' {
+                self.pickle.root = self.pop()?;
+                return Ok(());
+            }
+            match self.value(op)? {
+                Some(value) => {
+                    self.stack.push(self.pickle.values.len() as Id); // less than `MAX_VALUES`
+                    self.pickle.values.push(value);
                 }
-
-                // NONE, NEWTRUE, NEWFALSE, BINFLOAT
-                b'N' | 0x88 | 0x89 => self.push(Value::Opaque),
-                b'G' => {
-                    self.array::<8>()?;
-                    self.push(Value::Opaque);
-                }
-                // BININT, BININT1, BININT2
-                b'J' => {
-                    let int = i32::from_le_bytes(self.array()?);
-                    self.push(Value::Int(int.into()));
-                }
-                b'K' => {
-                    let [int] = self.array()?;
-                    self.push(Value::Int(int.into()));
-                }
-                b'M' => {
-                    let int = u16::from_le_bytes(self.array()?);
-                    self.push(Value::Int(int.into()));
-                }
-                // LONG1, LONG4
-                0x8a => {
-                    let [len] = self.array()?;
-                    self.long(len.into())?;
-                }
-                0x8b => {
-                    let len = self.len4()?;
-                    self.long(len)?;
-                }
-                // SHORT_BINUNICODE, BINUNICODE, BINUNICODE8
-                0x8c => {
-                    let [len] = self.array()?;
-                    self.text(len.into())?;
-                }
-                b'X' => {
-                    let len = self.len4()?;
-                    self.text(len)?;
-                }
-                0x8d => {
-                    let len = self.len8()?;
-                    self.text(len)?;
-                }
-                // SHORT_BINSTRING, SHORT_BINBYTES, BINSTRING, BINBYTES, BINBYTES8, BYTEARRAY8
-                b'U' | b'C' => {
-                    let [len] = self.array()?;
-                    self.skip(len.into())?;
-                }
-                b'T' | b'B' => {
-                    let len = self.len4()?;
-                    self.skip(len)?;
-                }
-                0x8e | 0x96 => {
-                    let len = self.len8()?;
-                    self.skip(len)?;
-                }
-
-                // EMPTY_TUPLE, TUPLE1, TUPLE2, TUPLE3, TUPLE
-                b')' => self.push(Value::Tuple(vec![])),
-                0x85..=0x87 => {
-                    let items = self.pop_last(usize::from(op - 0x84))?;
-                    self.push(Value::Tuple(items));
-                }
-                b't' => {
-                    let items = self.pop_to_mark()?;
-                    self.push(Value::Tuple(items));
-                }
-                // EMPTY_LIST, LIST, APPEND, APPENDS
-                b']' => self.push(Value::List(vec![])),
-                b'l' => {
-                    let items = self.pop_to_mark()?;
-                    self.push(Value::List(items));
-                }
-                b'a' => {
-                    let items = self.pop_last(1)?;
-                    self.extend(items)?;
-                }
-                b'e' => {
-                    let items = self.pop_to_mark()?;
-                    self.extend(items)?;
-                }
-                // EMPTY_DICT, DICT, SETITEM, SETITEMS
-                b'}' => self.push(Value::Dict(vec![])),
-                b'd' => {
-                    let items = self.pop_to_mark()?;
-                    self.push(Value::Dict(vec![]));
-                    self.extend(items)?;
-                }
-                b's' => {
-                    let items = self.pop_last(2)?;
-                    self.extend(items)?;
-                }
-                b'u' => {
-                    let items = self.pop_to_mark()?;
-                    self.extend(items)?;
-                }
-                // EMPTY_SET, ADDITEMS, FROZENSET
-                0x8f => self.push(Value::Opaque),
-                0x90 => drop(self.pop_to_mark()?),
-                0x91 => {
-                    self.pop_to_mark()?;
-                    self.push(Value::Opaque);
-                }
-
-                // MARK, POP, POP_MARK, DUP
-                b'(' => self.marks.push(self.stack.len()),
-                b'0' => drop(self.pop()?),
-                b'1' => drop(self.pop_to_mark()?),
-                b'2' => {
-                    let top = self.top()?;
-                    self.stack.push(top);
-                }
-                // BINPUT, LONG_BINPUT, MEMOIZE, BINGET, LONG_BINGET
-                b'q' => {
-                    let [key] = self.array()?;
-                    let top = self.top()?;
-                    self.memo.insert(key.into(), top);
-                }
-                b'r' => {
-                    let key = u32::from_le_bytes(self.array()?);
-                    let top = self.top()?;
-                    self.memo.insert(key, top);
-                }
-                0x94 => {
-                    let key = u32::try_from(self.memo.len()).map_err(|e| e.to_string())?;
-                    let top = self.top()?;
-                    self.memo.insert(key, top);
-                }
-                b'h' => {
-                    let [key] = self.array()?;
-                    self.recall(key.into())?;
-                }
-                b'j' => {
-                    let key = u32::from_le_bytes(self.array()?);
-                    self.recall(key)?;
-                }
-
-                // GLOBAL, STACK_GLOBAL
-                b'c' => {
-                    let module = self.line()?;
-                    let name = self.line()?;
-                    self.push(Value::Global(module, name));
-                }
-                0x93 => {
-                    let parts = self.pop_last(2)?;
-                    let global = match (self.value(parts[0]), self.value(parts[1])) {
-                        (Value::Text(module), Value::Text(name)) => Value::Global(module, name),
-                        _ => return Err("a global without a name".into()),
-                    };
-                    self.push(global);
-                }
-                // REDUCE, NEWOBJ
-                b'R' | 0x81 => {
-                    let parts = self.pop_last(2)?;
-                    self.call(parts[0], parts[1]);
-                }
-                // NEWOBJ_EX
-                0x92 => {
-                    let parts = self.pop_last(3)?;
-                    self.call(parts[0], parts[1]);
-                }
-                // BUILD: attributes of an object, such as `_metadata` of a state dict
-                b'b' => drop(self.pop()?),
-                // BINPERSID
-                b'Q' => {
-                    let id = self.pop()?;
-                    self.push(Value::Persistent(id));
-                }
-                other => return Err(format!("unknown opcode {other:#04x}")),
+                None => self.arrange(op)?,
             }
         }
+    }
+
+    /// The new value that an opcode makes, if it is one of those that make one.
+    fn value(&mut self, op: u8) -> Result<Option<Value<'a>>, String> {
+        Ok(Some(match op {
+            // NONE, NEWTRUE, NEWFALSE, BINFLOAT
+            b'N' | 0x88 | 0x89 => Value::Opaque,
+            b'G' => opaque(self.take(8)?),
+            // BININT, BININT1, BININT2, LONG1, LONG4
+            b'J' => Value::Int(i32::from_le_bytes(self.array()?).into()),
+            b'K' => Value::Int(self.array::<1>()?[0].into()),
+            b'M' => Value::Int(u16::from_le_bytes(self.array()?).into()),
+            0x8a => long(self.counted::<1>()?),
+            0x8b => long(self.counted::<4>()?),
+            // SHORT_BINUNICODE, BINUNICODE, BINUNICODE8
+            0x8c => text(self.counted::<1>()?),
+            b'X' => text(self.counted::<4>()?),
+            0x8d => text(self.counted::<8>()?),
+            // SHORT_BINSTRING, SHORT_BINBYTES, BINSTRING, BINBYTES, BINBYTES8, BYTEARRAY8
+            b'U' | b'C' => opaque(self.counted::<1>()?),
+            b'T' | b'B' => opaque(self.counted::<4>()?),
+            0x8e | 0x96 => opaque(self.counted::<8>()?),
+
+            // EMPTY_TUPLE, TUPLE1, TUPLE2, TUPLE3, TUPLE
+            b')' => Value::Tuple(vec![]),
+            0x85..=0x87 => Value::Tuple(self.pop_last(usize::from(op - 0x84))?),
+            b't' => Value::Tuple(self.pop_to_mark()?),
+            // EMPTY_LIST, LIST
+            b']' => Value::List(vec![]),
+            b'l' => Value::List(self.pop_to_mark()?),
+            // EMPTY_DICT, DICT
+            b'}' => Value::Dict(vec![]),
+            b'd' => Value::Dict(pairs(&self.pop_to_mark()?).collect()),
+            // EMPTY_SET, FROZENSET
+            0x8f => Value::Opaque,
+            0x91 => {
+                self.pop_to_mark()?;
+                Value::Opaque
+            }
+
+            // GLOBAL, STACK_GLOBAL
+            b'c' => Value::Global(self.line()?, self.line()?),
+            0x93 => {
+                let parts = self.pop_last(2)?;
+                let text = |part: usize| self.pickle.text(parts[part]);
+                let (module, name) = text(0).zip(text(1)).ok_or("a global without a name")?;
+                Value::Global(module, name)
+            }
+            // REDUCE, NEWOBJ, NEWOBJ_EX
+            b'R' | 0x81 => self.call(2)?,
+            0x92 => self.call(3)?,
+            // BINPERSID
+            b'Q' => Value::Persistent(self.pop()?),
+            _ => return Ok(None),
+        }))
+    }
+
+    /// Does what an opcode says that makes no value.
+    fn arrange(&mut self, op: u8) -> Result<(), String> {
+        match op {
+            // PROTO, FRAME
+            0x80 => drop(self.array::<1>()?),
+            0x95 => drop(self.array::<8>()?),
+            // APPEND, SETITEM, APPENDS, SETITEMS
+            b'a' | b's' | b'e' | b'u' => {
+                let items = match op {
+                    b'a' => self.pop_last(1)?,
+                    b's' => self.pop_last(2)?,
+                    _ => self.pop_to_mark()?,
+                };
+                self.extend(&items)?;
+            }
+            // ADDITEMS
+            0x90 => drop(self.pop_to_mark()?),
+            // MARK, POP, POP_MARK, DUP
+            b'(' => self.marks.push(self.stack.len()),
+            b'0' => drop(self.pop()?),
+            b'1' => drop(self.pop_to_mark()?),
+            b'2' => self.stack.push(self.top()?),
+            // BINPUT, LONG_BINPUT, MEMOIZE
+            b'q' | b'r' | 0x94 => {
+                let key = match op {
+                    b'q' => self.array::<1>()?[0].into(),
+                    b'r' => u32::from_le_bytes(self.array()?),
+                    _ => self.memo.len() as u32, // less than `MAX_VALUES`
+                };
+                self.memo.insert(key, self.top()?);
+            }
+            // BINGET, LONG_BINGET
+            b'h' | b'j' => {
+                let key = match op {
+                    b'h' => self.array::<1>()?[0].into(),
+                    _ => u32::from_le_bytes(self.array()?),
+                };
+                let id = self.memo.get(&key).ok_or("an unknown memo key")?;
+                self.stack.push(*id);
+            }
+            // BUILD: attributes of an object, such as `_metadata` of a state dict
+            b'b' => drop(self.pop()?),
+            other => return Err(format!("unknown opcode {other:#04x}")),
+        }
+        Ok(())
     }
 
     /// Holds before every opcode, each of which adds one entry to each at most.
     fn check_size(&self) -> Result<(), String> {
         let largest = [
-            self.values.len(),
+            self.pickle.values.len(),
             self.stack.len(),
             self.marks.len(),
             self.memo.len(),
@@ -329,25 +267,15 @@ impl<'a> Machine<'a> {
         }
     }
 
-    fn push(&mut self, value: Value<'a>) {
-        self.stack.push(self.values.len() as Id); // less than `MAX_VALUES`
-        self.values.push(value);
-    }
-
-    fn value(&self, id: Id) -> &Value<'a> {
-        &self.values[id as usize]
-    }
-
     /// The lowest stack position that belongs to the innermost mark.
     fn floor(&self) -> usize {
         self.marks.last().copied().unwrap_or(0)
     }
 
     fn pop(&mut self) -> Result<Id, String> {
-        if self.stack.len() <= self.floor() {
-            return Err("nothing left on the stack".into());
-        }
-        self.stack.pop().ok_or_else(|| "empty stack".into())
+        let top = self.top()?;
+        self.stack.pop();
+        Ok(top)
     }
 
     fn top(&self) -> Result<Id, String> {
@@ -372,28 +300,24 @@ impl<'a> Machine<'a> {
 
     /// Adds items to the list or dict on top. Other objects may be list- or dict-like; what they
     /// hold is of no interest.
-    fn extend(&mut self, items: Vec<Id>) -> Result<(), String> {
+    fn extend(&mut self, items: &[Id]) -> Result<(), String> {
         let top = self.top()?;
-        match &mut self.values[top as usize] {
+        match &mut self.pickle.values[top as usize] {
             Value::List(list) => list.extend(items),
-            Value::Dict(dict) => dict.extend(items.chunks_exact(2).map(|kv| (kv[0], kv[1]))),
+            Value::Dict(dict) => dict.extend(pairs(items)),
             _ => {}
         }
         Ok(())
     }
 
-    fn call(&mut self, callable: Id, args: Id) {
-        let value = match self.value(callable) {
+    /// A call of the first of the last `n` values with the second.
+    fn call(&mut self, n: usize) -> Result<Value<'a>, String> {
+        let parts = self.pop_last(n)?;
+        let (callable, args) = (parts[0], parts[1]);
+        Ok(match self.pickle.get(callable) {
             Value::Global("collections", "OrderedDict" | "defaultdict") => Value::Dict(vec![]),
             _ => Value::Call { callable, args },
-        };
-        self.push(value);
-    }
-
-    fn recall(&mut self, key: u32) -> Result<(), String> {
-        let id = self.memo.get(&key).ok_or("an unknown memo key")?;
-        self.stack.push(*id);
-        Ok(())
+        })
     }
 
     fn take(&mut self, n: usize) -> Result<&'a [u8], String> {
@@ -408,12 +332,12 @@ impl<'a> Machine<'a> {
         Ok(*taken)
     }
 
-    fn len4(&mut self) -> Result<usize, String> {
-        usize::try_from(u32::from_le_bytes(self.array()?)).map_err(|e| e.to_string())
-    }
-
-    fn len8(&mut self) -> Result<usize, String> {
-        usize::try_from(u64::from_le_bytes(self.array()?)).map_err(|e| e.to_string())
+    /// As many bytes as the number in the next `N` says.
+    fn counted<const N: usize>(&mut self) -> Result<&'a [u8], String> {
+        let mut count = [0; 8];
+        count[..N].copy_from_slice(&self.array::<N>()?);
+        let count = usize::try_from(u64::from_le_bytes(count)).map_err(|e| e.to_string())?;
+        self.take(count)
     }
 
     fn line(&mut self) -> Result<&'a str, String> {
@@ -423,35 +347,33 @@ impl<'a> Machine<'a> {
         let line = std::str::from_utf8(line).map_err(|e| format!("a name: {e}"))?;
         Ok(line.trim_end())
     }
+}
 
-    /// A little-endian signed integer of any length.
-    fn long(&mut self, len: usize) -> Result<(), String> {
-        let bytes = self.take(len)?;
-        let negative = bytes.last().is_some_and(|&b| b >= 0x80);
-        let mut le = if negative { [0xff; 8] } else { [0; 8] };
-        let value = match le.get_mut(..len) {
-            Some(low) => {
-                low.copy_from_slice(bytes);
-                Value::Int(i64::from_le_bytes(le))
-            }
-            None => Value::Opaque,
-        };
-        self.push(value);
-        Ok(())
-    }
+/// Keys and values that follow each other.
+fn pairs(items: &[Id]) -> impl Iterator<Item = (Id, Id)> {
+    items.chunks_exact(2).map(|pair| (pair[0], pair[1]))
+}
 
-    fn text(&mut self, len: usize) -> Result<(), String> {
-        // Python also writes halves of surrogate pairs, which no name of a tensor has.
-        let text = std::str::from_utf8(self.take(len)?);
-        self.push(text.map_or(Value::Opaque, Value::Text));
-        Ok(())
+/// A little-endian signed integer of any length.
+fn long<'a>(bytes: &[u8]) -> Value<'a> {
+    let negative = bytes.last().is_some_and(|&b| b >= 0x80);
+    let mut le = if negative { [0xff; 8] } else { [0; 8] };
+    match le.get_mut(..bytes.len()) {
+        Some(low) => {
+            low.copy_from_slice(bytes);
+            Value::Int(i64::from_le_bytes(le))
+        }
+        None => Value::Opaque,
     }
+}
 
-    fn skip(&mut self, len: usize) -> Result<(), String> {
-        self.take(len)?;
-        self.push(Value::Opaque);
-        Ok(())
-    }
+/// Python also writes halves of surrogate pairs, which no name of a tensor has.
+fn text(bytes: &[u8]) -> Value<'_> {
+    std::str::from_utf8(bytes).map_or(Value::Opaque, Value::Text)
+}
+
+fn opaque<'a>(_: &[u8]) -> Value<'a> {
+    Value::Opaque
 }
 
 #[cfg(test)]
