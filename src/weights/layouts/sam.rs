@@ -1,5 +1,6 @@
 //! SAM 1 and MobileSAM.
 
+use super::sam3_hf::MASK_DECODER;
 use super::{Layout, section};
 
 /// `sam_vit_*.pth` and `mobile_sam.pt`: the names modules ask for.
@@ -41,19 +42,7 @@ pub(in crate::weights) const SAM_HF: Layout = Layout {
             ("mask_downscaling.4", "mask_embed.layer_norm2"),
             ("mask_downscaling.6", "mask_embed.conv3"),
         ]),
-        section("mask_decoder", "mask_decoder", &[
-            ("transformer.layers.*.norm*", "transformer.layers.*.layer_norm*"),
-            ("transformer.norm_final_attn", "transformer.layer_norm_final_attn"),
-            ("output_upscaling.0", "upscale_conv1"),
-            ("output_upscaling.1", "upscale_layer_norm"),
-            ("output_upscaling.3", "upscale_conv2"),
-            ("output_hypernetworks_mlps.*.layers.0", "output_hypernetworks_mlps.*.proj_in"),
-            ("output_hypernetworks_mlps.*.layers.1", "output_hypernetworks_mlps.*.layers.0"),
-            ("output_hypernetworks_mlps.*.layers.2", "output_hypernetworks_mlps.*.proj_out"),
-            ("iou_prediction_head.layers.0", "iou_prediction_head.proj_in"),
-            ("iou_prediction_head.layers.1", "iou_prediction_head.layers.0"),
-            ("iou_prediction_head.layers.2", "iou_prediction_head.proj_out"),
-        ]),
+        section("mask_decoder", "mask_decoder", MASK_DECODER),
     ]],
     fixes: &[],
     // A tied copy of `shared_image_embedding`, present in some files only.

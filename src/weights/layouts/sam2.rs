@@ -1,6 +1,8 @@
 //! SAM 2.1.
 
-use super::sam3_hf::{MASK_DECODER, MEMORY_ATTENTION, MEMORY_ENCODER, PROMPT_ENCODER, TRACKER};
+use super::sam3_hf::{
+    MASK_ATTENTION, MASK_DECODER, MEMORY_ATTENTION, MEMORY_ENCODER, PROMPT_ENCODER, TRACKER,
+};
 use super::{Layout, section};
 
 /// `sam2.1_hiera_*.pt`: the names modules ask for.
@@ -36,6 +38,7 @@ pub(in crate::weights) const SAM2_HF: Layout = Layout {
             ("*.mlp.layers.0", "*.mlp.proj_in"),
             ("*.mlp.layers.1", "*.mlp.proj_out"),
         ]),
+        section("sam_mask_decoder", "mask_decoder", MASK_ATTENTION),
         section("sam_mask_decoder", "mask_decoder", MASK_DECODER),
         section("memory_attention", "memory_attention", MEMORY_ATTENTION),
         section("memory_encoder", "memory_encoder", MEMORY_ENCODER),

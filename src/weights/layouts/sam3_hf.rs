@@ -114,20 +114,8 @@ const MODEL: &[Section] = &[
         ("blocks.*.mlp", "layers.*.mlp"),
     ]),
     // Necks
-    section("detector.backbone.vision_backbone.convs", "vision_encoder.neck.fpn_layers", &[
-        ("0.dconv_2x2_0", "0.scale_layers.0"),
-        ("0.dconv_2x2_1", "0.scale_layers.2"),
-        ("1.dconv_2x2", "1.scale_layers.0"),
-        ("*.conv_1x1", "*.proj1"),
-        ("*.conv_3x3", "*.proj2"),
-    ]),
-    section("detector.backbone.vision_backbone.sam2_convs", "tracker_neck.fpn_layers", &[
-        ("0.dconv_2x2_0", "0.scale_layers.0"),
-        ("0.dconv_2x2_1", "0.scale_layers.2"),
-        ("1.dconv_2x2", "1.scale_layers.0"),
-        ("*.conv_1x1", "*.proj1"),
-        ("*.conv_3x3", "*.proj2"),
-    ]),
+    section("detector.backbone.vision_backbone.convs", "vision_encoder.neck.fpn_layers", NECK),
+    section("detector.backbone.vision_backbone.sam2_convs", "tracker_neck.fpn_layers", NECK),
     // Geometry encoder
     section("detector.geometry_encoder", "geometry_encoder", &[
         ("encode.*.self_attn.in_proj_*", "layers.*.self_attn.{q,k,v}_proj.*"),
@@ -207,7 +195,17 @@ const MODEL: &[Section] = &[
         ("*.mlp.lin1", "*.mlp.proj_in"),
         ("*.mlp.lin2", "*.mlp.proj_out"),
     ]),
+    section("tracker.sam_mask_decoder", "tracker_model.mask_decoder", MASK_ATTENTION),
     section("tracker.sam_mask_decoder", "tracker_model.mask_decoder", MASK_DECODER),
+];
+
+/// A neck.
+const NECK: Rows = &[
+    ("0.dconv_2x2_0", "0.scale_layers.0"),
+    ("0.dconv_2x2_1", "0.scale_layers.2"),
+    ("1.dconv_2x2", "1.scale_layers.0"),
+    ("*.conv_1x1", "*.proj1"),
+    ("*.conv_3x3", "*.proj2"),
 ];
 
 /// Embeddings and pointers of the tracker.
@@ -267,14 +265,19 @@ pub(super) const PROMPT_ENCODER: Rows = &[
     ("", ""),
 ];
 
-/// Mask decoder without its transformer's MLPs; `*_head` are `iou_prediction_head` and
-/// `pred_obj_score_head`.
+/// Projections after the mask decoder's attention, whose names SAM 1 keeps.
+#[rustfmt::skip]
+pub(super) const MASK_ATTENTION: Rows = &[
+    ("transformer.final_attn_token_to_image.out_proj", "transformer.final_attn_token_to_image.o_proj"),
+    ("transformer.layers.*.*.out_proj", "transformer.layers.*.*.o_proj"),
+];
+
+/// Mask decoder without its transformer's MLPs and [`MASK_ATTENTION`]; `*_head` are
+/// `iou_prediction_head` and `pred_obj_score_head`.
 #[rustfmt::skip]
 pub(super) const MASK_DECODER: Rows = &[
     ("transformer.norm_final_attn", "transformer.layer_norm_final_attn"),
-    ("transformer.final_attn_token_to_image.out_proj", "transformer.final_attn_token_to_image.o_proj"),
     ("transformer.layers.*.norm*", "transformer.layers.*.layer_norm*"),
-    ("transformer.layers.*.*.out_proj", "transformer.layers.*.*.o_proj"),
     ("output_upscaling.0", "upscale_conv1"),
     ("output_upscaling.1", "upscale_layer_norm"),
     ("output_upscaling.3", "upscale_conv2"),
