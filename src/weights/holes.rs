@@ -22,7 +22,7 @@ impl Checkpoint {
         if lost == 0 || lost < all / SHARE {
             return Ok(self);
         }
-        let (n, names) = (blank.len(), listing(blank.iter().map(|t| t.name.as_str())));
+        let (n, names) = (blank.len(), listing(blank.iter().map(|t| &t.name)));
         let problem = format!(
             "{n} matrices, {lost} of {all} bytes, hold zeros only, so a part of the file was never \
              written; download it again:{names}"

@@ -68,10 +68,10 @@ pub(super) fn expand(pattern: &str) -> Vec<String> {
 
 /// A list for an error message: names that differ in numbers only, or in being weight or bias,
 /// are one line; ten lines are shown.
-pub(crate) fn listing<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
-    let mut groups = BTreeMap::<String, (&str, usize)>::new();
+pub(crate) fn listing<S: AsRef<str>>(names: impl IntoIterator<Item = S>) -> String {
+    let mut groups = BTreeMap::<String, (S, usize)>::new();
     for name in names {
-        let segments = name.split('.').map(|segment| match segment {
+        let segments = name.as_ref().split('.').map(|segment| match segment {
             "weight" | "bias" => "{weight,bias}",
             _ if segment.bytes().all(|b| b.is_ascii_digit()) => "*",
             _ => segment,
@@ -82,7 +82,7 @@ pub(crate) fn listing<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let mut text = String::new();
     for (group, (name, count)) in groups.iter().take(SHOWN) {
         text.push_str(&match count {
-            1 => format!("\n  {name}"),
+            1 => format!("\n  {}", name.as_ref()),
             _ => format!("\n  {group} ({count})"),
         });
     }
@@ -129,13 +129,13 @@ mod tests {
         let blocks: Vec<_> = (0..32)
             .flat_map(|i| ["norm.weight", "norm.bias", "qkv.weight"].map(|n| format!("b.{i}.{n}")))
             .collect();
-        let text = listing(blocks.iter().map(String::as_str));
+        let text = listing(&blocks);
         assert_eq!(
             text,
             "\n  b.*.norm.{weight,bias} (64)\n  b.*.qkv.{weight,bias} (32)"
         );
         let names: Vec<_> = ('a'..='m').map(String::from).collect();
-        let text = listing(names.iter().map(String::as_str));
+        let text = listing(&names);
         assert!(text.ends_with("\n  j\n  and 3 more"), "{text}");
     }
 }

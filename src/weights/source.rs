@@ -68,11 +68,7 @@ impl Source {
 
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = match self {
-            Self::Mapped(_) => "Mapped",
-            Self::Memory(_) => "Memory",
-        };
-        write!(f, "{kind}({} bytes)", self.bytes().len())
+        write!(f, "Source({} bytes)", self.bytes().len())
     }
 }
 

@@ -84,44 +84,32 @@ impl Checkpoint {
     /// Everything in which this checkpoint differs from what a model asks for.
     pub(crate) fn compare(&self, survey: &Survey, left_out: &[&str]) -> Result<()> {
         let mut report = vec![];
-        let mut tell = |what: &str, names: Vec<&str>| {
+        let mut tell = |what: &str, names: Vec<String>| {
             if !names.is_empty() {
                 report.push(format!("{} tensors {what}:{}", names.len(), listing(names)));
             }
         };
-        let missing = survey.missing.iter().map(String::as_str);
-        tell("are missing", missing.collect());
-        let misshaped = survey
-            .misshaped
-            .iter()
-            .map(|(name, got, want)| format!("{name}: {got:?} instead of {want:?}"));
-        let misshaped: Vec<_> = misshaped.collect();
-        tell(
-            "have another shape",
-            misshaped.iter().map(String::as_str).collect(),
-        );
+        tell("are missing", survey.missing.iter().cloned().collect());
+        let misshaped = survey.misshaped.iter();
+        let misshaped =
+            misshaped.map(|(name, got, want)| format!("{name}: {got:?} instead of {want:?}"));
+        tell("have another shape", misshaped.collect());
         let unreadable = survey.read.iter().filter(|name| self.dtype(name).is_none());
-        let unreadable: Vec<_> = unreadable
-            .filter_map(|name| {
-                Some(format!(
-                    "{name}: {}",
-                    self.entry(name)?.parts.first()?.dtype
-                ))
-            })
-            .collect();
+        let unreadable = unreadable.filter_map(|name| {
+            let part = self.entry(name)?.parts.first()?;
+            Some(format!("{name}: {}", part.dtype))
+        });
         tell(
             "have a number format that is not read, save them as f32, f16 or bf16",
-            unreadable.iter().map(String::as_str).collect(),
+            unreadable.collect(),
         );
         let is_surplus = |name: &&str| {
             !survey.read.contains(*name)
                 && !survey.misshaped.iter().any(|(other, ..)| other == name)
                 && !left_out.iter().any(|part| matches(name, part).is_some())
         };
-        tell(
-            "belong to no part of the model",
-            self.own_names().filter(is_surplus).collect(),
-        );
+        let surplus = self.own_names().filter(is_surplus).map(String::from);
+        tell("belong to no part of the model", surplus.collect());
         if report.is_empty() {
             return Ok(());
         }
