@@ -9,7 +9,7 @@ use ::safetensors::Dtype;
 use candle::{DType, Device, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 
-use super::int8::{Choice, Quantizing, weight_of};
+use super::int8::{self, Choice, weight_of};
 use super::layout::{Asked, Fix, Layout, Table};
 use super::names::{listing, matches};
 use super::source::{Format, Source, format_of};
@@ -109,9 +109,8 @@ impl Checkpoint {
             let source = Arc::new(Source::open(&path)?);
             let (shard, about) =
                 safetensors::read(&source).map_err(|problem| Error::checkpoint(&path, problem))?;
-            let held: BTreeSet<_> = shard.iter().map(|t| t.name.as_str()).collect();
-            let lacking = expected.iter().map(String::as_str);
-            let lacking: Vec<_> = lacking.filter(|name| !held.contains(name)).collect();
+            let held: BTreeSet<_> = shard.iter().map(|t| &t.name).collect();
+            let lacking: Vec<_> = expected.iter().filter(|n| !held.contains(n)).collect();
             if !lacking.is_empty() {
                 let (n, names) = (lacking.len(), listing(lacking));
                 let problem = format!("{n} tensors of the index are not in this shard:{names}");
@@ -274,7 +273,7 @@ impl Checkpoint {
         match &self.missing(names)[..] {
             [] => Ok(()),
             missing => {
-                let names = listing(missing.iter().map(String::as_str));
+                let names = listing(missing);
                 let (n, layout) = (missing.len(), self.layout().name);
                 let problem = format!("{n} tensors are missing ({layout} layout):{names}");
                 Err(Error::checkpoint(self.path(), problem))
@@ -314,20 +313,11 @@ impl Checkpoint {
     /// Each is copied once from the file. Missing and misshaped tensors are errors that name the
     /// tensor, what the file calls it, the file and its layout.
     pub fn var_builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
-        let backend: Box<dyn SimpleBackend> = match self.int8 {
-            None => Box::new(self.clone()),
-            Some(choice) => {
-                let int8 = None;
-                Box::new(Quantizing::new(
-                    Self {
-                        int8,
-                        ..self.clone()
-                    },
-                    choice,
-                ))
-            }
+        let stored = Self {
+            int8: None,
+            ..self.clone()
         };
-        VarBuilder::from_backend(backend, dtype, device.clone())
+        int8::builder(stored, self.int8, dtype, device)
     }
 
     /// Every tensor that a module can ask for of the file itself, without parts; sorted.
@@ -376,9 +366,8 @@ impl Checkpoint {
             let message = format!("`{name}` has shape {got:?} instead of {want:?} {at}");
             return Err(candle::Error::msg(message));
         }
-        let parts: Vec<_> = entry.parts.iter().collect();
-        join(&parts, entry.skip, &entry.shape, dtype, device)
-            .map_err(|e| e.context(format!("`{name}` {}", file.place(name, entry))))
+        let read = entry.read(dtype, device);
+        read.map_err(|e| e.context(format!("`{name}` {}", file.place(name, entry))))
     }
 
     pub(super) fn missing_message(&self, name: &str) -> String {
@@ -521,6 +510,10 @@ impl Entry {
             }
         }
         Some(Self { parts, shape, skip })
+    }
+
+    pub(super) fn read(&self, dtype: DType, device: &Device) -> candle::Result<Tensor> {
+        join(&self.parts, self.skip, &self.shape, dtype, device)
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use candle::{DType, Device, Result, Shape, Tensor, bail};
-use candle_nn::{Init, var_builder::SimpleBackend};
+use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use rayon::prelude::*;
 
 /// Says of a tensor, by its official name, whether it is to be of 8 bits. Only weights of at least two
@@ -70,21 +70,29 @@ pub(super) fn quantize(values: &[f32], rows: usize) -> Result<Quantized> {
 }
 
 /// Weights that are made 8 bits as they are asked for.
-pub(super) struct Quantizing<B> {
+struct Quantizing<B> {
     inner: B,
     choice: Choice,
     /// Scales of weights that were asked for.
     scales: Mutex<HashMap<String, Vec<f32>>>,
 }
 
-impl<B> Quantizing<B> {
-    pub(super) fn new(inner: B, choice: Choice) -> Self {
-        Self {
-            inner,
+/// A builder over `backend`; the weights that `choice` names are made 8 bits.
+pub(super) fn builder(
+    backend: impl SimpleBackend + 'static,
+    choice: Option<Choice>,
+    dtype: DType,
+    device: &Device,
+) -> VarBuilder<'static> {
+    let backend: Box<dyn SimpleBackend> = match choice {
+        None => Box::new(backend),
+        Some(choice) => Box::new(Quantizing {
+            inner: backend,
             choice,
             scales: Mutex::default(),
-        }
-    }
+        }),
+    };
+    VarBuilder::from_backend(backend, dtype, device.clone())
 }
 
 impl<B: SimpleBackend> SimpleBackend for Quantizing<B> {

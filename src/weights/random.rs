@@ -4,7 +4,7 @@ use candle::{DType, Device, Result, Shape, Tensor};
 use candle_nn::{Init, VarBuilder, var_builder::SimpleBackend};
 use rayon::prelude::*;
 
-use super::int8::{self, Choice, Quantizing};
+use super::int8::{self, Choice};
 
 /// Elements that one stream of numbers fills.
 const CHUNK: usize = 1 << 16;
@@ -15,13 +15,7 @@ const CHUNK: usize = 1 << 16;
 /// number format through all the layers of every model, but what comes out means nothing. Those that
 /// `int8` chooses are made 8 bits.
 pub fn random(dtype: DType, device: &Device, int8: Option<Choice>) -> VarBuilder<'static> {
-    match int8 {
-        None => VarBuilder::from_backend(Box::new(Random), dtype, device.clone()),
-        Some(choice) => {
-            let backend = Quantizing::new(Random, choice);
-            VarBuilder::from_backend(Box::new(backend), dtype, device.clone())
-        }
-    }
+    int8::builder(Random, int8, dtype, device)
 }
 
 struct Random;
@@ -35,7 +29,7 @@ impl SimpleBackend for Random {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
-        let Range { middle, spread } = Range::of(name, shape.dims());
+        let (middle, spread) = range(name, shape.dims());
         let seed = hash(name);
         let mut values = vec![0f32; shape.elem_count()];
         let chunks = values.par_chunks_mut(CHUNK).enumerate();
@@ -60,24 +54,16 @@ impl SimpleBackend for Random {
     }
 }
 
-/// Values lie evenly in `middle` ± `spread`.
-struct Range {
-    middle: f32,
-    spread: f32,
-}
-
-impl Range {
-    fn of(name: &str, dims: &[usize]) -> Self {
-        let around = |middle, spread| Self { middle, spread };
-        match (name.rsplit('.').next(), dims) {
-            (Some("running_var"), _) => around(1., 0.2),
-            (Some("weight"), [_]) => around(1., 0.2), // of a norm
-            (_, [] | [_]) => around(0., 0.1),
-            // Half of what would keep the variance, so that residual branches do not add up.
-            (_, [_, fan_in @ ..]) => {
-                let fan_in = fan_in.iter().product::<usize>().max(1);
-                around(0., 0.5 * (3. / fan_in as f32).sqrt())
-            }
+/// `middle` and `spread`: values lie evenly in `middle` ± `spread`.
+fn range(name: &str, dims: &[usize]) -> (f32, f32) {
+    match (name.rsplit('.').next(), dims) {
+        (Some("running_var"), _) => (1., 0.2),
+        (Some("weight"), [_]) => (1., 0.2), // of a norm
+        (_, [] | [_]) => (0., 0.1),
+        // Half of what would keep the variance, so that residual branches do not add up.
+        (_, [_, fan_in @ ..]) => {
+            let fan_in = fan_in.iter().product::<usize>().max(1);
+            (0., 0.5 * (3. / fan_in as f32).sqrt())
         }
     }
 }

@@ -4,7 +4,6 @@ use super::checkpoint::Entry;
 use super::int8::{quantize, scale_of};
 use super::layout::Table;
 use super::names::listing;
-use super::tensor::join;
 use super::{Checkpoint, layouts};
 use crate::error::{Error, Result};
 use crate::write::{NewFile, is_safetensors};
@@ -104,23 +103,19 @@ impl Checkpoint {
         let mut out = BufWriter::new(file);
         out.write_all(&header).map_err(failed)?;
         for row in &rows {
-            if row.content != Content::Values {
-                let bytes = self.int8_bytes(row)?;
-                out.write_all(&bytes).map_err(failed)?;
+            let mut write = |bytes: &[u8]| -> std::io::Result<()> {
+                out.write_all(bytes)?;
                 done += bytes.len() as u64;
                 progress(done, total);
+                Ok(())
+            };
+            if row.content != Content::Values {
+                write(&self.int8_bytes(row)?).map_err(failed)?;
                 continue;
             }
             let skipped = vec![0; row.entry.skip * row.dtype.bitsize() / 8];
-            out.write_all(&skipped).map_err(failed)?;
-            done += skipped.len() as u64;
+            write(&skipped).map_err(failed)?;
             for tensor in &row.entry.parts {
-                let mut write = |bytes: &[u8]| {
-                    out.write_all(bytes)?;
-                    done += bytes.len() as u64;
-                    progress(done, total);
-                    Ok(())
-                };
                 tensor.pieces(row.dtype, &mut write).map_err(|e| match e {
                     candle::Error::Io(e) => failed(e),
                     other => Error::checkpoint(self.path(), other.to_string()),
@@ -186,11 +181,10 @@ impl Checkpoint {
 
     /// The bytes, or the scales, that are made of a tensor.
     fn int8_bytes(&self, row: &Row) -> Result<Vec<u8>> {
-        let parts: Vec<_> = row.entry.parts.iter().collect();
-        let (skip, shape) = (row.entry.skip, &row.entry.shape);
-        let made = join(&parts, skip, shape, DType::F32, &Device::Cpu)
+        let exact = row.entry.read(DType::F32, &Device::Cpu);
+        let made = exact
             .and_then(|exact| exact.flatten_all()?.to_vec1::<f32>())
-            .and_then(|values| quantize(&values, shape[0]));
+            .and_then(|values| quantize(&values, row.entry.shape[0]));
         let made = made.map_err(|problem| {
             let problem = format!("`{}` cannot be made 8 bits: {problem}", row.name);
             Error::checkpoint(self.path(), problem)

@@ -314,7 +314,7 @@ mod tests {
     }
 
     pub(super) fn values(t: &StoredTensor, dtype: DType) -> Vec<f32> {
-        let t = join(&[t], 0, &t.shape, dtype, &Device::Cpu).unwrap();
+        let t = join(std::slice::from_ref(t), 0, &t.shape, dtype, &Device::Cpu).unwrap();
         assert_eq!(t.dtype(), dtype);
         let t = t.to_dtype(DType::F32).unwrap().flatten_all().unwrap();
         t.to_vec1().unwrap()
