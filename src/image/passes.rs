@@ -16,8 +16,8 @@ pub(crate) struct Pass<W> {
 
 /// A pass of integers whose sums are rounded to 8 bits.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct IntegerPass {
-    pub sums: Pass<u32>,
+pub(crate) struct IntegerPass<W> {
+    pub sums: Pass<W>,
     /// Fractional bits of the weights.
     pub bits: u32,
 }

@@ -31,13 +31,7 @@ const CHANNELS: usize = 3;
 /// # Errors
 /// [`Error::InvalidImage`] when `width` or `height` is zero.
 pub fn resize_bilinear_antialias(image: &Image, width: usize, height: usize) -> Result<Image> {
-    resize::<i16>(
-        image,
-        width,
-        height,
-        Order::HorizontalFirst,
-        Kernel::Triangle,
-    )
+    resize::<i16>(image, width, height, Kernel::Triangle)
 }
 
 /// Resizes as Pillow 13 does with `BILINEAR`, bit for bit.
@@ -45,7 +39,7 @@ pub fn resize_bilinear_antialias(image: &Image, width: usize, height: usize) -> 
 /// # Errors
 /// [`Error::InvalidImage`] when `width` or `height` is zero.
 pub fn resize_pillow_bilinear(image: &Image, width: usize, height: usize) -> Result<Image> {
-    resize_pillow(image, width, height, Kernel::Triangle)
+    resize::<i32>(image, width, height, Kernel::Triangle)
 }
 
 /// Resizes as Pillow 13 does with `BICUBIC`, bit for bit.
@@ -53,58 +47,59 @@ pub fn resize_pillow_bilinear(image: &Image, width: usize, height: usize) -> Res
 /// # Errors
 /// [`Error::InvalidImage`] when `width` or `height` is zero.
 pub fn resize_pillow_bicubic(image: &Image, width: usize, height: usize) -> Result<Image> {
-    resize_pillow(image, width, height, Kernel::Cubic)
-}
-
-fn resize_pillow(image: &Image, width: usize, height: usize, kernel: Kernel) -> Result<Image> {
-    let order = Order::of_pillow(image.size(), Size::new(width, height));
-    resize::<i32>(image, width, height, order, kernel)
+    resize::<i32>(image, width, height, Kernel::Cubic)
 }
 
 /// What [`resize_bilinear_antialias`] sums, in the order of its passes.
 ///
 /// # Errors
 /// As of that function.
-pub(crate) fn bilinear_antialias_passes(from: Size, to: Size) -> Result<Vec<IntegerPass>> {
-    passes::<i16>(from, to, Order::HorizontalFirst)
+pub(crate) fn bilinear_antialias_passes(from: Size, to: Size) -> Result<Vec<IntegerPass<u32>>> {
+    widened_passes::<i16>(from, to)
 }
 
 /// What [`resize_pillow_bilinear`] sums, in the order of its passes.
 ///
 /// # Errors
 /// As of that function.
-pub(crate) fn pillow_bilinear_passes(from: Size, to: Size) -> Result<Vec<IntegerPass>> {
-    passes::<i32>(from, to, Order::of_pillow(from, to))
+pub(crate) fn pillow_bilinear_passes(from: Size, to: Size) -> Result<Vec<IntegerPass<u32>>> {
+    widened_passes::<i32>(from, to)
 }
 
-fn passes<W: Weight>(from: Size, to: Size, order: Order) -> Result<Vec<IntegerPass>> {
-    check_size(to)?;
-    let pass = |is_horizontal, old: usize, new: usize| {
-        (old != new).then(|| Filter::<W>::new(old, new, Kernel::Triangle).into_pass(is_horizontal))
-    };
-    let horizontal = pass(true, from.width, to.width);
-    let vertical = pass(false, from.height, to.height);
-    let in_order = match order {
-        Order::HorizontalFirst => [horizontal, vertical],
-        Order::VerticalFirst => [vertical, horizontal],
-    };
-    Ok(in_order.into_iter().flatten().collect())
+fn widened_passes<W: Weight>(from: Size, to: Size) -> Result<Vec<IntegerPass<u32>>> {
+    let passes = passes::<W>(from, to, Kernel::Triangle)?;
+    Ok(passes.into_iter().map(IntegerPass::widened).collect())
 }
 
-fn check_size(Size { width, height }: Size) -> Result<()> {
+/// The passes that are needed, in their order.
+fn passes<W: Weight>(from: Size, to: Size, kernel: Kernel) -> Result<Vec<IntegerPass<W>>> {
+    let Size { width, height } = to;
     if width == 0 || height == 0 {
         return Err(Error::InvalidImage(format!(
             "cannot resize to {width}x{height} pixels; both sides must be at least 1"
         )));
     }
-    Ok(())
+    let pass = |is_horizontal, old: usize, new: usize| {
+        (old != new).then(|| IntegerPass::new(is_horizontal, old, new, kernel))
+    };
+    let mut passes = [
+        pass(true, from.width, width),
+        pass(false, from.height, height),
+    ];
+    if W::columns_first(from, to) {
+        passes.reverse();
+    }
+    Ok(passes.into_iter().flatten().collect())
 }
 
-/// An integer weight; how many of its bits are fractional depends on the reference.
-trait Weight: Copy + Into<i32> + Send + Sync {
+/// An integer weight. How many of its bits are fractional, and which pass is the first, depends on
+/// the reference.
+pub(crate) trait Weight: Copy + Into<i32> + Send + Sync {
     /// Fractional bits when the largest weight of a pass is `largest`.
     fn bits(largest: f64) -> u32;
     fn from_i32(weight: i32) -> Self;
+    /// Whether the vertical pass is the first.
+    fn columns_first(from: Size, to: Size) -> bool;
 }
 
 /// torchvision: as many bits as leave the largest weight below 2^15, at most 22.
@@ -117,6 +112,10 @@ impl Weight for i16 {
     fn from_i32(weight: i32) -> Self {
         weight as Self
     }
+
+    fn columns_first(_: Size, _: Size) -> bool {
+        false
+    }
 }
 
 /// Pillow: always 22 bits.
@@ -128,22 +127,11 @@ impl Weight for i32 {
     fn from_i32(weight: i32) -> Self {
         weight
     }
-}
 
-enum Order {
-    HorizontalFirst,
-    VerticalFirst,
-}
-
-impl Order {
-    fn of_pillow(from: Size, to: Size) -> Self {
+    fn columns_first(from: Size, to: Size) -> bool {
         let rows_lost = from.height as i64 - to.height as i64;
         let columns_lost = from.width as i64 - to.width as i64;
-        if rows_lost > 0 && rows_lost > 2 * columns_lost {
-            Self::VerticalFirst
-        } else {
-            Self::HorizontalFirst
-        }
+        rows_lost > 0 && rows_lost > 2 * columns_lost
     }
 }
 
@@ -175,31 +163,17 @@ impl Kernel {
     }
 }
 
-fn resize<W: Weight>(
-    image: &Image,
-    width: usize,
-    height: usize,
-    order: Order,
-    kernel: Kernel,
-) -> Result<Image> {
-    check_size(Size::new(width, height))?;
-    let (old_width, old_height) = (image.width(), image.height());
-    let horizontal = (width != old_width).then(|| Filter::<W>::new(old_width, width, kernel));
-    let vertical = (height != old_height).then(|| Filter::<W>::new(old_height, height, kernel));
-
-    let pixels = match (horizontal, vertical) {
-        (None, None) => image.pixels().to_vec(),
-        (Some(horizontal), None) => horizontal.along_rows(image.pixels(), old_width),
-        (None, Some(vertical)) => vertical.along_columns(image.pixels(), old_width),
-        (Some(horizontal), Some(vertical)) => match order {
-            Order::HorizontalFirst => {
-                in_bands(&horizontal, &vertical, image.pixels(), old_width, width)
-            }
-            Order::VerticalFirst => horizontal.along_rows(
-                &vertical.along_columns(image.pixels(), old_width),
-                old_width,
-            ),
-        },
+fn resize<W: Weight>(image: &Image, width: usize, height: usize, kernel: Kernel) -> Result<Image> {
+    let (old, old_width) = (image.pixels(), image.width());
+    let passes = passes::<W>(image.size(), Size::new(width, height), kernel)?;
+    let pixels = match &passes[..] {
+        [first, second] if first.sums.is_horizontal => {
+            in_bands(first, second, old, old_width, width)
+        }
+        [first, second] => second.along_rows(&first.along_columns(old, old_width), old_width),
+        [only] if only.sums.is_horizontal => only.along_rows(old, old_width),
+        [only] => only.along_columns(old, old_width),
+        _ => old.to_vec(),
     };
     Image::from_rgb8(width, height, pixels)
 }
@@ -207,8 +181,8 @@ fn resize<W: Weight>(
 /// The horizontal pass, then the vertical one, for as many rows of the result at a time as need a
 /// bounded part of what is between: a tall picture would become much wider first.
 fn in_bands<W: Weight>(
-    horizontal: &Filter<W>,
-    vertical: &Filter<W>,
+    horizontal: &IntegerPass<W>,
+    vertical: &IntegerPass<W>,
     pixels: &[u8],
     old_width: usize,
     width: usize,
@@ -216,14 +190,15 @@ fn in_bands<W: Weight>(
     /// Bytes between the passes; enough that photographs are one band.
     const BAND: usize = 32 << 20;
     let (old_stride, stride) = (old_width * CHANNELS, width * CHANNELS);
-    let height = vertical.starts.len();
+    let Pass { starts, taps, .. } = &vertical.sums;
+    let height = starts.len();
     let mut resized = vec![0; height * stride];
     let mut first = 0;
     while first < height {
-        let start = vertical.starts[first];
-        let fits = |row: &usize| (vertical.starts[*row] + vertical.taps - start) * stride <= BAND;
+        let start = starts[first];
+        let fits = |row: &usize| (starts[*row] + taps - start) * stride <= BAND;
         let last = (first + 1..height).take_while(fits).last().unwrap_or(first);
-        let end = vertical.starts[last] + vertical.taps;
+        let end = starts[last] + taps;
         let source = &pixels[start * old_stride..end * old_stride];
         let between = horizontal.along_rows(source, old_width);
         let rows = first..last + 1;
@@ -234,20 +209,9 @@ fn in_bands<W: Weight>(
     resized
 }
 
-/// The weights of one pass: sample i of the result is a weighted sum of `taps` source samples from
-/// `starts[i]` on.
-struct Filter<W> {
-    starts: Vec<usize>,
-    /// Source samples per window: the widest one's, narrower windows have weights of zero.
-    taps: usize,
-    /// `taps` weights for each window.
-    weights: Vec<W>,
-    /// Fractional bits of the weights.
-    bits: u32,
-}
-
-impl<W: Weight> Filter<W> {
-    fn new(old: usize, new: usize, kernel: Kernel) -> Self {
+impl<W: Weight> IntegerPass<W> {
+    /// Its taps are those of the widest window; narrower ones have weights of zero.
+    fn new(is_horizontal: bool, old: usize, new: usize, kernel: Kernel) -> Self {
         let scale = old as f64 / new as f64;
         let stretch = scale.max(1.0);
         let (support, inverse) = (kernel.radius() * stretch, 1.0 / stretch);
@@ -286,21 +250,23 @@ impl<W: Weight> Filter<W> {
             starts.push(shifted);
             padded.resize(starts.len() * taps, W::from_i32(0));
         }
-        Self {
+        let sums = Pass {
+            is_horizontal,
             starts,
             taps,
             weights: padded,
-            bits,
-        }
+        };
+        Self { sums, bits }
     }
 
-    fn into_pass(self, is_horizontal: bool) -> IntegerPass {
-        let weights = self.weights.into_iter().map(Into::<i32>::into);
+    /// The same for a triangle, of whose weights none is negative.
+    fn widened(self) -> IntegerPass<u32> {
+        let weight = |weight: &W| Into::<i32>::into(*weight) as u32;
         let sums = Pass {
-            is_horizontal,
-            starts: self.starts,
-            taps: self.taps,
-            weights: weights.map(|weight| weight as u32).collect(), // none is negative
+            weights: self.sums.weights.iter().map(weight).collect(),
+            is_horizontal: self.sums.is_horizontal,
+            starts: self.sums.starts,
+            taps: self.sums.taps,
         };
         IntegerPass {
             sums,
@@ -320,12 +286,12 @@ impl<W: Weight> Filter<W> {
     /// (rows, width, 3) -> (rows, windows, 3)
     fn along_rows(&self, pixels: &[u8], width: usize) -> Vec<u8> {
         let rows = pixels.len() / (width * CHANNELS);
-        let new_stride = self.starts.len() * CHANNELS;
+        let new_stride = self.sums.starts.len() * CHANNELS;
         let mut resized = vec![0; rows * new_stride];
         resized
             .par_chunks_mut(new_stride)
             .zip(pixels.par_chunks(width * CHANNELS))
-            .for_each(|(to, from)| match self.taps {
+            .for_each(|(to, from)| match self.sums.taps {
                 1 => self.along_row::<1>(from, to),
                 2 => self.along_row::<2>(from, to),
                 3 => self.along_row::<3>(from, to),
@@ -343,8 +309,8 @@ impl<W: Weight> Filter<W> {
     fn along_row<const TAPS: usize>(&self, from: &[u8], to: &mut [u8]) {
         let (from, _) = from.as_chunks::<CHANNELS>();
         let (to, _) = to.as_chunks_mut::<CHANNELS>();
-        let (weights, _) = self.weights.as_chunks::<TAPS>();
-        for ((pixel, &start), weights) in to.iter_mut().zip(&self.starts).zip(weights) {
+        let (weights, _) = self.sums.weights.as_chunks::<TAPS>();
+        for ((pixel, &start), weights) in to.iter_mut().zip(&self.sums.starts).zip(weights) {
             let Some(window) = from[start..].first_chunk::<TAPS>() else {
                 return;
             };
@@ -361,8 +327,8 @@ impl<W: Weight> Filter<W> {
     fn along_row_of_any_taps(&self, from: &[u8], to: &mut [u8]) {
         let (from, _) = from.as_chunks::<CHANNELS>();
         let (to, _) = to.as_chunks_mut::<CHANNELS>();
-        let weights = self.weights.chunks_exact(self.taps);
-        for ((pixel, &start), weights) in to.iter_mut().zip(&self.starts).zip(weights) {
+        let weights = self.sums.weights.chunks_exact(self.sums.taps);
+        for ((pixel, &start), weights) in to.iter_mut().zip(&self.sums.starts).zip(weights) {
             let mut sums = [self.half(); CHANNELS];
             for (source, &weight) in from[start..].iter().zip(weights) {
                 for c in 0..CHANNELS {
@@ -375,7 +341,7 @@ impl<W: Weight> Filter<W> {
 
     /// (rows, width, 3) -> (windows, width, 3)
     fn along_columns(&self, pixels: &[u8], width: usize) -> Vec<u8> {
-        let windows = self.starts.len();
+        let windows = self.sums.starts.len();
         let mut resized = vec![0; windows * width * CHANNELS];
         self.rows_along_columns(0..windows, pixels, 0, width, &mut resized);
         resized
@@ -393,11 +359,12 @@ impl<W: Weight> Filter<W> {
         /// Samples whose sums are kept in registers while the rows of a window go by.
         const BLOCK: usize = 32;
         let stride = width * CHANNELS;
-        let weights = &self.weights[windows.start * self.taps..windows.end * self.taps];
+        let weights =
+            &self.sums.weights[windows.start * self.sums.taps..windows.end * self.sums.taps];
         resized
             .par_chunks_mut(stride)
-            .zip(&self.starts[windows])
-            .zip(weights.par_chunks(self.taps))
+            .zip(&self.sums.starts[windows])
+            .zip(weights.par_chunks(self.sums.taps))
             .for_each(|((to, &start), weights)| {
                 let rows = &pixels[(start - first_row) * stride..];
                 let (blocks, rest) = to.as_chunks_mut::<BLOCK>();
@@ -525,8 +492,8 @@ mod tests {
         let (width, height) = (3, 30_000);
         let source = noise(width, height);
         let (horizontal, vertical) = (
-            Filter::<i16>::new(width, 400, Kernel::Triangle),
-            Filter::<i16>::new(height, 500, Kernel::Triangle),
+            IntegerPass::<i16>::new(true, width, 400, Kernel::Triangle),
+            IntegerPass::<i16>::new(false, height, 500, Kernel::Triangle),
         );
         let between = horizontal.along_rows(source.pixels(), width);
         let want = vertical.along_columns(&between, 400);

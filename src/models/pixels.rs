@@ -96,7 +96,11 @@ fn float_square_on_device(image: &Image, by: FloatSquare, device: &Device) -> Re
 }
 
 /// Samples of 0..255, resized and rounded: (3, h, w), f32
-fn resize_levels(image: &Image, passes: &[IntegerPass], device: &Device) -> crate::Result<Tensor> {
+fn resize_levels(
+    image: &Image,
+    passes: &[IntegerPass<u32>],
+    device: &Device,
+) -> crate::Result<Tensor> {
     let constant = |value: u32| Tensor::full(value, (1, 1, 1), device);
     let round = |pass: usize, sums: Tensor| {
         let bits = passes[pass].bits;
