@@ -115,18 +115,15 @@ impl ClipSquare {
             LongestSide { size: self.size }.resized(image.width(), image.height());
         let (width, height) = (width.max(1), height.max(1));
         let resized = resize::resize_pillow_bicubic(image, width, height)?;
-        let (left, top) = ((self.size - width) / 2, (self.size - height) / 2);
-        let mut planes = vec![0.0; 3 * self.size * self.size];
-        let channels = planes.chunks_exact_mut(self.size * self.size);
-        for ((channel, plane), (mean, std)) in channels.enumerate().zip(Self::CHANNELS) {
-            let rows = resized.pixels().chunks_exact(width * 3);
-            for (to, from) in plane.chunks_exact_mut(self.size).skip(top).zip(rows) {
-                for (value, pixel) in to[left..].iter_mut().zip(from.chunks_exact(3)) {
-                    *value = (f32::from(pixel[channel]) / 255. - mean) / std;
-                }
-            }
-        }
-        Ok(planes)
+        let corner = ((self.size - width) / 2, (self.size - height) / 2);
+        let normalize = |v, (mean, std)| (v / 255. - mean) / std;
+        Ok(padded(
+            &resized,
+            self.size,
+            corner,
+            Self::CHANNELS,
+            normalize,
+        ))
     }
 }
 
@@ -147,17 +144,8 @@ impl LongestSide {
     pub fn apply(&self, image: &Image) -> Result<Vec<f32>> {
         let (width, height) = self.resized(image.width(), image.height());
         let resized = resize::resize_pillow_bilinear(image, width, height)?;
-        let mut planes = vec![0.0; 3 * self.size * self.size];
-        for (channel, plane) in planes.chunks_exact_mut(self.size * self.size).enumerate() {
-            let (mean, std) = LEVELS[channel];
-            let rows = resized.pixels().chunks_exact(width * 3);
-            for (to, from) in plane.chunks_exact_mut(self.size).zip(rows) {
-                for (value, pixel) in to.iter_mut().zip(from.chunks_exact(3)) {
-                    *value = (f32::from(pixel[channel]) - mean) / std;
-                }
-            }
-        }
-        Ok(planes)
+        let normalize = |v, (mean, std)| (v - mean) / std;
+        Ok(padded(&resized, self.size, (0, 0), LEVELS, normalize))
     }
 
     /// Width and height of an image in the model's input, without the padding.
@@ -176,6 +164,28 @@ impl LongestSide {
             |v: f32, new: usize, old: usize| (f64::from(v) * (new as f64 / old as f64)) as f32;
         [scaled(x, new_width, width), scaled(y, new_height, height)]
     }
+}
+
+/// An image from column `left` and row `top` of a square on, around which are zeros; `normalize` gets each
+/// sample and what `scales` has for its channel: (height, width, 3) -> (3, size, size).
+fn padded(
+    image: &Image,
+    size: usize,
+    (left, top): (usize, usize),
+    scales: [(f32, f32); 3],
+    normalize: impl Fn(f32, (f32, f32)) -> f32,
+) -> Vec<f32> {
+    let mut planes = vec![0.0; 3 * size * size];
+    let channels = planes.chunks_exact_mut(size * size).enumerate();
+    for ((channel, plane), scale) in channels.zip(scales) {
+        let rows = image.pixels().chunks_exact(image.width() * 3);
+        for (to, from) in plane.chunks_exact_mut(size).skip(top).zip(rows) {
+            for (value, pixel) in to[left..].iter_mut().zip(from.chunks_exact(3)) {
+                *value = normalize(f32::from(pixel[channel]), scale);
+            }
+        }
+    }
+    planes
 }
 
 /// Samples of 0..255 to [-1, 1]: (height, width, 3) -> (3, height, width).
