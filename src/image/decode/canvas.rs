@@ -24,27 +24,29 @@ impl Color {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Layout {
     pub color: Color,
-    /// All samples of a pixel; what is neither color nor alpha is left out.
-    pub channels: usize,
-    /// Which of them is alpha.
-    pub alpha: Option<usize>,
+    /// Whether alpha follows the color.
+    pub has_alpha: bool,
 }
 
 impl Layout {
     pub fn of(color: Color) -> Self {
-        Self {
-            color,
-            channels: color.samples(),
-            alpha: None,
-        }
+        let has_alpha = false;
+        Self { color, has_alpha }
     }
 
     pub fn with_alpha(color: Color) -> Self {
-        Self {
-            color,
-            channels: color.samples() + 1,
-            alpha: Some(color.samples()),
-        }
+        let has_alpha = true;
+        Self { color, has_alpha }
+    }
+
+    /// All samples of a pixel.
+    pub fn channels(self) -> usize {
+        self.color.samples() + usize::from(self.has_alpha)
+    }
+
+    /// Whether this sample of a pixel is color rather than alpha.
+    pub fn is_color(self, channel: usize) -> bool {
+        channel < self.color.samples()
     }
 }
 
@@ -52,6 +54,8 @@ impl Layout {
 pub struct Canvas {
     pub width: usize,
     pub height: usize,
+    /// Of what is written to it.
+    layout: Layout,
     /// (height, width, 3)
     pub pixels: Vec<u8>,
     /// (height, width), if it was asked for and is there.
@@ -59,40 +63,55 @@ pub struct Canvas {
 }
 
 impl Canvas {
-    /// A black picture.
-    pub fn new(width: usize, height: usize) -> Self {
-        Self::from_rgb(width, height, vec![0; width * height * 3])
-    }
-
-    pub fn from_rgb(width: usize, height: usize, pixels: Vec<u8>) -> Self {
+    /// A black picture, opaque until alpha is written.
+    pub fn new(width: usize, height: usize, layout: Layout, keeps_alpha: bool) -> Self {
         Self {
             width,
             height,
-            pixels,
-            alpha: None,
+            layout,
+            pixels: vec![0; width * height * 3],
+            alpha: (keeps_alpha && layout.has_alpha).then(|| vec![255; width * height]),
         }
     }
 
-    /// Keeps the alpha channel, opaque until it is written.
-    pub fn keep_alpha(&mut self) {
-        self.alpha = Some(vec![255; self.width * self.height]);
-    }
-
-    /// Writes whole rows from row `y` on.
-    pub fn put_rows(&mut self, y: usize, layout: Layout, samples: &[u8]) {
-        self.put(y * self.width, layout, samples);
+    /// The picture of all these samples.
+    pub fn of(
+        width: usize,
+        height: usize,
+        layout: Layout,
+        keeps_alpha: bool,
+        samples: Vec<u8>,
+    ) -> Self {
+        if layout == Layout::of(Color::Rgb) {
+            return Self {
+                width,
+                height,
+                layout,
+                pixels: samples,
+                alpha: None,
+            };
+        }
+        let mut canvas = Self::new(width, height, layout, keeps_alpha);
+        canvas.put(0, 0, &samples);
+        canvas
     }
 
     /// Writes pixels that follow each other from (x, y) on.
-    pub fn put_pixels(&mut self, x: usize, y: usize, layout: Layout, samples: &[u8]) {
-        self.put(y * self.width + x, layout, samples);
+    pub fn put(&mut self, x: usize, y: usize, samples: &[u8]) {
+        let start = y * self.width + x;
+        to_rgb(self.layout, samples, &mut self.pixels[3 * start..]);
+        if let Some(alpha) = &mut self.alpha {
+            for (to, from) in alpha[start..].iter_mut().zip(alphas(self.layout, samples)) {
+                *to = from;
+            }
+        }
     }
 
     /// Writes one sample of each of the pixels that follow each other from (x, y) on. CMYK is not
     /// written plane by plane.
-    pub fn put_plane(&mut self, x: usize, y: usize, layout: Layout, plane: usize, samples: &[u8]) {
+    pub fn put_plane(&mut self, x: usize, y: usize, plane: usize, samples: &[u8]) {
         let start = y * self.width + x;
-        if Some(plane) == layout.alpha {
+        if !self.layout.is_color(plane) {
             if let Some(alpha) = &mut self.alpha {
                 alpha[start..start + samples.len()].copy_from_slice(samples);
             }
@@ -100,45 +119,42 @@ impl Canvas {
         }
         let (pixels, _) = self.pixels[3 * start..].as_chunks_mut::<3>();
         for (to, &sample) in pixels.iter_mut().zip(samples) {
-            match layout.color {
+            match self.layout.color {
                 Color::Grey => *to = [sample; 3],
                 Color::Rgb | Color::Cmyk => to[plane.min(2)] = sample,
             }
         }
     }
 
-    fn put(&mut self, start: usize, layout: Layout, samples: &[u8]) {
-        to_rgb(layout, samples, &mut self.pixels[3 * start..]);
-        if let (Some(alpha), Some(channel)) = (&mut self.alpha, layout.alpha) {
-            let pixels = samples.chunks_exact(layout.channels);
-            for (to, from) in alpha[start..].iter_mut().zip(pixels) {
-                *to = from[channel];
-            }
+    /// Writes a row of an interlaced picture.
+    pub fn put_interlaced(&mut self, place: &png::Adam7Info, samples: &[u8]) {
+        let mut rgb = vec![0; samples.len() / self.layout.channels() * 3];
+        to_rgb(self.layout, samples, &mut rgb);
+        png::expand_interlaced_row(&mut self.pixels, 3 * self.width, &rgb, place, 24);
+        if let Some(alpha) = &mut self.alpha {
+            let row: Vec<u8> = alphas(self.layout, samples).collect();
+            png::expand_interlaced_row(alpha, self.width, &row, place, 8);
         }
     }
 }
 
 /// Samples of pixels to as many RGB triples.
-pub fn to_rgb(layout: Layout, samples: &[u8], rgb: &mut [u8]) {
-    let pixels = samples.chunks_exact(layout.channels);
-    let (rgb, _) = rgb.as_chunks_mut::<3>();
+fn to_rgb(layout: Layout, samples: &[u8], rgb: &mut [u8]) {
+    let pixels = samples.chunks_exact(layout.channels());
+    let pixels = rgb.as_chunks_mut::<3>().0.iter_mut().zip(pixels);
     match layout.color {
-        Color::Grey => {
-            for (to, from) in rgb.iter_mut().zip(pixels) {
-                *to = [from[0]; 3];
-            }
-        }
-        Color::Rgb => {
-            for (to, from) in rgb.iter_mut().zip(pixels) {
-                *to = [from[0], from[1], from[2]];
-            }
-        }
-        Color::Cmyk => {
-            for (to, from) in rgb.iter_mut().zip(pixels) {
-                *to = [from[0], from[1], from[2]].map(|ink| without_ink(ink, from[3]));
-            }
-        }
+        Color::Grey => pixels.for_each(|(to, from)| *to = [from[0]; 3]),
+        Color::Rgb => pixels.for_each(|(to, from)| *to = [from[0], from[1], from[2]]),
+        Color::Cmyk => pixels.for_each(|(to, from)| {
+            *to = [from[0], from[1], from[2]].map(|ink| without_ink(ink, from[3]));
+        }),
     }
+}
+
+/// The alpha of pixels that have it.
+fn alphas(layout: Layout, samples: &[u8]) -> impl Iterator<Item = u8> {
+    let pixels = samples.chunks_exact(layout.channels());
+    pixels.map(move |pixel| pixel[layout.color.samples()])
 }
 
 /// What an ink and black leave of white, as PIL rounds it.

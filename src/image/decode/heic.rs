@@ -4,7 +4,7 @@ use std::io::{Read, Seek};
 
 use heic_rs::PixelLayout;
 
-use super::canvas::Canvas;
+use super::canvas::{Canvas, Color, Layout};
 use super::{Decoded, MAX_PIXELS, check_size, check_working_memory};
 
 /// The longest file.
@@ -28,7 +28,7 @@ pub fn decode<R: Read + Seek>(reader: R) -> Result<Decoded, String> {
     let (width, height) = (image.width as usize, image.height as usize);
     check_size(width, height)?;
     Ok(Decoded {
-        canvas: Canvas::from_rgb(width, height, image.data),
+        canvas: Canvas::of(width, height, Layout::of(Color::Rgb), false, image.data),
         orientation: None, // the container's transforms are applied, as HEIF demands
         warnings: vec![],
     })

@@ -1,5 +1,7 @@
 //! From samples of more than 8 bits to 8-bit levels.
 
+use super::canvas::Layout;
+
 /// The sample values that become black and white.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Levels {
@@ -27,6 +29,45 @@ impl Levels {
     /// The level of each 16-bit sample.
     pub fn table(self) -> Vec<u8> {
         (0..=u16::MAX).map(|v| self.level(v.into())).collect()
+    }
+}
+
+/// 16-bit samples of pixels as `read` takes their bytes, and of each whether it is color rather than
+/// alpha.
+pub fn sixteen_bits(
+    bytes: &[u8],
+    layout: Layout,
+    read: impl Fn([u8; 2]) -> u16,
+) -> impl Iterator<Item = (u16, bool)> {
+    let channels = (0..layout.channels()).cycle();
+    let samples = bytes.as_chunks::<2>().0.iter().zip(channels);
+    samples.map(move |(sample, channel)| (read(*sample), layout.is_color(channel)))
+}
+
+/// From 16 bits to 8.
+pub struct EightBits {
+    colors: Vec<u8>,
+    alpha: Vec<u8>,
+    /// The largest sample of color.
+    pub largest: u16,
+}
+
+impl EightBits {
+    /// With these levels for color.
+    pub fn new(levels: Levels) -> Self {
+        Self {
+            colors: levels.table(),
+            alpha: Levels::SIXTEEN_BITS.table(),
+            largest: 0,
+        }
+    }
+
+    pub fn level(&mut self, (sample, is_color): (u16, bool)) -> u8 {
+        if !is_color {
+            return self.alpha[usize::from(sample)];
+        }
+        self.largest = self.largest.max(sample);
+        self.colors[usize::from(sample)]
     }
 }
 
@@ -75,6 +116,12 @@ impl Survey {
             self.kept.push(value);
         }
         self.seen += 1;
+    }
+
+    /// Keeps the colors among 16-bit samples.
+    pub fn keep_colors(&mut self, samples: impl Iterator<Item = (u16, bool)>) {
+        let colors = samples.filter(|(_, is_color)| *is_color);
+        colors.for_each(|(sample, _)| self.keep(sample.into()));
     }
 
     /// The values below and above which `percent` of the samples lie, each.

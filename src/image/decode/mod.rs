@@ -11,7 +11,8 @@ mod plain;
 mod png;
 mod tiff;
 
-use std::io::{BufRead, Seek};
+use std::fmt::Display;
+use std::io::{BufRead, Read, Seek};
 
 use image::metadata::Orientation;
 
@@ -29,6 +30,9 @@ pub const MAX_SIDE: usize = 1 << 17;
 
 /// What decoding may hold beside the pixels of the result.
 const WORKING_MEMORY: u64 = 256 << 20;
+
+/// Bytes that tell formats apart: that of DICOM comes last.
+const HEAD: u64 = 132;
 
 const FORMATS: &str = "jpeg, png, webp, bmp, gif, tiff and pnm files can be read";
 
@@ -74,15 +78,10 @@ pub(super) fn decode<R: BufRead + Seek>(
     options: &DecodeOptions,
 ) -> Result<Pixels, String> {
     options.check()?;
-    let mut head = [0; 132];
-    let mut length = 0;
-    while length < head.len() {
-        match input.read(&mut head[length..]).map_err(|e| e.to_string())? {
-            0 => break,
-            read => length += read,
-        }
-    }
-    let head = &head[..length];
+    let mut head = vec![];
+    let read = input.by_ref().take(HEAD).read_to_end(&mut head);
+    read.map_err(|error| error.to_string())?;
+    let head = &head[..];
     input.rewind().map_err(|error| error.to_string())?;
     if head.is_empty() {
         return Err(format!("the file is empty; {FORMATS}"));
@@ -112,6 +111,7 @@ pub(super) fn decode<R: BufRead + Seek>(
         height,
         mut pixels,
         alpha,
+        ..
     } = canvas;
     if let Some(alpha) = alpha.filter(|alpha| alpha.iter().any(|a| *a != alpha[0])) {
         for (pixel, alpha) in pixels.as_chunks_mut::<3>().0.iter_mut().zip(alpha) {
@@ -156,6 +156,11 @@ fn check_working_memory(what: &str, bytes: u64, remedy: &str) -> Result<(), Stri
         ));
     }
     Ok(())
+}
+
+/// What a decoder's error says of the file.
+fn damaged(error: impl Display) -> String {
+    format!("{error}; the file is damaged or truncated")
 }
 
 /// A warning if 16-bit samples use so little of their range that the picture is dark.

@@ -20,21 +20,7 @@ impl Format {
             [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Self::Gif,
             // 42 in classic files, 43 in BigTIFF, in either byte order
             [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Self::Tiff,
-            [
-                b'R',
-                b'I',
-                b'F',
-                b'F',
-                _,
-                _,
-                _,
-                _,
-                b'W',
-                b'E',
-                b'B',
-                b'P',
-                ..,
-            ] => Self::WebP,
+            [b'R', b'I', b'F', b'F', ..] if head.get(8..12) == Some(b"WEBP") => Self::WebP,
             [b'B', b'M', ..] => Self::Bmp,
             [b'P', b'1'..=b'7', byte, ..] if byte.is_ascii_whitespace() || *byte == b'#' => {
                 Self::Pnm

@@ -7,8 +7,8 @@ use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder};
 
 use super::canvas::{Canvas, Color, Layout};
-use super::levels::{Levels, Survey};
-use super::{DecodeOptions, Decoded, check_size, check_working_memory, dark_in_16_bits};
+use super::levels::{EightBits, Levels, Survey, sixteen_bits};
+use super::{DecodeOptions, Decoded, check_size, check_working_memory, damaged, dark_in_16_bits};
 
 pub fn webp<R: BufRead + Seek>(mut input: R, options: &DecodeOptions) -> Result<Decoded, String> {
     check_chunks(&mut input)?;
@@ -83,63 +83,34 @@ fn decode(mut decoder: impl ImageDecoder, options: &DecodeOptions) -> Result<Dec
         }
     };
     let bytes = decoder.total_bytes();
-    let is_rgb = layout == Layout::of(Color::Rgb) && !is_wide;
-    if !is_rgb {
+    if layout != Layout::of(Color::Rgb) || is_wide {
         check_working_memory("picture of this kind", bytes, "save it as 8-bit RGB")?;
     }
     let mut samples = vec![0; usize::try_from(bytes).map_err(|error| error.to_string())?];
     decoder.read_image(&mut samples).map_err(describe)?;
-    if is_rgb {
-        return Ok(Decoded {
-            canvas: Canvas::from_rgb(width, height, samples),
-            orientation,
-            warnings: vec![],
-        });
-    }
     let mut warnings = vec![];
     if is_wide {
-        let largest;
-        (samples, largest) = eight_bits(&samples, layout, options);
-        warnings.extend(dark_in_16_bits(largest, options));
+        let wide = || sixteen_bits(&samples, layout, u16::from_ne_bytes);
+        let mut levels = Levels::SIXTEEN_BITS;
+        if let Some(percent) = options.stretch {
+            let mut survey = Survey::new(samples.len() / 2);
+            survey.keep_colors(wide());
+            levels = survey.stretched(percent);
+        }
+        let mut eight_bits = EightBits::new(levels);
+        samples = wide().map(|sample| eight_bits.level(sample)).collect();
+        warnings.extend(dark_in_16_bits(eight_bits.largest, options));
     }
-    let mut canvas = Canvas::new(width, height);
-    if options.alpha_as_mask && layout.alpha.is_some() {
-        canvas.keep_alpha();
-    }
-    canvas.put_rows(0, layout, &samples);
     Ok(Decoded {
-        canvas,
+        canvas: Canvas::of(width, height, layout, options.alpha_as_mask, samples),
         orientation,
         warnings,
     })
 }
 
-/// 16-bit samples in the machine's byte order to 8 bits, and the largest of them.
-fn eight_bits(samples: &[u8], layout: Layout, options: &DecodeOptions) -> (Vec<u8>, u16) {
-    let samples = samples.as_chunks::<2>().0;
-    let values = || samples.iter().map(|s| u16::from_ne_bytes(*s)).enumerate();
-    let is_color = |index: usize| Some(index % layout.channels) != layout.alpha;
-    let colors = || {
-        values()
-            .filter(|(index, _)| is_color(*index))
-            .map(|(_, v)| v)
-    };
-    let levels = options.stretch.map_or(Levels::SIXTEEN_BITS, |percent| {
-        let mut survey = Survey::new(samples.len());
-        colors().for_each(|value| survey.keep(value.into()));
-        survey.stretched(percent)
-    });
-    let (table, plain) = (levels.table(), Levels::SIXTEEN_BITS.table());
-    let level = |(index, value): (usize, u16)| match is_color(index) {
-        true => table[usize::from(value)],
-        false => plain[usize::from(value)],
-    };
-    (values().map(level).collect(), colors().max().unwrap_or(0))
-}
-
 fn describe(error: image::ImageError) -> String {
     match error {
         image::ImageError::Unsupported(error) => format!("{error}; save it as png or jpeg"),
-        error => format!("{error}; the file is damaged or truncated"),
+        error => damaged(error),
     }
 }

@@ -5,11 +5,11 @@
 use std::io::{BufRead, ErrorKind, Seek, SeekFrom};
 
 use image::metadata::Orientation;
-use png::{BitDepth, ColorType, Reader, Transformations};
+use png::{Adam7Info, BitDepth, ColorType, Reader, Transformations};
 
-use super::canvas::{Canvas, Color, Layout, to_rgb};
-use super::levels::{Levels, Survey};
-use super::{DecodeOptions, Decoded, WORKING_MEMORY, check_size, dark_in_16_bits};
+use super::canvas::{Canvas, Color, Layout};
+use super::levels::{EightBits, Levels, Survey, sixteen_bits};
+use super::{DecodeOptions, Decoded, WORKING_MEMORY, check_size, damaged, dark_in_16_bits};
 
 pub fn decode<R: BufRead + Seek>(mut input: R, options: &DecodeOptions) -> Result<Decoded, String> {
     let reader = open(&mut input)?;
@@ -23,50 +23,35 @@ pub fn decode<R: BufRead + Seek>(mut input: R, options: &DecodeOptions) -> Resul
         ColorType::Rgba => Layout::with_alpha(Color::Rgb),
         ColorType::Rgb | ColorType::Indexed => Layout::of(Color::Rgb),
     };
-    let mut canvas = Canvas::new(width, height);
-    if options.alpha_as_mask && layout.alpha.is_some() {
-        canvas.keep_alpha();
-    }
+    let mut canvas = Canvas::new(width, height, layout, options.alpha_as_mask);
+    let mut put = |row: &[u8], y, place: Option<&Adam7Info>| match place {
+        Some(place) => canvas.put_interlaced(place, row),
+        None => canvas.put(0, y, row),
+    };
     let mut warnings = vec![];
     let end;
     if depth == BitDepth::Sixteen {
-        let colors = layout.color.samples();
         let mut levels = Levels::SIXTEEN_BITS;
         let mut reader = reader;
         if let Some(percent) = options.stretch {
-            let mut survey = Survey::new(width * height * colors);
+            let mut survey = Survey::new(width * height * layout.color.samples());
             rows(reader, |row, _, _| {
-                for pixel in row.chunks_exact(2 * layout.channels) {
-                    let samples = pixel.as_chunks::<2>().0.iter().take(colors);
-                    samples.for_each(|s| survey.keep(u16::from_be_bytes(*s).into()));
-                }
+                survey.keep_colors(sixteen_bits(row, layout, u16::from_be_bytes));
             })?;
             levels = survey.stretched(percent);
             reader = open(&mut input)?;
         }
-        let (table, opaque) = (levels.table(), Levels::SIXTEEN_BITS.table());
-        let mut largest = 0;
+        let mut eight_bits = EightBits::new(levels);
         let mut row8 = vec![];
-        end = rows(reader, |row, y, pass| {
+        end = rows(reader, |row, y, place| {
+            let samples = sixteen_bits(row, layout, u16::from_be_bytes);
             row8.clear();
-            for pixel in row.chunks_exact(2 * layout.channels) {
-                for (channel, sample) in pixel.as_chunks::<2>().0.iter().enumerate() {
-                    let sample = u16::from_be_bytes(*sample);
-                    if channel < colors {
-                        largest = largest.max(sample);
-                        row8.push(table[usize::from(sample)]);
-                    } else {
-                        row8.push(opaque[usize::from(sample)]);
-                    }
-                }
-            }
-            put(&mut canvas, layout, &row8, y, pass);
+            row8.extend(samples.map(|sample| eight_bits.level(sample)));
+            put(&row8, y, place);
         })?;
-        warnings.extend(dark_in_16_bits(largest, options));
+        warnings.extend(dark_in_16_bits(eight_bits.largest, options));
     } else {
-        end = rows(reader, |row, y, pass| {
-            put(&mut canvas, layout, row, y, pass)
-        })?;
+        end = rows(reader, put)?;
     }
     if !end.is_reached && !ends_between_chunks(&mut input).unwrap_or(false) {
         return Err(truncated());
@@ -101,7 +86,7 @@ struct End {
 /// Calls `each` with every row, its number and, in an interlaced file, its place.
 fn rows<R: BufRead + Seek>(
     mut reader: Reader<R>,
-    mut each: impl FnMut(&[u8], usize, Option<&png::Adam7Info>),
+    mut each: impl FnMut(&[u8], usize, Option<&Adam7Info>),
 ) -> Result<End, String> {
     let info = reader.info();
     let count = match info.interlaced {
@@ -167,22 +152,6 @@ fn interlaced_rows(width: u32, height: u32) -> u32 {
         .sum()
 }
 
-fn put(canvas: &mut Canvas, layout: Layout, row: &[u8], y: usize, pass: Option<&png::Adam7Info>) {
-    let Some(pass) = pass else {
-        return canvas.put_rows(y, layout, row);
-    };
-    let mut rgb = vec![0; row.len() / layout.channels * 3];
-    to_rgb(layout, row, &mut rgb);
-    png::expand_interlaced_row(&mut canvas.pixels, 3 * canvas.width, &rgb, pass, 24);
-    if let (Some(alpha), Some(channel)) = (&mut canvas.alpha, layout.alpha) {
-        let row: Vec<u8> = row
-            .chunks_exact(layout.channels)
-            .map(|p| p[channel])
-            .collect();
-        png::expand_interlaced_row(alpha, canvas.width, &row, pass, 8);
-    }
-}
-
 fn truncated() -> String {
     "the png file ends before the end of the image; it is truncated".into()
 }
@@ -192,6 +161,6 @@ fn describe(error: png::DecodingError) -> String {
         png::DecodingError::LimitsExceeded => {
             "the png needs more memory than is allowed; save it again without extra data".into()
         }
-        error => format!("{error}; the file is damaged or truncated"),
+        error => damaged(error),
     }
 }

@@ -9,7 +9,7 @@ use tiff::{ColorType, TiffError};
 
 use super::canvas::{Canvas, Color, Layout};
 use super::levels::{Levels, Survey};
-use super::{DecodeOptions, Decoded, WORKING_MEMORY, check_size, dark_in_16_bits};
+use super::{DecodeOptions, Decoded, WORKING_MEMORY, check_size, damaged, dark_in_16_bits};
 
 const STRETCH: &str = "stretch its levels (--stretch), or convert it to 8 bits, as with \
                        gdal_translate -ot Byte -scale";
@@ -38,10 +38,7 @@ pub fn decode<R: BufRead + Seek>(mut input: R, options: &DecodeOptions) -> Resul
         file = open(&mut input)?;
     }
     check_deflate(&mut file)?;
-    let mut canvas = Canvas::new(width, height);
-    if options.alpha_as_mask && picture.layout.alpha.is_some() {
-        canvas.keep_alpha();
-    }
+    let mut canvas = Canvas::new(width, height, picture.layout, options.alpha_as_mask);
     let mut survey = Survey::new(0);
     picture.chunks(&mut file, |chunk| {
         picture.paint(&mut canvas, &chunk, levels, &mut survey)
@@ -86,7 +83,7 @@ fn check_deflate<R: BufRead + Seek>(file: &mut Decoder<R>) -> Result<(), String>
                 let mut stream = flate2::bufread::ZlibDecoder::new(input.take(length));
                 std::io::copy(&mut stream, &mut std::io::sink())
             })
-            .map_err(|error| format!("{error}; the file is damaged or truncated"))?;
+            .map_err(damaged)?;
     }
     Ok(())
 }
@@ -123,12 +120,10 @@ impl Picture {
         }
         check_size(width, height)?;
         if photometric == Some(3) {
-            return Err(format!("a palette tiff, which is not supported; {TO_RGB}"));
+            return Err(unsupported("a palette tiff"));
         }
         if matches!(photometric, Some(8..=10)) {
-            return Err(format!(
-                "a tiff of L*a*b* colors, which is not supported; {TO_RGB}"
-            ));
+            return Err(unsupported("a tiff of L*a*b* colors"));
         }
         let color = file.colortype().map_err(describe)?;
         let bits = color.bit_depth();
@@ -146,31 +141,19 @@ impl Picture {
                      blue; choose three, as with gdal_translate -b 3 -b 2 -b 1 -ot Byte -scale"
                 ));
             }
-            ColorType::YCbCr(_) => {
-                return Err(format!(
-                    "a tiff of YCbCr colors, which is not supported; {TO_RGB}"
-                ));
-            }
-            other => {
-                return Err(format!(
-                    "a tiff of {other:?}, which is not supported; {TO_RGB}"
-                ));
-            }
+            ColorType::YCbCr(_) => return Err(unsupported("a tiff of YCbCr colors")),
+            other => return Err(unsupported(&format!("a tiff of {other:?}"))),
         };
         let format = file.find_tag_unsigned_vec::<u16>(Tag::SampleFormat);
         let format = format.ok().flatten().and_then(|all| all.first().copied());
         let format = format.map_or(SampleFormat::Uint, SampleFormat::from_u16_exhaustive);
-        let is_packed = matches!(bits, 1 | 2 | 4) && layout.channels == 1;
+        let is_packed = matches!(bits, 1 | 2 | 4) && layout.channels() == 1;
         if !(is_packed || matches!(bits, 8 | 16 | 32 | 64)) {
-            return Err(format!(
-                "a tiff of {bits} bits a sample, which is not supported; {TO_RGB}"
-            ));
+            return Err(unsupported(&format!("a tiff of {bits} bits a sample")));
         }
         let is_planar = planar == Some(PlanarConfiguration::Planar.to_u16().into());
         if is_planar && layout.color == Color::Cmyk {
-            return Err(format!(
-                "a tiff of separate CMYK planes, which is not supported; {TO_RGB}"
-            ));
+            return Err(unsupported("a tiff of separate CMYK planes"));
         }
         Ok(Self {
             width,
@@ -201,9 +184,7 @@ impl Picture {
                      and white; {STRETCH}"
                 ))
             }
-            (other, _) => Err(format!(
-                "a tiff of {other:?} samples, which is not supported; {TO_RGB}"
-            )),
+            (other, _) => Err(unsupported(&format!("a tiff of {other:?} samples"))),
         }
     }
 
@@ -218,10 +199,9 @@ impl Picture {
             ChunkType::Tile => file.tile_count(),
         };
         let count = count.map_err(describe)? as usize;
-        let planes = if self.is_planar {
-            self.layout.channels
-        } else {
-            1
+        let planes = match self.is_planar {
+            true => self.layout.channels(),
+            false => 1,
         };
         let (chunk_width, chunk_height) = file.chunk_dimensions();
         let (chunk_width, chunk_height) = (chunk_width as usize, chunk_height as usize);
@@ -265,8 +245,8 @@ impl Picture {
 
     /// Whether the sample at `index` of a chunk is color rather than alpha.
     fn is_color(&self, chunk: &Chunk, index: usize) -> bool {
-        let channel = chunk.plane.unwrap_or(index % self.layout.channels);
-        channel < self.layout.color.samples()
+        let channel = chunk.plane.unwrap_or(index % self.layout.channels());
+        self.layout.is_color(channel)
     }
 
     fn paint(
@@ -304,8 +284,8 @@ impl Picture {
         let stride = samples.len() / chunk.height.max(1);
         for (y, row) in samples.chunks_exact(stride.max(1)).enumerate() {
             match chunk.plane {
-                None => canvas.put_pixels(chunk.x, chunk.y + y, self.layout, row),
-                Some(plane) => canvas.put_plane(chunk.x, chunk.y + y, self.layout, plane, row),
+                None => canvas.put(chunk.x, chunk.y + y, row),
+                Some(plane) => canvas.put_plane(chunk.x, chunk.y + y, plane, row),
             }
         }
     }
@@ -383,13 +363,17 @@ fn unpack(bytes: &[u8], width: usize, bits: u8) -> Vec<u8> {
         .collect()
 }
 
+fn unsupported(what: &str) -> String {
+    format!("{what}, which is not supported; {TO_RGB}")
+}
+
 fn describe(error: TiffError) -> String {
     match error {
         TiffError::UnsupportedError(what) => format!("{what}; {TO_RGB}"),
         TiffError::LimitsExceeded => {
             "the tiff needs more memory than is allowed; save it again in smaller strips".into()
         }
-        error => format!("{error}; the file is damaged or truncated"),
+        error => damaged(error),
     }
 }
 

@@ -184,12 +184,8 @@ pub fn standard_tables() -> Vec<u8> {
     for (class, counts, symbols) in parts {
         segment.push(class);
         for text in [counts, symbols] {
-            let digits: Vec<u8> = text
-                .bytes()
-                .filter_map(|b| (b as char).to_digit(16))
-                .map(|d| d as u8)
-                .collect();
-            segment.extend(digits.chunks_exact(2).map(|pair| pair[0] << 4 | pair[1]));
+            let pairs = (0..text.len()).step_by(2).map(|at| &text[at..at + 2]);
+            segment.extend(pairs.flat_map(|pair| u8::from_str_radix(pair, 16)));
         }
     }
     segment

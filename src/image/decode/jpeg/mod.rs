@@ -56,16 +56,22 @@ pub fn decode<R: Read + Seek>(reader: R) -> Result<Decoded, String> {
     let mut walk = Walk::new(&bytes);
     let scan = walk.next_scan()?;
     let is_likely_whole = scan.as_ref().is_some_and(|scan| walk.is_likely_whole(scan));
-    let (first, early) = rayon::join(
-        || walk.into_first_picture(scan),
+    let (read, early) = rayon::join(
+        || walk.read_picture(scan),
         || is_likely_whole.then(|| pixels(&bytes)),
     );
-    let first = first?;
+    read?;
+    let Walk {
+        position: end,
+        lacks_tables,
+        warnings,
+        ..
+    } = walk;
     let (canvas, orientation) = match early {
-        Some(early) if first.end == bytes.len() && !first.lacks_tables => early?,
+        Some(early) if end == bytes.len() && !lacks_tables => early?,
         _ => {
-            bytes.truncate(first.end);
-            if first.lacks_tables {
+            bytes.truncate(end);
+            if lacks_tables {
                 bytes.splice(2..2, huffman::standard_tables());
             }
             pixels(&bytes)?
@@ -74,7 +80,7 @@ pub fn decode<R: Read + Seek>(reader: R) -> Result<Decoded, String> {
     Ok(Decoded {
         canvas,
         orientation,
-        warnings: first.warnings,
+        warnings,
     })
 }
 
@@ -96,30 +102,13 @@ fn pixels(bytes: &[u8]) -> Result<(Canvas, Option<Orientation>), String> {
     decoder.set_options(options.jpeg_set_out_colorspace(out));
     let (width, height) = decoder.dimensions().ok_or_else(truncated)?;
     let layout = Layout::of(color);
-    let mut samples = vec![0; width * height * layout.channels];
+    let mut samples = vec![0; width * height * layout.channels()];
     decoder.decode_into(&mut samples).map_err(describe)?;
-    let canvas = match color {
-        Color::Rgb => Canvas::from_rgb(width, height, samples),
-        _ => {
-            let mut canvas = Canvas::new(width, height);
-            canvas.put_rows(0, layout, &samples);
-            canvas
-        }
-    };
-    Ok((canvas, exif))
+    Ok((Canvas::of(width, height, layout, false, samples), exif))
 }
 
 fn describe(error: zune_jpeg::errors::DecodeErrors) -> String {
     format!("the jpeg cannot be decoded: {error:?}; {REMEDY}")
-}
-
-/// What is known when the end of the first picture is reached.
-struct FirstPicture {
-    /// Bytes of the file that belong to it.
-    end: usize,
-    /// Whether a scan uses a Huffman table that no segment defines.
-    lacks_tables: bool,
-    warnings: Vec<String>,
 }
 
 struct Walk<'a> {
@@ -127,6 +116,7 @@ struct Walk<'a> {
     position: usize,
     frame: Option<Frame>,
     tables: Tables,
+    /// Whether a scan uses a Huffman table that no segment defines.
     lacks_tables: bool,
     warnings: Vec<String>,
 }
@@ -143,13 +133,18 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Reads this scan and all that follow.
-    fn into_first_picture(mut self, mut scan: Option<Scan>) -> Result<FirstPicture, String> {
+    /// Reads this scan and all that follow, up to the end of the picture.
+    fn read_picture(&mut self, mut scan: Option<Scan>) -> Result<(), String> {
         while let Some(next) = scan {
             self.read(&next)?;
             scan = self.next_scan()?;
         }
-        self.complete()
+        let frame = self.frame.as_ref();
+        let frame = frame.ok_or_else(|| damaged("it holds no picture"))?;
+        match frame.components.iter().all(|component| component.is_read) {
+            true => Ok(()),
+            false => Err(truncated()),
+        }
     }
 
     /// Reads segments up to the data of a scan; none comes behind the end.
@@ -348,18 +343,6 @@ impl<'a> Walk<'a> {
                 *table = standard;
             }
         }
-    }
-
-    fn complete(self) -> Result<FirstPicture, String> {
-        let frame = self.frame.ok_or_else(|| damaged("it holds no picture"))?;
-        if frame.components.iter().any(|component| !component.is_read) {
-            return Err(truncated());
-        }
-        Ok(FirstPicture {
-            end: self.position,
-            lacks_tables: self.lacks_tables,
-            warnings: self.warnings,
-        })
     }
 }
 
