@@ -70,19 +70,14 @@ fn auto() -> Device {
 ///
 /// Where candle loads the CUDA libraries at run time, a missing one is a panic and not an error.
 fn open_cuda(ordinal: usize) -> Result<Device> {
-    match std::panic::catch_unwind(|| Device::new_cuda_with_stream(ordinal)) {
-        Ok(opened) => {
-            let device = opened?;
-            match run_a_kernel(&device) {
-                Ok(()) => Ok(device),
-                Err(error) => Err(runs_no_kernel(&name(&device), capability(&device), &error)),
-            }
-        }
-        Err(_) => Err(Error::Unsupported {
-            what: "device cuda without the CUDA libraries".into(),
-            instead: "put libcublas and libcurand on LD_LIBRARY_PATH, or use the CPU".into(),
-        }),
-    }
+    let opened = std::panic::catch_unwind(|| Device::new_cuda_with_stream(ordinal));
+    let device = opened.map_err(|_| Error::Unsupported {
+        what: "device cuda without the CUDA libraries".into(),
+        instead: "put libcublas and libcurand on LD_LIBRARY_PATH, or use the CPU".into(),
+    })??;
+    run_a_kernel(&device)
+        .map_err(|error| runs_no_kernel(&name(&device), capability(&device), &error))?;
+    Ok(device)
 }
 
 /// Opening a device loads no kernel. One that is older than the build, or has an older driver, would fail
@@ -151,31 +146,28 @@ pub fn name(device: &Device) -> String {
 /// Bytes in use on a GPU: by all its users with CUDA, by this process with Metal. `None` for the
 /// CPU, and where the driver does not say.
 pub fn memory_in_use(device: &Device) -> Option<u64> {
-    match device {
-        #[cfg(feature = "cuda")]
-        Device::Cuda(cuda) => {
-            let (free, total) = cuda.cuda_stream().context().mem_get_info().ok()?;
-            Some(total.saturating_sub(free) as u64)
-        }
-        #[cfg(feature = "metal")]
-        Device::Metal(metal) => Some(metal.metal_device().current_allocated_size() as u64),
-        _ => None,
-    }
+    memory(device).map(|(in_use, _)| in_use)
 }
 
 /// Bytes that are left on a GPU; `None` for the CPU, and where the driver does not say.
 pub fn free_memory(device: &Device) -> Option<u64> {
+    memory(device).map(|(_, free)| free)
+}
+
+/// Bytes of a GPU that are in use, and that are left.
+fn memory(device: &Device) -> Option<(u64, u64)> {
     match device {
         #[cfg(feature = "cuda")]
         Device::Cuda(cuda) => {
-            let (free, _) = cuda.cuda_stream().context().mem_get_info().ok()?;
-            Some(free as u64)
+            let (free, total) = cuda.cuda_stream().context().mem_get_info().ok()?;
+            Some((total.saturating_sub(free) as u64, free as u64))
         }
         #[cfg(feature = "metal")]
         Device::Metal(metal) => {
             let metal = metal.metal_device();
+            let in_use = metal.current_allocated_size();
             let all = metal.recommended_max_working_set_size();
-            Some(all.saturating_sub(metal.current_allocated_size()) as u64)
+            Some((in_use as u64, all.saturating_sub(in_use) as u64))
         }
         _ => None,
     }
@@ -204,20 +196,17 @@ impl FromStr for DeviceKind {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        match name {
-            "auto" => return Ok(Self::Auto),
-            "cpu" => return Ok(Self::Cpu),
-            "cuda" => return Ok(Self::Cuda(0)),
-            "metal" => return Ok(Self::Metal),
-            _ => {}
+        match (name, name.strip_prefix("cuda:").map(str::parse)) {
+            ("auto", _) => Ok(Self::Auto),
+            ("cpu", _) => Ok(Self::Cpu),
+            ("cuda", _) => Ok(Self::Cuda(0)),
+            ("metal", _) => Ok(Self::Metal),
+            (_, Some(Ok(ordinal))) => Ok(Self::Cuda(ordinal)),
+            _ => Err(Error::Unsupported {
+                what: format!("device {name:?}"),
+                instead: "use auto, cpu, cuda, cuda:N or metal".into(),
+            }),
         }
-        if let Some(Ok(ordinal)) = name.strip_prefix("cuda:").map(str::parse) {
-            return Ok(Self::Cuda(ordinal));
-        }
-        Err(Error::Unsupported {
-            what: format!("device {name:?}"),
-            instead: "use auto, cpu, cuda, cuda:N or metal".into(),
-        })
     }
 }
 

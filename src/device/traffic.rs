@@ -37,12 +37,7 @@ impl Sub for Traffic {
 }
 
 thread_local! {
-    static TRAFFIC: Cell<Traffic> = const { Cell::new(Traffic {
-        uploads: 0,
-        uploaded_bytes: 0,
-        downloads: 0,
-        downloaded_bytes: 0,
-    }) };
+    static TRAFFIC: Cell<Traffic> = Cell::default();
 }
 
 /// What passed between this thread and its devices since the thread began. The difference of two is
