@@ -1,6 +1,6 @@
 //! Recognizes what a file holds by its tensors' names and shapes, never by the file's name.
 
-use super::{Family, IMAGE_ENCODERS, ImageEncoder, Signature, TEXT_ENCODERS, TextEncoder, Variant};
+use super::{Encoder, Family, IMAGE_ENCODERS, TEXT_ENCODERS, Variant};
 use crate::models::sam3::Parts;
 use crate::weights::Checkpoint;
 use crate::{Error, Result};
@@ -65,12 +65,7 @@ impl Variant {
         if !is_sam1 && !is_sam2 && !is_sam3 {
             return Err(unknown(checkpoint));
         }
-        let image_encoder = find(
-            checkpoint,
-            &IMAGE_ENCODERS,
-            |row: &ImageEncoder| row.signature,
-            "an image encoder",
-        )?;
+        let image_encoder = find(checkpoint, &IMAGE_ENCODERS, "an image encoder")?;
         if image_encoder.family() != Family::Sam3 {
             return Ok(Self {
                 image_encoder,
@@ -82,12 +77,7 @@ impl Variant {
                 dead_trunk: false,
             });
         }
-        let text_encoder = find(
-            checkpoint,
-            &TEXT_ENCODERS,
-            |row: &TextEncoder| row.signature,
-            "a text encoder",
-        )?;
+        let text_encoder = find(checkpoint, &TEXT_ENCODERS, "a text encoder")?;
         let table = checkpoint.shape(MOBILE_CLIP_TABLE);
         Ok(Self {
             image_encoder,
@@ -134,21 +124,20 @@ pub(in crate::models) fn is_multiplex(checkpoint: &Checkpoint) -> Result<bool> {
 }
 
 /// The row of `table` whose signature `checkpoint` has.
-fn find<T>(
+fn find<S>(
     checkpoint: &Checkpoint,
-    table: &'static [T],
-    signature: impl Fn(&T) -> Signature,
+    table: &'static [Encoder<S>],
     what: &str,
-) -> Result<&'static T> {
+) -> Result<&'static Encoder<S>> {
     // The first architecture that is there decides; its sizes are rows next to each other.
-    let mut rows = table.iter().map(&signature);
+    let mut rows = table.iter().map(|row| row.signature);
     let Some((tensor, _)) = rows.find(|(tensor, _)| checkpoint.contains(tensor)) else {
         let problem = format!("has no tensor that identifies {what} known here");
         return Err(Error::checkpoint(checkpoint.path(), problem));
     };
     let shape = checkpoint.shape(tensor).unwrap_or_default();
     let mut rows = table.iter();
-    let fits = rows.find(|row| signature(row) == (tensor, shape));
+    let fits = rows.find(|row| row.signature == (tensor, shape));
     fits.ok_or_else(|| Error::Unsupported {
         what: format!("{what} whose `{tensor}` has shape {shape:?}"),
         instead: "use one of the released sizes".into(),

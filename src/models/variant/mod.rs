@@ -20,6 +20,9 @@ use crate::backbones::{self, efficientvit, hiera, repvit, tiny_vit, vit};
 use crate::text::{self, clip, mobileclip};
 use crate::{Error, Result};
 
+use Sizes::{Sam, Sam2, Sam3, Student};
+use TextSizes::{Clip, MobileClip};
+
 /// A combination of encoders, and which other parts of its model there are.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -99,56 +102,52 @@ impl PromptKind {
 /// A tensor that only one architecture has, and its shape in one of its sizes.
 type Signature = (&'static str, &'static [usize]);
 
-/// An image encoder of a certain size.
+/// An encoder of a certain size.
 #[derive(Debug)]
-pub struct ImageEncoder {
-    /// As in "RepViT-M0.9".
+pub struct Encoder<S> {
+    /// As in "RepViT-M0.9" or "MobileCLIP-S1".
     pub name: &'static str,
     signature: Signature,
-    sizes: Sizes,
+    sizes: S,
 }
+
+/// An image encoder of a certain size.
+pub type ImageEncoder = Encoder<Sizes>;
+
+/// A text encoder of a certain size.
+pub type TextEncoder = Encoder<TextSizes>;
 
 /// How an image encoder is built.
 #[derive(Debug)]
-enum Sizes {
+#[non_exhaustive]
+pub enum Sizes {
+    /// The trunk of SAM 3.
     Sam3(fn() -> vit::Config),
+    /// A student of it.
     Student(fn() -> BackboneConfig),
+    /// The trunk of SAM 2.1.
     Sam2(fn() -> hiera::Config),
-    /// With the name of the model.
+    /// That of a SAM 1, with the name of the model.
     Sam(&'static str, fn() -> sam::BackboneConfig),
-}
-
-/// A text encoder of a certain size.
-#[derive(Debug)]
-pub struct TextEncoder {
-    /// As in "MobileCLIP-S1".
-    pub name: &'static str,
-    signature: Signature,
-    sizes: TextSizes,
 }
 
 /// How a text encoder is built.
 #[derive(Debug)]
-enum TextSizes {
+#[non_exhaustive]
+pub enum TextSizes {
+    /// The encoder of SAM 3.
     Clip,
-    /// From the rows of its positional table.
+    /// A student of it, from the rows of its positional table.
     MobileClip(fn(usize) -> mobileclip::Config),
 }
 
 // There is one of each row.
-impl PartialEq for ImageEncoder {
+impl<S> PartialEq for Encoder<S> {
     fn eq(&self, other: &Self) -> bool {
         std::ptr::eq(self, other)
     }
 }
-impl Eq for ImageEncoder {}
-
-impl PartialEq for TextEncoder {
-    fn eq(&self, other: &Self) -> bool {
-        std::ptr::eq(self, other)
-    }
-}
-impl Eq for TextEncoder {}
+impl<S> Eq for Encoder<S> {}
 
 const REPVIT: &str =
     "detector.backbone.vision_backbone.trunk.model.backbone.model.features.0.0.c.weight";
@@ -166,24 +165,24 @@ const SAM: &str = "image_encoder.pos_embed";
 /// some files still carry.
 #[rustfmt::skip]
 static IMAGE_ENCODERS: [ImageEncoder; 18] = [
-    student("RepViT-M0.9", (REPVIT, &[24, 3, 3, 3]), || BackboneConfig::RepVit(repvit::Config::m0_9())),
-    student("RepViT-M1.1", (REPVIT, &[32, 3, 3, 3]), || BackboneConfig::RepVit(repvit::Config::m1_1())),
-    student("RepViT-M2.3", (REPVIT, &[40, 3, 3, 3]), || BackboneConfig::RepVit(repvit::Config::m2_3())),
-    student("TinyViT-5M", (TINY_VIT, &[10, 49]), || BackboneConfig::TinyVit(tiny_vit::Config::m5())),
-    student("TinyViT-11M", (TINY_VIT, &[14, 49]), || BackboneConfig::TinyVit(tiny_vit::Config::m11())),
-    student("TinyViT-21M", (TINY_VIT, &[18, 49]), || BackboneConfig::TinyVit(tiny_vit::Config::m21())),
-    student("EfficientViT-B0", (EFFICIENT_VIT, &[8, 3, 3, 3]), || BackboneConfig::EfficientVit(efficientvit::Config::b0())),
-    student("EfficientViT-B1", (EFFICIENT_VIT, &[16, 3, 3, 3]), || BackboneConfig::EfficientVit(efficientvit::Config::b1())),
-    student("EfficientViT-B2", (EFFICIENT_VIT, &[24, 3, 3, 3]), || BackboneConfig::EfficientVit(efficientvit::Config::b2())),
-    ImageEncoder { name: "SAM 3 ViT", signature: (VIT, &[1, 577, 1024]), sizes: Sizes::Sam3(vit::Config::sam3) },
-    hiera("Hiera-S", (HIERA_16, &[768]), hiera::Config::small),
-    hiera("Hiera-B+", (HIERA_16, &[448]), hiera::Config::base_plus),
-    hiera("Hiera-L", (HIERA_16, &[576]), hiera::Config::large),
-    hiera("Hiera-T", (HIERA_12, &[768]), hiera::Config::tiny),
-    sam1("TinyViT-5M", "MobileSAM", (MOBILE_SAM, &[10, 49]), || sam::BackboneConfig::TinyVit(tiny_vit::Config::mobile_sam())),
-    sam1("SAM ViT-B", "SAM ViT-B", (SAM, &[1, 64, 64, 768]), || sam::BackboneConfig::Vit(vit::sam1::Config::base())),
-    sam1("SAM ViT-L", "SAM ViT-L", (SAM, &[1, 64, 64, 1024]), || sam::BackboneConfig::Vit(vit::sam1::Config::large())),
-    sam1("SAM ViT-H", "SAM ViT-H", (SAM, &[1, 64, 64, 1280]), || sam::BackboneConfig::Vit(vit::sam1::Config::huge())),
+    row("RepViT-M0.9", (REPVIT, &[24, 3, 3, 3]), Student(|| BackboneConfig::RepVit(repvit::Config::m0_9()))),
+    row("RepViT-M1.1", (REPVIT, &[32, 3, 3, 3]), Student(|| BackboneConfig::RepVit(repvit::Config::m1_1()))),
+    row("RepViT-M2.3", (REPVIT, &[40, 3, 3, 3]), Student(|| BackboneConfig::RepVit(repvit::Config::m2_3()))),
+    row("TinyViT-5M", (TINY_VIT, &[10, 49]), Student(|| BackboneConfig::TinyVit(tiny_vit::Config::m5()))),
+    row("TinyViT-11M", (TINY_VIT, &[14, 49]), Student(|| BackboneConfig::TinyVit(tiny_vit::Config::m11()))),
+    row("TinyViT-21M", (TINY_VIT, &[18, 49]), Student(|| BackboneConfig::TinyVit(tiny_vit::Config::m21()))),
+    row("EfficientViT-B0", (EFFICIENT_VIT, &[8, 3, 3, 3]), Student(|| BackboneConfig::EfficientVit(efficientvit::Config::b0()))),
+    row("EfficientViT-B1", (EFFICIENT_VIT, &[16, 3, 3, 3]), Student(|| BackboneConfig::EfficientVit(efficientvit::Config::b1()))),
+    row("EfficientViT-B2", (EFFICIENT_VIT, &[24, 3, 3, 3]), Student(|| BackboneConfig::EfficientVit(efficientvit::Config::b2()))),
+    row("SAM 3 ViT", (VIT, &[1, 577, 1024]), Sam3(vit::Config::sam3)),
+    row("Hiera-S", (HIERA_16, &[768]), Sam2(hiera::Config::small)),
+    row("Hiera-B+", (HIERA_16, &[448]), Sam2(hiera::Config::base_plus)),
+    row("Hiera-L", (HIERA_16, &[576]), Sam2(hiera::Config::large)),
+    row("Hiera-T", (HIERA_12, &[768]), Sam2(hiera::Config::tiny)),
+    row("TinyViT-5M", (MOBILE_SAM, &[10, 49]), Sam("MobileSAM", || sam::BackboneConfig::TinyVit(tiny_vit::Config::mobile_sam()))),
+    row("SAM ViT-B", (SAM, &[1, 64, 64, 768]), Sam("SAM ViT-B", || sam::BackboneConfig::Vit(vit::sam1::Config::base()))),
+    row("SAM ViT-L", (SAM, &[1, 64, 64, 1024]), Sam("SAM ViT-L", || sam::BackboneConfig::Vit(vit::sam1::Config::large()))),
+    row("SAM ViT-H", (SAM, &[1, 64, 64, 1280]), Sam("SAM ViT-H", || sam::BackboneConfig::Vit(vit::sam1::Config::huge()))),
 ];
 
 const S0: &str = "detector.backbone.language_backbone.encoder.\
@@ -194,55 +193,26 @@ const CLIP: &str = "detector.backbone.language_backbone.encoder.ln_final.weight"
 /// In the order in which they are looked for: S0 has S1's norm as well.
 #[rustfmt::skip]
 static TEXT_ENCODERS: [TextEncoder; 4] = [
-    TextEncoder { name: "SAM 3 text", signature: (CLIP, &[1024]), sizes: TextSizes::Clip },
-    TextEncoder { name: "MobileCLIP-S0", signature: (S0, &[512]), sizes: TextSizes::MobileClip(mobileclip::Config::s0) },
-    TextEncoder { name: "MobileCLIP-S1", signature: (S1_OR_L, &[512]), sizes: TextSizes::MobileClip(mobileclip::Config::s1) },
-    TextEncoder { name: "MobileCLIP2-L", signature: (S1_OR_L, &[768]), sizes: TextSizes::MobileClip(mobileclip::Config::l) },
+    row("SAM 3 text", (CLIP, &[1024]), Clip),
+    row("MobileCLIP-S0", (S0, &[512]), MobileClip(mobileclip::Config::s0)),
+    row("MobileCLIP-S1", (S1_OR_L, &[512]), MobileClip(mobileclip::Config::s1)),
+    row("MobileCLIP2-L", (S1_OR_L, &[768]), MobileClip(mobileclip::Config::l)),
 ];
 
-const fn student(
-    name: &'static str,
-    signature: Signature,
-    config: fn() -> BackboneConfig,
-) -> ImageEncoder {
-    ImageEncoder {
+const fn row<S>(name: &'static str, signature: Signature, sizes: S) -> Encoder<S> {
+    Encoder {
         name,
         signature,
-        sizes: Sizes::Student(config),
-    }
-}
-
-const fn hiera(
-    name: &'static str,
-    signature: Signature,
-    config: fn() -> hiera::Config,
-) -> ImageEncoder {
-    ImageEncoder {
-        name,
-        signature,
-        sizes: Sizes::Sam2(config),
-    }
-}
-
-const fn sam1(
-    name: &'static str,
-    model: &'static str,
-    signature: Signature,
-    config: fn() -> sam::BackboneConfig,
-) -> ImageEncoder {
-    ImageEncoder {
-        name,
-        signature,
-        sizes: Sizes::Sam(model, config),
+        sizes,
     }
 }
 
 impl ImageEncoder {
     fn family(&self) -> Family {
         match self.sizes {
-            Sizes::Sam(..) => Family::Sam,
-            Sizes::Sam2(_) => Family::Sam2,
-            Sizes::Sam3(_) | Sizes::Student(_) => Family::Sam3,
+            Sam(..) => Family::Sam,
+            Sam2(_) => Family::Sam2,
+            Sam3(_) | Student(_) => Family::Sam3,
         }
     }
 }
@@ -269,12 +239,12 @@ impl Variant {
         let version = if self.multiplex { "3.1" } else { "3" };
         let ImageEncoder { name, sizes, .. } = self.image_encoder;
         match (sizes, self.text_encoder) {
-            (Sizes::Sam(model, _), _) => model.to_string(),
-            (Sizes::Sam2(_), _) => format!("SAM 2.1 {name}"),
-            (Sizes::Student(_), Some(text)) => {
+            (Sam(model, _), _) => model.to_string(),
+            (Sam2(_), _) => format!("SAM 2.1 {name}"),
+            (Student(_), Some(text)) => {
                 format!("EfficientSAM{version} ({name} + {})", text.name)
             }
-            (Sizes::Sam3(_), Some(text)) if self.text_positions.is_some() => {
+            (Sam3(_), Some(text)) if self.text_positions.is_some() => {
                 format!("SAM{version}-LiteText ({})", text.name)
             }
             _ => format!("SAM {version}"),
@@ -287,7 +257,7 @@ impl Variant {
     /// [`Error::Unsupported`] if this is another family.
     pub(super) fn sam(&self) -> Result<sam::BackboneConfig> {
         match self.image_encoder.sizes {
-            Sizes::Sam(_, config) => Ok(config()),
+            Sam(_, config) => Ok(config()),
             _ => Err(self.not_a("SAM 1")),
         }
     }
@@ -298,7 +268,7 @@ impl Variant {
     /// [`Error::Unsupported`] if this is another family.
     pub(super) fn sam2(&self) -> Result<sam2::Config> {
         match self.image_encoder.sizes {
-            Sizes::Sam2(config) => Ok(sam2::Config::new(config())),
+            Sam2(config) => Ok(sam2::Config::new(config())),
             _ => Err(self.not_a("SAM 2.1")),
         }
     }
@@ -317,9 +287,9 @@ impl Variant {
     /// that the text encoder does not have.
     pub(super) fn sam3(&self, context_length: Option<usize>) -> Result<sam3::Config> {
         let image_encoder = match self.image_encoder.sizes {
-            Sizes::Sam3(config) => backbones::Config::Vit(config()),
-            Sizes::Student(config) => backbones::Config::Student(student::Config::new(config())),
-            Sizes::Sam(..) | Sizes::Sam2(_) => {
+            Sam3(config) => backbones::Config::Vit(config()),
+            Student(config) => backbones::Config::Student(student::Config::new(config())),
+            Sam(..) | Sam2(_) => {
                 return Err(Error::Unsupported {
                     what: "a text or exemplar prompt on SAM 1, MobileSAM or SAM 2.1".into(),
                     instead: "use a checkpoint of SAM 3, EfficientSAM3 or SAM3-LiteText".into(),
@@ -328,7 +298,7 @@ impl Variant {
         };
         let encoder = self.text_encoder.map(|encoder| &encoder.sizes);
         let text_encoder = match (encoder, self.text_positions) {
-            (Some(TextSizes::MobileClip(config)), Some(positions)) => {
+            (Some(MobileClip(config)), Some(positions)) => {
                 let mut config = config(positions);
                 if let Some(length) = context_length {
                     if !(3..=positions).contains(&length) {
