@@ -68,7 +68,7 @@ pub(super) struct Reading {
     /// Whether all of the tracker is there.
     pub(super) video: bool,
     /// Parts that are left unread until a video is to be segmented.
-    pub(super) only_video: &'static [&'static str],
+    pub(super) only_video: Vec<&'static str>,
     /// What to do about something missing.
     pub(super) hint: Option<&'static str>,
 }
@@ -170,6 +170,18 @@ impl Inspection {
     }
 }
 
+impl Component {
+    fn without_tensors(name: String, status: Status) -> Self {
+        Self {
+            name,
+            tensors: 0,
+            elements: 0,
+            bytes: 0,
+            status,
+        }
+    }
+}
+
 /// What no prompt will ever read of a checkpoint. What only video needs is not among it.
 #[derive(Debug, Clone)]
 pub struct DeadParts(Vec<(&'static str, &'static str)>);
@@ -183,8 +195,8 @@ impl DeadParts {
     pub fn of(checkpoint: &Checkpoint) -> Result<Self> {
         Ok(Self(match Family::of(checkpoint)? {
             Family::Sam3 => sam3::left_out(checkpoint)?,
-            Family::Sam2 => sam2::left_out(checkpoint)?,
-            Family::Sam => sam::left_out(checkpoint)?,
+            Family::Sam2 => sam2::LEFT_OUT.to_vec(),
+            Family::Sam => sam::LEFT_OUT.to_vec(),
         }))
     }
 
@@ -250,15 +262,9 @@ fn components(checkpoint: &Checkpoint, reading: Option<&Reading>) -> Components 
     let mut components = Components::new();
     for tensor in checkpoint.stored() {
         let (place, name, status) = place(&tensor, reading);
-        let component = components
-            .entry((place, status.clone(), name.clone()))
-            .or_insert(Component {
-                name,
-                tensors: 0,
-                elements: 0,
-                bytes: 0,
-                status,
-            });
+        let key = (place, status.clone(), name.clone());
+        let component = components.entry(key);
+        let component = component.or_insert_with(|| Component::without_tensors(name, status));
         component.tensors += 1;
         component.elements += tensor.elements();
         component.bytes += tensor.bytes;
@@ -308,15 +314,10 @@ fn note_missing(components: &mut Components, survey: &Survey) {
     }
     for ((place, name), names) in lacking {
         let key = (place, Status::Complete, name.to_string());
-        let mut component = components.remove(&key).unwrap_or(Component {
-            name: name.into(),
-            tensors: 0,
-            elements: 0,
-            bytes: 0,
-            status: Status::Complete,
-        });
+        let component = components.entry(key);
+        let component =
+            component.or_insert_with(|| Component::without_tensors(name.into(), Status::Complete));
         component.status = Status::Missing(names);
-        components.insert(key, component);
     }
 }
 

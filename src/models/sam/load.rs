@@ -13,7 +13,7 @@ use crate::nn::{Precision, WeightFormat};
 use crate::weights::{Checkpoint, random};
 
 /// Parts of the files that segmentation never runs, and why.
-const LEFT_OUT: [(&str, &str); 2] = [
+pub(in crate::models) const LEFT_OUT: [(&str, &str); 2] = [
     ("image_encoder.norm_head", "of a classifier"),
     ("image_encoder.head", "of a classifier"),
 ];
@@ -81,14 +81,6 @@ fn build(
     Ok((image_encoder, head))
 }
 
-/// (part, why) of what no prompt needs in a checkpoint.
-pub(in crate::models) fn left_out(
-    checkpoint: &Checkpoint,
-) -> Result<Vec<(&'static str, &'static str)>> {
-    Variant::of(checkpoint)?.sam()?;
-    Ok(LEFT_OUT.to_vec())
-}
-
 /// Tensors that loading would read.
 pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
     let variant = Variant::of(checkpoint)?;
@@ -99,7 +91,7 @@ pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
         survey: checkpoint.survey(|vb: VarBuilder| build(&backbone, Precision::default(), vb))?,
         left_out: LEFT_OUT.to_vec(),
         video: false,
-        only_video: &[],
+        only_video: vec![],
         hint: None,
     })
 }

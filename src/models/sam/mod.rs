@@ -11,7 +11,7 @@ use std::ops::Range;
 use candle::{DType, Device, Tensor};
 
 pub use image_encoder::{BackboneConfig, ImageEncoder};
-pub(super) use load::{left_out, survey};
+pub(super) use load::{LEFT_OUT, survey};
 
 use super::head::{self, Decoded, ImageTokens, SamHead, drawn_mask};
 use super::{InteractiveEmbedding, InteractiveModel, Upscaling, VisualPrompt, pixels};

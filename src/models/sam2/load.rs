@@ -27,7 +27,7 @@ const ONLY_VIDEO: &[&str] = &[
 ];
 
 /// Parts of the files that nothing reads, and why.
-const LEFT_OUT: &[(&str, &str)] = &[(
+pub(in crate::models) const LEFT_OUT: &[(&str, &str)] = &[(
     "no_mem_pos_enc",
     "for frames without memory, which get an embedding instead",
 )];
@@ -142,14 +142,6 @@ fn has_tracker(checkpoint: &Checkpoint) -> bool {
     parts.any(|part| checkpoint.contains_part(part))
 }
 
-/// (part, why) of what no prompt needs in a checkpoint.
-pub(in crate::models) fn left_out(
-    checkpoint: &Checkpoint,
-) -> Result<Vec<(&'static str, &'static str)>> {
-    Variant::of(checkpoint)?.sam2()?;
-    Ok(LEFT_OUT.to_vec())
-}
-
 /// What loading would read.
 pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
     let variant = Variant::of(checkpoint)?;
@@ -161,7 +153,7 @@ pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
             .survey(|vb: VarBuilder| build(&config, false, Precision::default(), vb))?,
         left_out: LEFT_OUT.to_vec(),
         video: has_tracker(checkpoint),
-        only_video: ONLY_VIDEO,
+        only_video: ONLY_VIDEO.to_vec(),
         hint: None,
     })
 }

@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use candle::{DType, Device, Tensor};
 
-pub(super) use load::{left_out, survey};
+pub(super) use load::{LEFT_OUT, survey};
 
 use self::neck::Neck;
 use super::head::{self, Decoded, ImageTokens, SamHead, drawn_mask};

@@ -47,17 +47,11 @@ const LEFT_OUT: &[(&str, &str)] = &[
 const REPLACED: &str = "SAM 3's own trunk, which the student replaced";
 
 /// SAM 3's own trunk, left behind in some files next to the student that replaced it.
-const DEAD_TRUNK: &[(&str, &str)] = &[
-    ("detector.backbone.vision_backbone.trunk.blocks", REPLACED),
-    (
-        "detector.backbone.vision_backbone.trunk.patch_embed",
-        REPLACED,
-    ),
-    (
-        "detector.backbone.vision_backbone.trunk.pos_embed",
-        REPLACED,
-    ),
-    ("detector.backbone.vision_backbone.trunk.ln_pre", REPLACED),
+const DEAD_TRUNK: &[&str] = &[
+    "detector.backbone.vision_backbone.trunk.blocks",
+    "detector.backbone.vision_backbone.trunk.patch_embed",
+    "detector.backbone.vision_backbone.trunk.pos_embed",
+    "detector.backbone.vision_backbone.trunk.ln_pre",
 ];
 
 impl Sam3 {
@@ -82,8 +76,8 @@ impl Sam3 {
             return Err(no_interactive_head(&name));
         }
         let parts = Parts::of(config.multiplex);
-        if options.tracking && !has_tracker(checkpoint, &config) {
-            return Err(no_tracker(&name));
+        if options.tracking && !has_tracker(checkpoint, parts) {
+            return Err(lacks("tracking with", &name, "tracker"));
         }
         let weights = options.format_of(checkpoint);
         let layers = weights.precision_of_layers(options.precision);
@@ -93,10 +87,10 @@ impl Sam3 {
         };
         let never = left_out_of(dead_trunk).map(|(part, _)| part);
         let video = match options.tracking {
-            true => parts.unread,
-            false => only_video(&config, options.interactive),
+            true => parts.unread.to_vec(),
+            false => parts.only_video(options.interactive),
         };
-        let left_out: Vec<_> = never.chain(video.iter().copied()).collect();
+        let left_out: Vec<_> = never.chain(video).collect();
         let parts = checkpoint.build(options.dtype, &options.device, &left_out, build)?;
         let weights = (weights, checkpoint.fingerprint());
         Ok(Self::new(config, name, parts, options, weights))
@@ -143,18 +137,12 @@ impl Sam3 {
 }
 
 fn no_interactive_head(name: &str) -> Error {
-    Error::Unsupported {
-        what: format!(
-            "a point or box prompt on {name} from this file, which has no interactive head"
-        ),
-        instead: "use sam3.pt, sam3.1_multiplex.pt, or a LiteText or Stage-1 EfficientSAM3 file"
-            .into(),
-    }
+    lacks("a point or box prompt on", name, "interactive head")
 }
 
-fn no_tracker(name: &str) -> Error {
+fn lacks(asked: &str, name: &str, part: &str) -> Error {
     Error::Unsupported {
-        what: format!("tracking with {name} from this file, which has no tracker"),
+        what: format!("{asked} {name} from this file, which has no {part}"),
         instead: "use sam3.pt, sam3.1_multiplex.pt, or a LiteText or Stage-1 EfficientSAM3 file"
             .into(),
     }
@@ -183,29 +171,21 @@ pub(in crate::models) fn left_out(
 
 fn left_out_of(dead_trunk: bool) -> impl Iterator<Item = (&'static str, &'static str)> {
     let dead_trunk = if dead_trunk { DEAD_TRUNK } else { &[] };
-    LEFT_OUT.iter().chain(dead_trunk).copied()
+    let dead_trunk = dead_trunk.iter().map(|part| (*part, REPLACED));
+    LEFT_OUT.iter().copied().chain(dead_trunk)
 }
 
-fn has_tracker(checkpoint: &Checkpoint, config: &Config) -> bool {
-    let mut parts = Parts::of(config.multiplex).tracking.iter();
+fn has_tracker(checkpoint: &Checkpoint, parts: &Parts) -> bool {
+    let mut parts = parts.tracking.iter();
     parts.all(|part| checkpoint.contains_part(part))
-}
-
-/// What is left to video where clicks are answered, or are not.
-fn only_video(config: &Config, clicks: bool) -> &'static [&'static str] {
-    let parts = Parts::of(config.multiplex);
-    if clicks {
-        parts.only_video
-    } else {
-        parts.tracker
-    }
 }
 
 /// What loading for every kind of prompt that the file has parts for would read.
 pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
     let kind = Kind::of(checkpoint, None)?;
-    let mut parts = Parts::of(kind.config.multiplex).interactive().into_iter();
-    let clicks = parts.any(|part| checkpoint.contains_part(part));
+    let parts = Parts::of(kind.config.multiplex);
+    let mut of_clicks = parts.interactive().into_iter();
+    let clicks = of_clicks.any(|part| checkpoint.contains_part(part));
     let options = LoadOptions {
         interactive: clicks,
         ..LoadOptions::default()
@@ -215,8 +195,8 @@ pub(in crate::models) fn survey(checkpoint: &Checkpoint) -> Result<Reading> {
         survey: checkpoint
             .survey(|vb: VarBuilder| build(&kind.config, &options, options.precision, vb))?,
         left_out: left_out_of(kind.dead_trunk).collect(),
-        video: clicks && has_tracker(checkpoint, &kind.config),
-        only_video: only_video(&kind.config, clicks),
+        video: clicks && has_tracker(checkpoint, parts),
+        only_video: parts.only_video(clicks),
         hint: (!kind.geometry_encoder).then_some(NO_GEOMETRY_ENCODER),
         name: kind.name,
     })

@@ -9,12 +9,8 @@ pub(in crate::models) struct Parts {
     pub(super) neck: &'static str,
     /// What only video needs and reads.
     pub(super) tracking: &'static [&'static str],
-    /// What only video needs, and what of its tracker and neck nothing reads.
-    pub(super) only_video: &'static [&'static str],
     /// What of the tracker and its neck nothing reads.
     pub(super) unread: &'static [&'static str],
-    /// All of these.
-    pub(super) tracker: &'static [&'static str],
 }
 
 const SAM3: Parts = Parts {
@@ -32,42 +28,11 @@ const SAM3: Parts = Parts {
         "tracker.obj_ptr_proj",
         "tracker.obj_ptr_tpos_proj",
     ],
-    only_video: &[
-        "tracker.transformer",
-        "tracker.maskmem_backbone",
-        "tracker.maskmem_tpos_enc",
-        "tracker.mask_downsample",
-        "tracker.no_mem_pos_enc",
-        "tracker.no_obj_embed_spatial",
-        "tracker.no_obj_ptr",
-        "tracker.obj_ptr_proj",
-        "tracker.obj_ptr_tpos_proj",
-        "detector.backbone.vision_backbone.sam2_convs.3", // a pyramid level that is dropped
-    ],
     unread: &[
         "tracker.no_mem_pos_enc",
-        "detector.backbone.vision_backbone.sam2_convs.3",
+        "detector.backbone.vision_backbone.sam2_convs.3", // a pyramid level that is dropped
     ],
-    tracker: &["tracker", "detector.backbone.vision_backbone.sam2_convs"],
 };
-
-/// What tracks 16 objects at a time.
-const MULTIPLEX: &[&str] = &[
-    "tracker.model.transformer", // attention to earlier frames
-    "tracker.model.sam_mask_decoder",
-    "tracker.model.maskmem_backbone",
-    "tracker.model.maskmem_tpos_enc",
-    "tracker.model.no_obj_embed_spatial",
-    "tracker.model.no_obj_ptr_linear",
-    "tracker.model.obj_ptr_proj",
-    "tracker.model.obj_ptr_tpos_proj",
-    "tracker.model.output_valid_embed",
-    "tracker.model.output_invalid_embed",
-    "tracker.model.image_pe_layer",
-    "tracker.model.interactive_mask_downsample",
-    "tracker.model.interactive_obj_ptr_proj",
-    PROPAGATION_NECK,
-];
 
 pub(super) const PROPAGATION_NECK: &str = "detector.backbone.vision_backbone.propagation_convs";
 
@@ -76,14 +41,24 @@ const SAM31: Parts = Parts {
     mask_decoder: "tracker.model.interactive_sam_mask_decoder",
     no_mem_embed: "tracker.model.interactivity_no_mem_embed",
     neck: "detector.backbone.vision_backbone.interactive_convs",
-    tracking: MULTIPLEX,
-    only_video: MULTIPLEX,
-    unread: &[],
-    tracker: &[
-        "tracker",
-        "detector.backbone.vision_backbone.interactive_convs",
+    // What tracks 16 objects at a time.
+    tracking: &[
+        "tracker.model.transformer", // attention to earlier frames
+        "tracker.model.sam_mask_decoder",
+        "tracker.model.maskmem_backbone",
+        "tracker.model.maskmem_tpos_enc",
+        "tracker.model.no_obj_embed_spatial",
+        "tracker.model.no_obj_ptr_linear",
+        "tracker.model.obj_ptr_proj",
+        "tracker.model.obj_ptr_tpos_proj",
+        "tracker.model.output_valid_embed",
+        "tracker.model.output_invalid_embed",
+        "tracker.model.image_pe_layer",
+        "tracker.model.interactive_mask_downsample",
+        "tracker.model.interactive_obj_ptr_proj",
         PROPAGATION_NECK,
     ],
+    unread: &[],
 };
 
 impl Parts {
@@ -100,5 +75,12 @@ impl Parts {
             self.no_mem_embed,
             self.neck,
         ]
+    }
+
+    /// What is left to video where clicks are answered, or are not.
+    pub(super) fn only_video(&self, clicks: bool) -> Vec<&'static str> {
+        let for_clicks = ["tracker", self.neck];
+        let for_clicks = if clicks { &[][..] } else { &for_clicks };
+        [for_clicks, self.tracking, self.unread].concat()
     }
 }
