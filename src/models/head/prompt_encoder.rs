@@ -20,7 +20,8 @@ use crate::nn::{LayerNorm, gelu, layer_norm};
 
 /// Epsilon of the norms between the mask's convolutions.
 const EPS: f64 = 1e-6;
-const MASK_CHANNELS: usize = 16;
+/// Channels of a mask prompt, and after each halving of its side.
+const MASK_CHANNELS: [usize; 3] = [1, 4, 16];
 
 /// Role of a point.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,12 +63,14 @@ impl PromptEncoder {
             labels.push(in_f32((1, d), vb.pp("point_embeddings").pp(i), "weight")?);
         }
         let dense_pe = grid_positions(cfg.grid, &frequencies, dtype)?;
+        let halve = (2, ConvConfig::default().with_stride(2));
+        let downscaling = vb.pp("mask_downscaling");
         Ok(Self {
             frequencies,
             labels: Tensor::cat(&labels, 0)?,
             no_mask: vb.pp("no_mask_embed").get((1, d), "weight")?.unsqueeze(0)?,
             dense_pe,
-            mask_downscaling: MaskDownscaling::new(d, vb.pp("mask_downscaling"))?,
+            mask_downscaling: MaskDownscaling::new(&MASK_CHANNELS, d, halve, downscaling)?,
             cfg: cfg.clone(),
         })
     }
@@ -154,37 +157,43 @@ fn cell_centres(grid: usize, device: &Device) -> Result<Tensor> {
     upload(coords, (grid * grid, 2), device)
 }
 
+/// Convolutions that each halve a mask's side, and one to the width of the features.
 #[derive(Debug, Clone)]
-struct MaskDownscaling {
-    conv1: Conv2d,
-    norm1: LayerNorm,
-    conv2: Conv2d,
-    norm2: LayerNorm,
-    conv3: Conv2d,
+pub(in crate::models) struct MaskDownscaling {
+    stages: Vec<(Conv2d, LayerNorm)>,
+    project: Conv2d,
 }
 
 impl MaskDownscaling {
-    fn new(d: usize, vb: VarBuilder) -> Result<Self> {
-        let halve = ConvConfig::default().with_stride(2);
-        let quarter = MASK_CHANNELS / 4;
+    /// `channels` of the mask and after each of the convolutions `halve` of this `kernel`, `d` in the
+    /// end.
+    pub fn new(
+        channels: &[usize],
+        d: usize,
+        (kernel, halve): (usize, ConvConfig),
+        vb: VarBuilder,
+    ) -> Result<Self> {
+        let stages = channels.windows(2).enumerate().map(|(i, channels)| {
+            // convolution, norm and GELU are numbered together
+            let conv = conv2d(channels[0], channels[1], kernel, halve, vb.pp(3 * i))?;
+            Ok((conv, layer_norm(channels[1], EPS, vb.pp(3 * i + 1))?))
+        });
+        let (pointwise, last) = (ConvConfig::default(), channels.len() - 1);
         Ok(Self {
-            conv1: conv2d(1, quarter, 2, halve, vb.pp(0))?,
-            norm1: layer_norm(quarter, EPS, vb.pp(1))?,
-            conv2: conv2d(quarter, MASK_CHANNELS, 2, halve, vb.pp(3))?,
-            norm2: layer_norm(MASK_CHANNELS, EPS, vb.pp(4))?,
-            conv3: conv2d(MASK_CHANNELS, d, 1, ConvConfig::default(), vb.pp(6))?,
+            stages: stages.collect::<Result<_>>()?,
+            project: conv2d(channels[last], d, 1, pointwise, vb.pp(3 * last))?,
         })
     }
 }
 
 impl Module for MaskDownscaling {
-    /// (b, 4g, 4g, 1) -> (b, g, g, d)
+    /// (b, s, s, c) -> (b, g, g, d)
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let xs = self.conv1.forward_channels_last(xs)?;
-        let xs = gelu(&xs.apply(&self.norm1)?)?;
-        let xs = self.conv2.forward_channels_last(&xs)?;
-        let xs = gelu(&xs.apply(&self.norm2)?)?;
-        self.conv3.forward_channels_last(&xs)
+        let mut xs = xs.clone();
+        for (conv, norm) in &self.stages {
+            xs = gelu(&conv.forward_channels_last(&xs)?.apply(norm)?)?;
+        }
+        self.project.forward_channels_last(&xs)
     }
 }
 

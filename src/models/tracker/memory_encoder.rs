@@ -20,9 +20,10 @@ use candle_nn::{VarBuilder, ops::sigmoid};
 
 use super::{Config, Slots};
 use crate::device::upload;
+use crate::models::head::prompt_encoder::MaskDownscaling;
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
 use crate::nn::sample::resize_bilinear;
-use crate::nn::{LayerNorm, Linear, gelu, layer_norm, linear};
+use crate::nn::{LayerNorm, Linear, layer_norm, linear};
 
 /// Of all norms here.
 const EPS: f64 = 1e-6;
@@ -57,7 +58,7 @@ pub struct MemoryMasks<'a> {
 /// The memory encoder, `maskmem_backbone`.
 #[derive(Debug, Clone)]
 pub struct MemoryEncoder {
-    mask_downsampler: MaskDownsampler,
+    mask_downsampler: MaskDownscaling,
     pix_feat_proj: Linear,
     fuser: Vec<FuserBlock>,
     out_proj: Option<Linear>,
@@ -77,8 +78,10 @@ impl MemoryEncoder {
             .map(|i| FuserBlock::new(d, encoder.pp("fuser.layers").pp(i)))
             .collect::<Result<_>>()?;
         let out_proj = || pointwise(d, m, encoder.pp("out_proj"));
+        let halve = (3, ConvConfig::same(3).with_stride(2));
+        let downsampler = encoder.pp("mask_downsampler.encoder");
         Ok(Self {
-            mask_downsampler: MaskDownsampler::new(cfg, encoder.pp("mask_downsampler.encoder"))?,
+            mask_downsampler: MaskDownscaling::new(&cfg.mask_channels, d, halve, downsampler)?,
             pix_feat_proj: pointwise(d, d, encoder.pp("pix_feat_proj"))?,
             fuser,
             out_proj: (d != m).then(out_proj).transpose()?,
@@ -166,41 +169,6 @@ fn pointwise(input: usize, output: usize, vb: VarBuilder) -> Result<Linear> {
         &weight.reshape((output, input))?,
         Some(vb.get(output, "bias")?),
     )
-}
-
-/// Four convolutions that halve the mask's side, and one to the width of the features.
-#[derive(Debug, Clone)]
-struct MaskDownsampler {
-    stages: Vec<(Conv2d, LayerNorm)>,
-    project: Conv2d,
-}
-
-impl MaskDownsampler {
-    fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
-        let halve = ConvConfig::same(3).with_stride(2);
-        let channels = cfg.mask_channels;
-        let stages = channels.windows(2).enumerate().map(|(i, channels)| {
-            // convolution, norm and GELU are numbered together
-            let conv = conv2d(channels[0], channels[1], 3, halve, vb.pp(3 * i))?;
-            Ok((conv, layer_norm(channels[1], EPS, vb.pp(3 * i + 1))?))
-        });
-        let (pointwise, last) = (ConvConfig::default(), channels.len() - 1);
-        Ok(Self {
-            stages: stages.collect::<Result<_>>()?,
-            project: conv2d(channels[last], cfg.dim, 1, pointwise, vb.pp(3 * last))?,
-        })
-    }
-}
-
-impl Module for MaskDownsampler {
-    /// (b, 16g, 16g, c) -> (b, g, g, d)
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let mut xs = xs.clone();
-        for (conv, norm) in &self.stages {
-            xs = gelu(&conv.forward_channels_last(&xs)?.apply(norm)?)?;
-        }
-        self.project.forward_channels_last(&xs)
-    }
 }
 
 /// A ConvNeXt block.
