@@ -144,33 +144,24 @@ impl Hiera {
     /// # Errors
     /// For pixels of another size.
     pub fn forward(&self, pixels: &Tensor) -> Result<[Tensor; 4]> {
+        let mut xs = self.embed(pixels)?;
         let mut maps = vec![];
-        self.run(pixels, |_, _| {}, |map| maps.push(map.clone()))?;
+        for stage in &self.stages {
+            for block in stage {
+                xs = xs.apply(block)?;
+            }
+            maps.push(xs.clone());
+        }
         maps.try_into().map_err(|maps: Vec<Tensor>| {
             candle::Error::msg(format!("a Hiera of {} stages instead of 4", maps.len()))
         })
     }
 
-    /// Hands each block's output and each stage's to the callbacks.
-    fn run(
-        &self,
-        pixels: &Tensor,
-        mut on_block: impl FnMut(usize, &Tensor),
-        mut on_stage: impl FnMut(&Tensor),
-    ) -> Result<()> {
+    /// What the first block takes: (b, g, g, d)
+    fn embed(&self, pixels: &Tensor) -> Result<Tensor> {
         let patches = pixels.apply(&self.patch_embed)?;
         let patches = patches.permute((0, 2, 3, 1))?.contiguous()?;
-        let mut xs = patches.broadcast_add(&self.positions)?;
-        let mut index = 0;
-        for stage in &self.stages {
-            for block in stage {
-                xs = xs.apply(block)?;
-                on_block(index, &xs);
-                index += 1;
-            }
-            on_stage(&xs);
-        }
-        Ok(())
+        patches.broadcast_add(&self.positions)
     }
 }
 
@@ -414,11 +405,12 @@ pub(crate) mod tests {
         let trunk = Hiera::new(&Config::of(golden.config()), vb)?;
         let mut blocks = 0;
         let pixels = pixels(&golden);
-        let on_block = |i: usize, xs: &Tensor| {
-            assert_close(xs, &golden.tensor(&format!("out.block.{i}")), 5e-6);
+        let mut xs = trunk.embed(&pixels)?;
+        for block in trunk.stages.iter().flatten() {
+            xs = xs.apply(block)?;
+            assert_close(&xs, &golden.tensor(&format!("out.block.{blocks}")), 5e-6);
             blocks += 1;
-        };
-        trunk.run(&pixels, on_block, |_| {})?;
+        }
         assert_eq!(blocks, 7);
         let sides = trunk.forward(&pixels)?.map(|map| map.dim(1).unwrap());
         assert_eq!(sides, [24, 12, 6, 3]);

@@ -56,9 +56,7 @@ impl ImageEncoder {
             Config::Student(cfg) => Self::Student(student::Student::new(cfg, vb.pp("model"))?),
         })
     }
-}
 
-impl ImageEncoder {
     /// Raw trunk features of pixels (b, 3, s, s), before a student's resize to the ViT grid: (b, dim, h, w),
     /// to be seen as a map of [`Config::grid`] cells a side.
     pub fn features(&self, xs: &Tensor) -> Result<Tensor> {

@@ -3,10 +3,14 @@
 //! Follows `ImageStudentEncoder`,
 //! <https://github.com/SimonZeng7108/efficientsam3/blob/c1f0b02/sam3/sam3/model_builder.py#L764>.
 
+use std::fmt;
+
 use candle::{Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use super::{efficientvit, repvit, tiny_vit};
+use super::efficientvit::{self, EfficientVit};
+use super::repvit::{self, RepVit};
+use super::tiny_vit::{self, TinyVit};
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d, conv2d_bn};
 use crate::nn::sample::resize_bilinear;
 
@@ -22,13 +26,13 @@ pub enum BackboneConfig {
 }
 
 impl BackboneConfig {
-    /// Channels of the backbone's output.
-    pub fn out_channels(&self) -> usize {
-        match self {
-            Self::RepVit(cfg) => cfg.out_channels(),
-            Self::TinyVit(cfg) => cfg.out_channels(),
-            Self::EfficientVit(cfg) => cfg.out_channels(),
-        }
+    /// The backbone, which reads its own names, and the channels of its output.
+    fn build(&self, vb: VarBuilder) -> Result<(Box<dyn Backbone>, usize)> {
+        Ok(match self {
+            Self::RepVit(cfg) => (Box::new(RepVit::new(cfg, vb)?), cfg.out_channels()),
+            Self::TinyVit(cfg) => (Box::new(TinyVit::new(cfg, vb)?), cfg.out_channels()),
+            Self::EfficientVit(cfg) => (Box::new(EfficientVit::new(cfg, vb)?), cfg.out_channels()),
+        })
     }
 }
 
@@ -54,40 +58,10 @@ impl Config {
     }
 }
 
-/// One of the three families of backbones: (b, 3, s, s) -> (b, c, s / 32, s / 32).
-#[derive(Debug, Clone)]
-pub enum Backbone {
-    /// RepViT.
-    RepVit(repvit::RepVit),
-    /// TinyViT.
-    TinyVit(tiny_vit::TinyVit),
-    /// EfficientViT of MIT.
-    EfficientVit(efficientvit::EfficientVit),
-}
+/// A trunk of any family: (b, 3, s, s) -> (b, c, s / 32, s / 32).
+trait Backbone: Module + fmt::Debug + Send + Sync {}
 
-impl Backbone {
-    /// Reads the backbone's own names.
-    pub fn new(cfg: &BackboneConfig, vb: VarBuilder) -> Result<Self> {
-        Ok(match cfg {
-            BackboneConfig::RepVit(cfg) => Self::RepVit(repvit::RepVit::new(cfg, vb)?),
-            BackboneConfig::TinyVit(cfg) => Self::TinyVit(tiny_vit::TinyVit::new(cfg, vb)?),
-            BackboneConfig::EfficientVit(cfg) => {
-                Self::EfficientVit(efficientvit::EfficientVit::new(cfg, vb)?)
-            }
-        })
-    }
-}
-
-impl Module for Backbone {
-    /// (b, 3, s, s) -> (b, c, s / 32, s / 32)
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::RepVit(backbone) => backbone.forward(xs),
-            Self::TinyVit(backbone) => backbone.forward(xs),
-            Self::EfficientVit(backbone) => backbone.forward(xs),
-        }
-    }
-}
+impl<T: Module + fmt::Debug + Send + Sync> Backbone for T {}
 
 /// Takes a backbone's features to the channels that SAM 3's neck expects.
 #[derive(Debug, Clone)]
@@ -115,9 +89,9 @@ impl Module for StudentHead {
 }
 
 /// A distilled image encoder: (b, 3, s, s) -> (b, embed_dim, grid, grid).
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Student {
-    backbone: Backbone,
+    backbone: Box<dyn Backbone>,
     head: StudentHead,
     grid: usize,
 }
@@ -125,19 +99,17 @@ pub struct Student {
 impl Student {
     /// Reads `backbone.model.*` and `head.*`.
     pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
-        let channels = cfg.backbone.out_channels();
+        let (backbone, channels) = cfg.backbone.build(vb.pp("backbone.model"))?;
         Ok(Self {
-            backbone: Backbone::new(&cfg.backbone, vb.pp("backbone.model"))?,
+            backbone,
             head: StudentHead::new(channels, cfg.embed_dim, vb.pp("head"))?,
             grid: cfg.grid,
         })
     }
-}
 
-impl Student {
     /// The features before they are resized: (b, 3, s, s) -> (b, embed_dim, s / 32, s / 32)
     pub fn features(&self, xs: &Tensor) -> Result<Tensor> {
-        xs.apply(&self.backbone)?.apply(&self.head)
+        self.backbone.forward(xs)?.apply(&self.head)
     }
 }
 

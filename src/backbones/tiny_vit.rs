@@ -137,29 +137,29 @@ impl Module for TinyVit {
 #[derive(Debug, Clone)]
 struct Layer {
     blocks: Vec<Block>,
-    downsample: Option<PatchMerging>,
+    downsample: Option<MbConv>,
 }
 
 impl Layer {
     fn new(cfg: &Config, stage: usize, vb: VarBuilder) -> Result<Self> {
         let dim = cfg.embed_dims[stage];
+        let inner = dim * cfg.mbconv_expand_ratio;
         let blocks = (0..cfg.depths[stage]).map(|i| {
             let vb = vb.pp("blocks").pp(i);
             Ok(match stage {
-                0 => Block::Convolution(MbConv::new(dim, cfg.mbconv_expand_ratio, vb)?),
+                0 => Block::Convolution(MbConv::new([dim, inner, dim], 1, vb)?),
                 _ => Block::Attention(TinyVitBlock::new(cfg, stage, vb)?),
             })
         });
         let blocks = blocks.collect::<Result<_>>()?;
-        let downsample = match cfg.downsample_strides.get(stage) {
-            Some(&stride) => {
-                let next = cfg.embed_dims[stage + 1];
-                let vb = vb.pp("downsample");
-                Some(PatchMerging::new(dim, next, stride, vb)?)
-            }
-            None => None,
-        };
-        Ok(Self { blocks, downsample })
+        let downsample = cfg.downsample_strides.get(stage).map(|stride| {
+            let next = cfg.embed_dims[stage + 1];
+            MbConv::new([dim, next, next], *stride, vb.pp("downsample"))
+        });
+        Ok(Self {
+            blocks,
+            downsample: downsample.transpose()?,
+        })
     }
 }
 
@@ -168,7 +168,7 @@ impl Module for Layer {
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let mut blocks = self.blocks.iter();
         let xs = blocks.try_fold(xs.clone(), |xs, block| match block {
-            Block::Convolution(block) => xs.apply(block),
+            Block::Convolution(block) => block.forward_onto(&xs),
             Block::Attention(block) => xs.apply(block),
         })?;
         match &self.downsample {
@@ -184,7 +184,8 @@ enum Block {
     Attention(TinyVitBlock),
 }
 
-/// Widens, mixes pixels within each channel, and narrows; the last activation follows the sum.
+/// Changes the channels, mixes pixels within each, and changes them again: a block widens and narrows,
+/// what lies between two stages mostly halves the size.
 #[derive(Debug, Clone)]
 struct MbConv {
     conv1: Linear,
@@ -193,52 +194,33 @@ struct MbConv {
 }
 
 impl MbConv {
-    fn new(dim: usize, expand_ratio: usize, vb: VarBuilder) -> Result<Self> {
-        let inner = dim * expand_ratio;
+    /// From `dim` channels by way of `inner` to `out`.
+    fn new([dim, inner, out]: [usize; 3], stride: usize, vb: VarBuilder) -> Result<Self> {
         let depthwise = ConvConfig::same(KERNEL).with_groups(inner);
+        let strided = depthwise.with_stride(stride);
         Ok(Self {
             conv1: pointwise_bn(dim, inner, vb.pp("conv1.c"), vb.pp("conv1.bn"))?,
-            conv2: folded(inner, inner, KERNEL, depthwise, vb.pp("conv2"))?,
-            conv3: pointwise_bn(inner, dim, vb.pp("conv3.c"), vb.pp("conv3.bn"))?,
+            conv2: folded(inner, inner, KERNEL, strided, vb.pp("conv2"))?,
+            conv3: pointwise_bn(inner, out, vb.pp("conv3.c"), vb.pp("conv3.bn"))?,
         })
+    }
+
+    /// What the last layer takes: (b, h, w, c) -> (b, h / stride, w / stride, inner)
+    fn mix(&self, xs: &Tensor) -> Result<Tensor> {
+        let xs = self.conv1.forward_gelu(xs)?;
+        self.conv2.forward_gelu_channels_last(&xs)
+    }
+
+    /// As a block, added to what it is made of; the last activation follows the sum.
+    fn forward_onto(&self, xs: &Tensor) -> Result<Tensor> {
+        gelu(&self.conv3.forward_onto(xs, &self.mix(xs)?)?)
     }
 }
 
 impl Module for MbConv {
-    /// (b, h, w, c) -> (b, h, w, c)
+    /// Between two stages: (b, h, w, c) -> (b, h / stride, w / stride, c')
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let ys = self.conv1.forward_gelu(xs)?;
-        let ys = self.conv2.forward_gelu_channels_last(&ys)?;
-        gelu(&self.conv3.forward_onto(xs, &ys)?)
-    }
-}
-
-/// Changes the channels, and mostly halves the size.
-#[derive(Debug, Clone)]
-struct PatchMerging {
-    conv1: Linear,
-    conv2: Conv2d,
-    conv3: Linear,
-}
-
-impl PatchMerging {
-    fn new(dim: usize, out_dim: usize, stride: usize, vb: VarBuilder) -> Result<Self> {
-        let depthwise = ConvConfig::same(KERNEL).with_groups(out_dim);
-        let strided = depthwise.with_stride(stride);
-        Ok(Self {
-            conv1: pointwise_bn(dim, out_dim, vb.pp("conv1.c"), vb.pp("conv1.bn"))?,
-            conv2: folded(out_dim, out_dim, KERNEL, strided, vb.pp("conv2"))?,
-            conv3: pointwise_bn(out_dim, out_dim, vb.pp("conv3.c"), vb.pp("conv3.bn"))?,
-        })
-    }
-}
-
-impl Module for PatchMerging {
-    /// (b, h, w, c) -> (b, h / stride, w / stride, c')
-    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        let xs = self.conv1.forward_gelu(xs)?;
-        let xs = self.conv2.forward_gelu_channels_last(&xs)?;
-        self.conv3.forward(&xs)
+        self.mix(xs)?.apply(&self.conv3)
     }
 }
 
