@@ -18,7 +18,8 @@ use candle_nn::VarBuilder;
 use crate::nn::attention::merge_heads;
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
 use crate::nn::sample::max_pool_2x2;
-use crate::nn::{LayerNorm, Linear, Precision, layer_norm, linear, sdpa, window};
+use crate::nn::{FeedForward, LayerNorm, Linear, Precision};
+use crate::nn::{layer_norm, linear, sdpa, window};
 
 /// Epsilon of all norms.
 const EPS: f64 = 1e-6;
@@ -225,9 +226,7 @@ struct Block {
     attn: Attention,
     /// Of the shortcut, where the width changes and the map is pooled.
     proj: Option<Linear>,
-    norm2: LayerNorm,
-    lin1: Linear,
-    lin2: Linear,
+    mlp: FeedForward,
     window: Option<usize>,
 }
 
@@ -244,15 +243,13 @@ impl Block {
         let before = stage - usize::from(pools);
         let (input, dim) = (cfg.dims()[before], cfg.dims()[stage]);
         let proj = || linear(input, dim, vb.pp("proj"));
-        let hidden = MLP_RATIO * dim;
         let heads = cfg.num_heads << stage;
+        let mlp = ["norm2", "mlp.layers.0", "mlp.layers.1"];
         Ok(Self {
             norm1: layer_norm(input, EPS, vb.pp("norm1"))?,
             attn: Attention::new([input, dim], heads, pools, vb.pp("attn"))?,
             proj: pools.then(proj).transpose()?,
-            norm2: layer_norm(dim, EPS, vb.pp("norm2"))?,
-            lin1: linear(dim, hidden, vb.pp("mlp.layers.0"))?,
-            lin2: linear(hidden, dim, vb.pp("mlp.layers.1"))?,
+            mlp: FeedForward::new([dim, MLP_RATIO * dim], EPS, mlp, &vb)?,
             window: (!cfg.global_blocks.contains(&index)).then_some(cfg.window_sizes[before]),
         })
     }
@@ -278,8 +275,7 @@ impl Module for Block {
             Some(proj) => max_pool_2x2(&normed.apply(proj)?)?,
         };
         let xs = (shortcut + self.attend(&normed)?)?;
-        let hidden = self.lin1.forward_gelu(&xs.apply(&self.norm2)?)?;
-        self.lin2.forward_onto(&xs, &hidden)
+        self.mlp.forward_gelu(&xs)
     }
 }
 

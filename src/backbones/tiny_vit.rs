@@ -16,7 +16,8 @@ use candle_nn::VarBuilder;
 
 use super::folded;
 use crate::nn::conv::{Conv2d, ConvConfig, pointwise_bn};
-use crate::nn::{LayerNorm, Linear, Precision, gelu, layer_norm, linear, sdpa, window};
+use crate::nn::{FeedForward, LayerNorm, Linear, Precision};
+use crate::nn::{gelu, layer_norm, linear, sdpa, window};
 
 const LAYER_NORM_EPS: f64 = 1e-5;
 /// The kernel of every spatial convolution.
@@ -229,7 +230,7 @@ impl Module for MbConv {
 struct TinyVitBlock {
     attn: Attention,
     local_conv: Conv2d,
-    mlp: Mlp,
+    mlp: FeedForward,
     window_size: usize,
 }
 
@@ -238,10 +239,11 @@ impl TinyVitBlock {
         let dim = cfg.embed_dims[stage];
         let window_size = cfg.window_sizes[stage];
         let depthwise = ConvConfig::same(KERNEL).with_groups(dim);
+        let mlp = ["mlp.norm", "mlp.fc1", "mlp.fc2"];
         Ok(Self {
             attn: Attention::new(dim, cfg.num_heads[stage], window_size, vb.pp("attn"))?,
             local_conv: folded(dim, dim, KERNEL, depthwise, vb.pp("local_conv"))?,
-            mlp: Mlp::new(dim, dim * cfg.mlp_ratio, vb.pp("mlp"))?,
+            mlp: FeedForward::new([dim, dim * cfg.mlp_ratio], LAYER_NORM_EPS, mlp, &vb)?,
             window_size,
         })
     }
@@ -254,7 +256,7 @@ impl Module for TinyVitBlock {
         let attended = windows.flatten(1, 2)?.apply(&self.attn)?;
         let xs = window::merge_onto(xs, &attended.reshape(windows.shape())?)?;
         let xs = self.local_conv.forward_channels_last(&xs)?;
-        self.mlp.forward_onto(&xs)
+        self.mlp.forward_gelu(&xs)
     }
 }
 
@@ -316,32 +318,6 @@ fn bias_index(window_size: usize) -> Vec<u32> {
         }
     }
     index
-}
-
-/// A two-layer network per token, after a norm.
-#[derive(Debug, Clone)]
-struct Mlp {
-    norm: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
-}
-
-impl Mlp {
-    fn new(dim: usize, hidden: usize, vb: VarBuilder) -> Result<Self> {
-        Ok(Self {
-            norm: layer_norm(dim, LAYER_NORM_EPS, vb.pp("norm"))?,
-            fc1: linear(dim, hidden, vb.pp("fc1"))?,
-            fc2: linear(hidden, dim, vb.pp("fc2"))?,
-        })
-    }
-}
-
-impl Mlp {
-    /// `x + mlp(x)`
-    fn forward_onto(&self, xs: &Tensor) -> Result<Tensor> {
-        let hidden = self.fc1.forward_gelu(&xs.apply(&self.norm)?)?;
-        self.fc2.forward_onto(xs, &hidden)
-    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub mod attention;
 pub mod conv;
 pub mod conv_transpose;
 pub(crate) mod draw;
+pub mod feed_forward;
 pub mod int8;
 pub(crate) mod kernels;
 pub mod linear;
@@ -28,6 +29,7 @@ mod tests;
 pub(crate) use kernels::random as noise;
 
 pub use attention::{MultiHeadAttention, ScoreBias, sdpa};
+pub use feed_forward::FeedForward;
 pub use int8::WeightFormat;
 pub use kernels::peak::multiply_adds;
 pub use linear::{Linear, linear};

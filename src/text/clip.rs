@@ -9,7 +9,8 @@ use candle::{Device, Result, Tensor};
 use candle_nn::{Embedding, Module, VarBuilder, embedding};
 
 use crate::device::upload;
-use crate::nn::{LayerNorm, Linear, MultiHeadAttention, ScoreBias, layer_norm, linear};
+use crate::nn::{FeedForward, LayerNorm, Linear, MultiHeadAttention, ScoreBias};
+use crate::nn::{layer_norm, linear};
 
 const EPS: f64 = 1e-5;
 
@@ -102,19 +103,16 @@ fn causal_bias(n: usize, device: &Device) -> Result<Tensor> {
 struct ResidualAttentionBlock {
     ln_1: LayerNorm,
     attn: MultiHeadAttention,
-    ln_2: LayerNorm,
-    c_fc: Linear,
-    c_proj: Linear,
+    mlp: FeedForward,
 }
 
 impl ResidualAttentionBlock {
     fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
+        let (sizes, mlp) = ([cfg.width, cfg.mlp_dim], ["ln_2", "mlp.c_fc", "mlp.c_proj"]);
         Ok(Self {
             ln_1: layer_norm(cfg.width, EPS, vb.pp("ln_1"))?,
             attn: MultiHeadAttention::new(cfg.width, cfg.num_heads, vb.pp("attn"))?,
-            ln_2: layer_norm(cfg.width, EPS, vb.pp("ln_2"))?,
-            c_fc: linear(cfg.width, cfg.mlp_dim, vb.pp("mlp.c_fc"))?,
-            c_proj: linear(cfg.mlp_dim, cfg.width, vb.pp("mlp.c_proj"))?,
+            mlp: FeedForward::new(sizes, EPS, mlp, &vb)?,
         })
     }
 
@@ -125,8 +123,7 @@ impl ResidualAttentionBlock {
         let xs = self
             .attn
             .forward_onto(xs, &normed, &normed, &normed, causal)?;
-        let hidden = self.c_fc.forward_gelu(&xs.apply(&self.ln_2)?)?;
-        self.c_proj.forward_onto(&xs, &hidden)
+        self.mlp.forward_gelu(&xs)
     }
 }
 

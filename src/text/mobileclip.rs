@@ -12,7 +12,7 @@ use candle_nn::{Embedding, Module, VarBuilder, embedding};
 use super::rep_mixer::RepMixerBlock;
 use crate::device::upload;
 use crate::nn::attention::merge_heads;
-use crate::nn::{LayerNorm, Linear, Precision, layer_norm, linear, sdpa};
+use crate::nn::{FeedForward, LayerNorm, Linear, Precision, layer_norm, linear, sdpa};
 
 const EPS: f64 = 1e-5;
 
@@ -163,24 +163,20 @@ struct TransformerLayer {
     attn_norm: LayerNorm,
     qkv_proj: Linear,
     out_proj: Linear,
-    ffn_norm: LayerNorm,
-    fc1: Linear,
-    fc2: Linear,
+    ffn: FeedForward,
     num_heads: usize,
     precision: Precision,
 }
 
 impl TransformerLayer {
     fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
-        let (width, hidden) = (cfg.width, 4 * cfg.width);
-        let (mha, ffn) = (vb.pp("pre_norm_mha"), vb.pp("pre_norm_ffn"));
+        let (width, mha) = (cfg.width, vb.pp("pre_norm_mha"));
+        let ffn = vb.pp("pre_norm_ffn");
         Ok(Self {
             attn_norm: layer_norm(width, EPS, mha.pp(0))?,
             qkv_proj: linear(width, 3 * width, mha.pp("1.qkv_proj"))?,
             out_proj: linear(width, width, mha.pp("1.out_proj"))?,
-            ffn_norm: layer_norm(width, EPS, ffn.pp(0))?,
-            fc1: linear(width, hidden, ffn.pp(1))?,
-            fc2: linear(hidden, width, ffn.pp(4))?,
+            ffn: FeedForward::new([width, 4 * width], EPS, ["0", "1", "4"], &ffn)?,
             num_heads: cfg.num_heads,
             precision: Precision::current(),
         })
@@ -198,8 +194,7 @@ impl TransformerLayer {
         let scale = (q.dim(D::Minus1)? as f64).powf(-0.5);
         let attended = merge_heads(&sdpa(&q, &k, &v, scale, None, self.precision)?)?;
         let xs = self.out_proj.forward_onto(xs, &attended)?;
-        let hidden = self.fc1.forward_gelu(&xs.apply(&self.ffn_norm)?)?;
-        self.fc2.forward_onto(&xs, &hidden)
+        self.ffn.forward_gelu(&xs)
     }
 }
 

@@ -5,7 +5,8 @@ use candle_nn::{Module, VarBuilder};
 
 use crate::nn::attention::{RelativePositions, merge_heads};
 use crate::nn::rope::AxialRope;
-use crate::nn::{LayerNorm, Linear, Precision, layer_norm, linear, sdpa, window};
+use crate::nn::{FeedForward, LayerNorm, Linear, Precision};
+use crate::nn::{layer_norm, linear, sdpa, window};
 
 /// Sizes of a block, and how its parts are called.
 #[derive(Debug, Clone)]
@@ -18,8 +19,8 @@ pub struct BlockConfig {
     pub mlp_dim: usize,
     /// Epsilon of both norms.
     pub eps: f64,
-    /// Names of the two layers of the MLP.
-    pub mlp_names: [&'static str; 2],
+    /// Names of the norm and the two layers of the MLP.
+    pub mlp_names: [&'static str; 3],
 }
 
 /// Positional encoding of attention.
@@ -36,9 +37,7 @@ pub enum Positions {
 pub struct Block {
     norm1: LayerNorm,
     attn: Attention,
-    norm2: LayerNorm,
-    lin1: Linear,
-    lin2: Linear,
+    mlp: FeedForward,
     window: Option<usize>,
 }
 
@@ -51,13 +50,10 @@ impl Block {
         positions: Positions,
         vb: VarBuilder,
     ) -> Result<Self> {
-        let [lin1, lin2] = cfg.mlp_names;
         Ok(Self {
             norm1: layer_norm(cfg.dim, cfg.eps, vb.pp("norm1"))?,
             attn: Attention::new(cfg, positions, vb.pp("attn"))?,
-            norm2: layer_norm(cfg.dim, cfg.eps, vb.pp("norm2"))?,
-            lin1: linear(cfg.dim, cfg.mlp_dim, vb.pp("mlp").pp(lin1))?,
-            lin2: linear(cfg.mlp_dim, cfg.dim, vb.pp("mlp").pp(lin2))?,
+            mlp: FeedForward::new([cfg.dim, cfg.mlp_dim], cfg.eps, cfg.mlp_names, &vb)?,
             window,
         })
     }
@@ -75,8 +71,7 @@ impl Block {
                 window::merge_onto(xs, &windows)?
             }
         };
-        let hidden = self.lin1.forward_gelu(&xs.apply(&self.norm2)?)?;
-        self.lin2.forward_onto(&xs, &hidden)
+        self.mlp.forward_gelu(&xs)
     }
 }
 

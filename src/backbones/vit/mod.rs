@@ -114,7 +114,7 @@ impl Vit {
             num_heads: cfg.num_heads,
             mlp_dim: cfg.mlp_dim,
             eps: EPS,
-            mlp_names: ["fc1", "fc2"],
+            mlp_names: ["norm2", "mlp.fc1", "mlp.fc2"],
         };
         let blocks = (0..cfg.depth).map(|i| {
             let rope = match cfg.global_blocks.contains(&i) {

@@ -84,7 +84,7 @@ impl SamVit {
             num_heads: cfg.num_heads,
             mlp_dim: 4 * dim,
             eps: 1e-6,
-            mlp_names: ["lin1", "lin2"],
+            mlp_names: ["norm2", "mlp.lin1", "mlp.lin2"],
         };
         let blocks = (0..cfg.depth).map(|i| {
             let vb = vb.pp("blocks").pp(i);

@@ -8,7 +8,7 @@
 use candle::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 
-use crate::nn::{LayerNorm, Linear, MultiHeadAttention, ScoreBias, layer_norm, linear};
+use crate::nn::{FeedForward, LayerNorm, MultiHeadAttention, ScoreBias, layer_norm};
 
 const EPS: f64 = 1e-5;
 
@@ -78,23 +78,20 @@ pub struct EncoderLayer {
     self_attn: MultiHeadAttention,
     norm2: LayerNorm,
     cross_attn_image: MultiHeadAttention,
-    norm3: LayerNorm,
-    linear1: Linear,
-    linear2: Linear,
+    feed_forward: FeedForward,
 }
 
 impl EncoderLayer {
     /// Reads `self_attn`, `cross_attn_image`, `linear1/2` and `norm1/2/3`.
     pub fn new(cfg: &Config, vb: VarBuilder) -> Result<Self> {
         let attention = |name| MultiHeadAttention::new(cfg.d_model, cfg.num_heads, vb.pp(name));
+        let (sizes, names) = ([cfg.d_model, cfg.ffn_dim], ["norm3", "linear1", "linear2"]);
         Ok(Self {
             norm1: layer_norm(cfg.d_model, EPS, vb.pp("norm1"))?,
             self_attn: attention("self_attn")?,
             norm2: layer_norm(cfg.d_model, EPS, vb.pp("norm2"))?,
             cross_attn_image: attention("cross_attn_image")?,
-            norm3: layer_norm(cfg.d_model, EPS, vb.pp("norm3"))?,
-            linear1: linear(cfg.d_model, cfg.ffn_dim, vb.pp("linear1"))?,
-            linear2: linear(cfg.ffn_dim, cfg.d_model, vb.pp("linear2"))?,
+            feed_forward: FeedForward::new(sizes, EPS, names, &vb)?,
         })
     }
 
@@ -121,8 +118,7 @@ impl EncoderLayer {
         let xs = self
             .cross_attn_image
             .forward_onto(xs, &normed, key, value, bias)?;
-        let hidden = self.linear1.forward_relu(&xs.apply(&self.norm3)?)?;
-        self.linear2.forward_onto(&xs, &hidden)
+        self.feed_forward.forward_relu(&xs)
     }
 }
 

@@ -17,10 +17,10 @@ use candle::{Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::Config;
-use super::memory_attention::{EPS, MemoryTokens, POSITION_SHARE};
+use super::memory_attention::{EPS, MemoryTokens, POSITION_SHARE, feed_forward};
 use super::rotary::RotaryAttention;
 use crate::nn::rope::AxialRope;
-use crate::nn::{LayerNorm, Linear, layer_norm, linear};
+use crate::nn::{FeedForward, LayerNorm, Linear, layer_norm, linear};
 
 /// The memory attention of SAM 3.1, `transformer.encoder`.
 #[derive(Debug, Clone)]
@@ -87,9 +87,7 @@ struct Layer {
     cross_attn: [Linear; 4],
     image_q: Linear,
     image_k: Linear,
-    norm3: LayerNorm,
-    linear1: Linear,
-    linear2: Linear,
+    feed_forward: FeedForward,
 }
 
 impl Layer {
@@ -107,9 +105,7 @@ impl Layer {
             cross_attn: four("cross_attn")?,
             image_q: proj("image_cross_attn_q_proj".into())?,
             image_k: proj("image_cross_attn_k_proj".into())?,
-            norm3: norm("norm3")?,
-            linear1: linear(cfg.dim, cfg.attention_ffn_dim, vb.pp("linear1"))?,
-            linear2: linear(cfg.attention_ffn_dim, cfg.dim, vb.pp("linear2"))?,
+            feed_forward: feed_forward(cfg, &vb)?,
         })
     }
 
@@ -137,8 +133,7 @@ impl Layer {
         let v = memory.tokens.apply(to_v)?;
         let attended = rotary.attend(&q, &k, &v, places)?;
         let xs = attended.apply(out)?.broadcast_add(xs)?;
-        let hidden = self.linear1.forward_gelu(&xs.apply(&self.norm3)?)?;
-        self.linear2.forward_onto(&xs, &hidden)
+        self.feed_forward.forward_gelu(&xs)
     }
 }
 

@@ -21,7 +21,7 @@ use candle_nn::VarBuilder;
 use super::Config;
 use super::rotary::RotaryAttention;
 use crate::nn::rope::AxialRope;
-use crate::nn::{LayerNorm, Linear, layer_norm, linear};
+use crate::nn::{FeedForward, LayerNorm, Linear, layer_norm, linear};
 
 pub(super) const EPS: f64 = 1e-5;
 /// How much of the frame's positions its features get.
@@ -99,9 +99,7 @@ struct Layer {
     self_attn: Attention,
     norm2: LayerNorm,
     cross_attn: Attention,
-    norm3: LayerNorm,
-    linear1: Linear,
-    linear2: Linear,
+    feed_forward: FeedForward,
 }
 
 impl Layer {
@@ -113,9 +111,7 @@ impl Layer {
             self_attn: attention(cfg.dim, "self_attn")?,
             norm2: norm("norm2")?,
             cross_attn: attention(cfg.memory_dim, "cross_attn_image")?,
-            norm3: norm("norm3")?,
-            linear1: linear(cfg.dim, cfg.attention_ffn_dim, vb.pp("linear1"))?,
-            linear2: linear(cfg.attention_ffn_dim, cfg.dim, vb.pp("linear2"))?,
+            feed_forward: feed_forward(cfg, &vb)?,
         })
     }
 
@@ -137,9 +133,14 @@ impl Layer {
         let normed = xs.apply(&self.norm2)?;
         let attended = self.cross_attn.forward([&normed, placed, tokens], rotary)?;
         let xs = attended.broadcast_add(xs)?;
-        let hidden = self.linear1.forward_relu(&xs.apply(&self.norm3)?)?;
-        self.linear2.forward_onto(&xs, &hidden)
+        self.feed_forward.forward_relu(&xs)
     }
+}
+
+/// The network at the end of a layer of either memory attention.
+pub(super) fn feed_forward(cfg: &Config, vb: &VarBuilder) -> Result<FeedForward> {
+    let sizes = [cfg.dim, cfg.attention_ffn_dim];
+    FeedForward::new(sizes, EPS, ["norm3", "linear1", "linear2"], vb)
 }
 
 /// The projections of one attention.
