@@ -170,17 +170,20 @@ impl MaskDecoder {
         })
     }
 
-    /// The fine maps (1, d, 4g, 4g) and (1, d, 2g, 2g) of SAM 3's neck as
-    /// [`ImageTokens::high_res_features`]; `None` for a decoder that takes none.
+    /// The maps of SAM 3's neck (1, d, 4g, 4g), (1, d, 2g, 2g) and (1, d, g, g) as prompts look at
+    /// them; the finer ones are left out for a decoder that takes none.
     ///
     /// # Errors
     /// For maps of another shape.
-    pub fn high_res_features(&self, fine: &Tensor, middle: &Tensor) -> Result<Option<[Tensor; 2]>> {
-        let Some([conv_s0, conv_s1]) = &self.high_res else {
-            return Ok(None);
+    pub fn image_tokens(&self, [fine, middle, coarse]: &[Tensor; 3]) -> Result<ImageTokens> {
+        let high_res_features = match &self.high_res {
+            Some([conv_s0, conv_s1]) => {
+                Some(self.by_tokens(&fine.apply(conv_s0)?, &middle.apply(conv_s1)?)?)
+            }
+            None => None,
         };
-        let (fine, middle) = (fine.apply(conv_s0)?, middle.apply(conv_s1)?);
-        Ok(Some(self.by_tokens(&fine, &middle)?))
+        let tokens = coarse.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
+        Ok(ImageTokens::new(tokens, high_res_features))
     }
 
     /// Maps (1, d / 8, 4g, 4g) and (1, d / 4, 2g, 2g) as [`ImageTokens::high_res_features`].
@@ -373,7 +376,10 @@ mod tests {
         let decoder = MaskDecoder::new(&Config::of(&golden), golden.weights())?;
         let details = match golden.contains("in.fine") {
             true => {
-                decoder.high_res_features(&golden.tensor("in.fine"), &golden.tensor("in.middle"))?
+                let [fine, middle] = ["in.fine", "in.middle"].map(|name| golden.tensor(name));
+                let coarse = middle.clone(); // which nothing looks at
+                let image = decoder.image_tokens(&[fine, middle, coarse])?;
+                image.high_res_features
             }
             false => None,
         };

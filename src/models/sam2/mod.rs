@@ -28,7 +28,7 @@ use crate::backbones::hiera::{self, Hiera};
 use crate::image::{Image, transform::FloatSquare};
 use crate::mask::Mask;
 use crate::nn::WeightFormat;
-use crate::{Error, Result, Run, Size};
+use crate::{Result, Run, Size};
 
 /// Sizes of a SAM 2.1.
 #[derive(Debug, Clone, PartialEq)]
@@ -124,11 +124,8 @@ impl Sam2 {
     /// # Errors
     /// For maps of other shapes.
     pub fn embed_frame(&self, stages: &[Tensor; 4]) -> Result<ImageTokens> {
-        let [fine, middle, coarse] = self.modules.neck.forward(stages)?;
-        let decoder = self.head().mask_decoder();
-        let tokens = coarse.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
-        let high_res_features = decoder.high_res_features(&fine, &middle)?;
-        Ok(ImageTokens::new(tokens, high_res_features))
+        let maps = self.modules.neck.forward(stages)?;
+        Ok(self.head().mask_decoder().image_tokens(&maps)?)
     }
 
     fn encode(&self, image: &Image, run: &mut Run) -> Result<ImageTokens> {
@@ -186,13 +183,8 @@ impl TrackingModel for Sam2 {
     }
 
     fn tracker(&self) -> Result<&dyn Tracker> {
-        match &self.modules.tracker {
-            Some(tracker) => Ok(tracker),
-            None => Err(Error::Unsupported {
-                what: "tracking with a model loaded without its tracker".into(),
-                instead: "load it with `LoadOptions::tracking`".into(),
-            }),
-        }
+        let tracker = self.modules.tracker.as_ref();
+        tracker::if_loaded(tracker.map(|tracker| tracker as &dyn Tracker))
     }
 
     fn encode_frame(&self, image: &Image, run: &mut Run) -> Result<FrameFeatures> {

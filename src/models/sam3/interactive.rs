@@ -23,8 +23,8 @@ use super::parts::{PROPAGATION_NECK, Parts};
 use super::{Config, ImageEmbedding, Sam3};
 use crate::image::Image;
 use crate::mask::Mask;
-use crate::models::head::{self, Decoded, ImageTokens, MaskDecoder, SamHead, drawn_mask};
-use crate::models::tracker::{FrameFeatures, MultiplexNetwork, Tracker, TrackerNetwork};
+use crate::models::head::{self, Decoded, ImageTokens, SamHead, drawn_mask};
+use crate::models::tracker::{FrameFeatures, Tracker, TrackerNetwork};
 use crate::models::{InteractiveEmbedding, InteractiveModel, Upscaling, VisualPrompt};
 use crate::{Error, Run, Size};
 
@@ -35,7 +35,9 @@ const MAX_HOLE_AREA: usize = 256;
 #[derive(Debug)]
 pub struct InteractiveHead {
     prompts: PromptPart,
-    tracking: Option<Tracking>,
+    tracker: Option<TrackerNetwork>,
+    /// Of SAM 3.1, whose tracker looks at features of its own.
+    tracker_neck: Option<Neck>,
 }
 
 /// What prompts look at, and what answers them.
@@ -44,15 +46,6 @@ struct PromptPart {
     neck: Neck,
     no_mem_embed: Tensor, // (1, 1, d)
     head: SamHead,
-}
-
-/// What follows objects.
-#[derive(Debug)]
-enum Tracking {
-    /// On the features that prompts look at.
-    Sam3(Box<TrackerNetwork>),
-    /// On features of their own, from this neck.
-    Sam31(Box<(Neck, MultiplexNetwork)>),
 }
 
 impl InteractiveHead {
@@ -67,18 +60,11 @@ impl InteractiveHead {
             vb.pp(parts.prompt_encoder),
             vb.pp(parts.mask_decoder),
         )?;
-        let network = || -> Result<Tracking> {
-            if cfg.multiplex {
-                let vb = vb.pp("tracker.model");
-                let network = MultiplexNetwork::new(&cfg.tracker, &head, vb)?;
-                let neck = neck(PROPAGATION_NECK)?;
-                return Ok(Tracking::Sam31(Box::new((neck, network))));
-            }
-            let network = TrackerNetwork::new(&cfg.tracker, &head, vb.pp("tracker"))?;
-            Ok(Tracking::Sam3(Box::new(network)))
-        };
+        let tracker = || TrackerNetwork::new(&cfg.tracker, &head, vb.pp(parts.tracker));
+        let tracker_neck = || neck(PROPAGATION_NECK);
         Ok(Self {
-            tracking: tracking.then(network).transpose()?,
+            tracker: tracking.then(tracker).transpose()?,
+            tracker_neck: (tracking && cfg.multiplex).then(tracker_neck).transpose()?,
             prompts: PromptPart {
                 neck: neck(parts.neck)?,
                 no_mem_embed: vb.get((1, 1, d), parts.no_mem_embed)?,
@@ -94,10 +80,7 @@ impl InteractiveHead {
 
     /// The tracker, if it was loaded: [`crate::LoadOptions::tracking`].
     pub fn tracker(&self) -> Option<&dyn Tracker> {
-        match self.tracking.as_ref()? {
-            Tracking::Sam3(network) => Some(&**network),
-            Tracking::Sam31(parts) => Some(&parts.1),
-        }
+        self.tracker.as_ref().map(|tracker| tracker as &dyn Tracker)
     }
 
     /// Trunk features (1, c, h, w), resized to the ViT grid or not, of an image of `size` -> the frame
@@ -106,11 +89,10 @@ impl InteractiveHead {
     /// # Errors
     /// For features of another shape.
     pub fn embed_frame(&self, trunk: &Tensor, size: Size) -> Result<FrameFeatures> {
-        let Some(Tracking::Sam31(parts)) = &self.tracking else {
+        let (Some(tracker), Some(neck)) = (&self.tracker, &self.tracker_neck) else {
             return Ok(FrameFeatures::new(self.prompts.embed(trunk)?, size));
         };
-        let (neck, network) = &**parts;
-        let features = image_tokens(neck, network.decoder(), trunk)?;
+        let features = tracker.decoder().image_tokens(&neck.forward(trunk)?)?;
         let (prompts, trunk) = (self.prompts.clone(), trunk.clone());
         Ok(FrameFeatures::new(features, size).with_interactive(move || prompts.embed(&trunk)))
     }
@@ -129,16 +111,9 @@ impl InteractiveHead {
 
 impl PromptPart {
     fn embed(&self, trunk: &Tensor) -> Result<ImageTokens> {
-        image_tokens(&self.neck, self.head.mask_decoder(), trunk)
+        let maps = self.neck.forward(trunk)?;
+        self.head.mask_decoder().image_tokens(&maps)
     }
-}
-
-/// Trunk features (1, c, h, w) as a decoder takes them from its neck.
-fn image_tokens(neck: &Neck, decoder: &MaskDecoder, trunk: &Tensor) -> Result<ImageTokens> {
-    let [fine, middle, coarse] = neck.forward(trunk)?;
-    let tokens = coarse.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
-    let high_res_features = decoder.high_res_features(&fine, &middle)?;
-    Ok(ImageTokens::new(tokens, high_res_features))
 }
 
 impl Sam3 {

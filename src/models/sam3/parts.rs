@@ -7,6 +7,7 @@ pub(in crate::models) struct Parts {
     pub(super) mask_decoder: &'static str,
     pub(super) no_mem_embed: &'static str,
     pub(super) neck: &'static str,
+    pub(super) tracker: &'static str,
     /// What only video needs and reads.
     pub(super) tracking: &'static [&'static str],
     /// What of the tracker and its neck nothing reads.
@@ -18,6 +19,7 @@ const SAM3: Parts = Parts {
     mask_decoder: "tracker.sam_mask_decoder",
     no_mem_embed: "tracker.no_mem_embed",
     neck: "detector.backbone.vision_backbone.sam2_convs",
+    tracker: "tracker",
     tracking: &[
         "tracker.transformer", // attention to earlier frames
         "tracker.maskmem_backbone",
@@ -41,6 +43,7 @@ const SAM31: Parts = Parts {
     mask_decoder: "tracker.model.interactive_sam_mask_decoder",
     no_mem_embed: "tracker.model.interactivity_no_mem_embed",
     neck: "detector.backbone.vision_backbone.interactive_convs",
+    tracker: "tracker.model",
     // What tracks 16 objects at a time.
     tracking: &[
         "tracker.model.transformer", // attention to earlier frames

@@ -2,7 +2,7 @@
 
 use super::{ImageEmbedding, Sam3};
 use crate::image::Image;
-use crate::models::tracker::{FrameFeatures, Tracker, TrackingModel};
+use crate::models::tracker::{self, FrameFeatures, Tracker, TrackingModel};
 use crate::{Error, Result, Run};
 
 impl Sam3 {
@@ -30,13 +30,7 @@ impl TrackingModel for Sam3 {
     }
 
     fn tracker(&self) -> Result<&dyn Tracker> {
-        match self.interactive_head()?.tracker() {
-            Some(tracker) => Ok(tracker),
-            None => Err(Error::Unsupported {
-                what: "tracking with a model loaded without its tracker".into(),
-                instead: "load it with `LoadOptions::tracking`".into(),
-            }),
-        }
+        tracker::if_loaded(self.interactive_head()?.tracker())
     }
 
     fn encode_frame(&self, image: &Image, run: &mut Run) -> Result<FrameFeatures> {

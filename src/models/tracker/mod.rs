@@ -5,7 +5,7 @@
 //! is the tracker of SAM 2.1 with other limits.
 //!
 //! The tracker of SAM 3.1, which answers up to 16 objects in one pass, shares everything that is
-//! kept and selected, see [`multiplex`].
+//! kept and selected, see `multiplex`.
 //!
 //! Tensors have the official names; all of them lie below `tracker` in a file of SAM 3.
 
@@ -15,7 +15,7 @@ pub mod frame;
 pub mod memory_attention;
 pub mod memory_bank;
 pub mod memory_encoder;
-pub mod multiplex;
+mod multiplex;
 pub mod network;
 pub mod object_pointer;
 mod prompt_network;
@@ -33,15 +33,14 @@ pub use frame::FrameFeatures;
 pub use memory_attention::{MemoryAttention, MemoryTokens};
 pub use memory_bank::MemoryBank;
 pub use memory_encoder::{MaskProbability, MemoryEncoder, MemoryMasks};
-pub use multiplex::MultiplexNetwork;
 pub use network::TrackerNetwork;
 pub use object_pointer::{PointerHead, PointerTokens};
 pub use prompt_network::LabeledPoint;
 pub use selection::{Position, Rules, Selection};
 pub use slots::Slots;
 
-use crate::Run;
 use crate::image::Image;
+use crate::{Error, Run};
 
 /// Sizes and limits of a tracker.
 #[derive(Debug, Clone, PartialEq)]
@@ -245,6 +244,14 @@ pub trait TrackingModel: Send + Sync {
     /// [`crate::Error::Cancelled`]; [`crate::Error::Unsupported`] if the model was loaded without
     /// its tracker.
     fn encode_frame(&self, image: &Image, run: &mut Run) -> crate::Result<FrameFeatures>;
+}
+
+/// The tracker of a model that was loaded with it.
+pub(super) fn if_loaded(tracker: Option<&dyn Tracker>) -> crate::Result<&dyn Tracker> {
+    tracker.ok_or_else(|| Error::Unsupported {
+        what: "tracking with a model loaded without its tracker".into(),
+        instead: "load it with `LoadOptions::tracking`".into(),
+    })
 }
 
 /// Mask logits (b, h, w) of which each pixel belongs to the object with the largest, of equal ones

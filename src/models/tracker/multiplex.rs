@@ -1,5 +1,5 @@
-//! The network of SAM 3.1's tracker: up to 16 objects share a memory, an attention to memories and a
-//! decoder pass.
+//! What SAM 3.1's tracker follows objects with: up to 16 share a memory, an attention to memories and
+//! a decoder pass.
 //!
 //! Follows `VideoTrackingMultiplex`,
 //! <https://github.com/facebookresearch/sam3/blob/96914d2/sam3/model/video_tracking_multiplex.py#L40>.
@@ -18,13 +18,11 @@ use candle_nn::VarBuilder;
 use super::decoupled_attention::DecoupledAttention;
 use super::entry::Answers;
 use super::frame::FrameFeatures;
-use super::memory_encoder::{MemoryEncoder, MemoryMasks};
-use super::network::{frame_positions, memory_positions, memory_tokens, not_remembered};
-use super::object_pointer::{PointerHead, PointerTokens};
-use super::prompt_network::{
-    LabeledPoint, PromptNetwork, first_largest, object_scores, without_absent,
-};
-use super::{Config, Memories, Slots, Tracker};
+use super::memory_attention::MemoryTokens;
+use super::network::not_remembered;
+use super::object_pointer::PointerHead;
+use super::prompt_network::{first_largest, object_scores, without_absent};
+use super::{Config, Memories, Slots};
 use crate::device::download_rows;
 use crate::models::head::prompt_encoder::{frequencies, grid_positions};
 use crate::models::head::{self, ImageTokens, MaskDecoder, SamHead};
@@ -32,30 +30,21 @@ use crate::models::head::{self, ImageTokens, MaskDecoder, SamHead};
 /// Masks that the decoder offers for each object.
 const MASKS: usize = 3;
 
-/// The network of SAM 3.1's tracker.
+/// The attention of SAM 3.1's tracker, and its decoder of many objects.
 #[derive(Debug, Clone)]
-pub struct MultiplexNetwork {
-    cfg: Config,
-    prompts: PromptNetwork,
+pub(super) struct Multiplex {
     decoder: MaskDecoder,
     decoder_positions: Tensor, // (1, g * g, d)
     valid: Tensor,             // (slots, d)
     invalid: Tensor,           // (slots, d)
-    encoder: MemoryEncoder,
     attention: DecoupledAttention,
     pointer_head: PointerHead,
-    pointers: PointerTokens,
-    frame_positions: Tensor,       // (1, g * g, d)
-    memory_positions: Vec<Tensor>, // of each row of the temporal embedding (1, g * g, m)
 }
 
-impl MultiplexNetwork {
-    /// Reads everything below `tracker.model` but the interactive `head`, which is shared with clicks
-    /// on images.
-    ///
-    /// # Errors
-    /// If a tensor is missing or has another shape.
-    pub fn new(cfg: &Config, head: &SamHead, vb: VarBuilder) -> Result<Self> {
+impl Multiplex {
+    /// Reads `sam_mask_decoder`, which has the sizes of the interactive `head`, `image_pe_layer`, both
+    /// `output_*_embed`, `transformer.encoder` and what [`PointerHead::multiplex`] reads.
+    pub(super) fn new(cfg: &Config, head: &SamHead, vb: VarBuilder) -> Result<Self> {
         let (d, slots) = (cfg.dim, cfg.slots);
         let decoder = head::Config {
             slots,
@@ -65,43 +54,47 @@ impl MultiplexNetwork {
         };
         let frequencies = frequencies(d, vb.pp("image_pe_layer"))?;
         Ok(Self {
-            prompts: PromptNetwork::multiplex(head, vb.clone())?,
             decoder: MaskDecoder::new(&decoder, vb.pp("sam_mask_decoder"))?,
             decoder_positions: grid_positions(cfg.grid, &frequencies, vb.dtype())?,
             valid: vb.get((slots, d), "output_valid_embed")?,
             invalid: vb.get((slots, d), "output_invalid_embed")?,
-            encoder: MemoryEncoder::new(cfg, vb.clone())?,
             attention: DecoupledAttention::new(cfg, vb.pp("transformer.encoder"))?,
-            pointer_head: PointerHead::multiplex(d, "obj_ptr_proj", vb.clone())?,
-            pointers: PointerTokens::new(cfg, vb.clone())?,
-            frame_positions: frame_positions(cfg.grid, d, &vb)?,
-            memory_positions: memory_positions(cfg, &vb)?,
-            cfg: cfg.clone(),
+            pointer_head: PointerHead::multiplex(d, "obj_ptr_proj", vb)?,
         })
     }
 
-    /// The decoder of tracked frames, whose finer maps are those of the features to track on.
-    pub fn decoder(&self) -> &MaskDecoder {
+    /// The decoder of tracked frames.
+    pub(super) fn decoder(&self) -> &MaskDecoder {
         &self.decoder
     }
 
-    /// The features of a frame (buckets, g * g, d) that know of `memory`.
-    fn remind(&self, frame: &FrameFeatures, memory: Memories) -> Result<Tensor> {
-        let tokens = memory_tokens(memory, &self.memory_positions, &self.pointers)?;
+    /// The features of a frame (buckets, g * g, d) at `positions` (1, g * g, d) that know of `memory`,
+    /// whose tokens are these.
+    pub(super) fn remind(
+        &self,
+        frame: &FrameFeatures,
+        positions: &Tensor,
+        memory: Memories,
+        tokens: &MemoryTokens,
+    ) -> Result<Tensor> {
         let looks = memory.selection.memories.iter().map(|(t, _)| {
             let features = memory.entry(*t)?.features.as_ref();
             features.ok_or_else(|| not_remembered(*t))
         });
         let looks = Tensor::cat(&looks.collect::<Result<Vec<_>>>()?, 1)?;
         let features = &frame.image.tokens;
-        let attend = || self.attention.attend_frame(features, &self.frame_positions);
+        let attend = || self.attention.attend_frame(features, positions);
         let attended = frame.attended(attend)?;
-        self.attention.forward(attended, features, &looks, &tokens)
+        self.attention.forward(attended, features, &looks, tokens)
     }
 
     /// What is in the slots, by features (buckets, g * g, d) that know of other frames.
-    fn decode(&self, image: &ImageTokens, features: &Tensor, slots: &Slots) -> Result<Answers> {
-        let d = self.cfg.dim;
+    pub(super) fn decode(
+        &self,
+        image: &ImageTokens,
+        features: &Tensor,
+        slots: &Slots,
+    ) -> Result<Answers> {
         let is_taken = Tensor::ones(
             (slots.places().len(), 1),
             features.dtype(),
@@ -131,10 +124,11 @@ impl MultiplexNetwork {
             Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)
         };
         let is_there = scores.squeeze(1)?.gt(0f64)?;
-        let tokens = of_best(&mask_tokens)?.reshape((best.len(), d))?;
         Ok(Answers {
             low_res_logits: without_absent(&of_best(&logits)?, &is_there)?,
-            pointers: self.pointer_head.forward(&tokens, &is_there)?,
+            pointers: self
+                .pointer_head
+                .forward(&of_best(&mask_tokens)?, &is_there)?,
             object_scores: said.iter().map(|said| said[0]).collect(),
             iou_scores: said
                 .iter()
@@ -145,53 +139,17 @@ impl MultiplexNetwork {
     }
 }
 
-impl Tracker for MultiplexNetwork {
-    fn config(&self) -> &Config {
-        &self.cfg
-    }
-
-    fn prompt(
-        &self,
-        frame: &FrameFeatures,
-        points: &[LabeledPoint],
-        earlier: Option<&Tensor>,
-        memory: Option<Memories>,
-    ) -> Result<Answers> {
-        if memory.is_some() {
-            candle::bail!("a prompt of SAM 3.1 looks at its own frame only");
-        }
-        let image = frame.interactive()?;
-        self.prompts.prompt(image, None, points, earlier)
-    }
-
-    fn point_to_mask(&self, frame: &FrameFeatures, mask: &Tensor) -> Result<Tensor> {
-        self.prompts.point_to_mask(frame.interactive()?, mask)
-    }
-
-    fn track(&self, frame: &FrameFeatures, memory: Memories) -> Result<Answers> {
-        let features = self.remind(frame, memory)?;
-        self.decode(&frame.image, &features, memory.slots)
-    }
-
-    fn remember(&self, frame: &FrameFeatures, masks: &MemoryMasks) -> Result<Tensor> {
-        self.encoder.forward(&frame.image.tokens, masks)
-    }
-
-    fn absent_pointer(&self) -> Tensor {
-        self.prompts.pointers().never_seen().clone()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::models::tracker::toy::{multiplex, multiplex_network};
+    use crate::models::tracker::toy::{multiplex, multiplex_head};
     use crate::nn::golden::assert_close;
 
     #[test]
     fn a_pass_answers_its_slots_as_officially_and_a_second_bucket_beside_them() -> Result<()> {
         let (golden, cfg) = multiplex();
-        let network = multiplex_network(&golden, &cfg);
+        let vb = golden.weights().pp("tracker.model");
+        let network = Multiplex::new(&cfg, &multiplex_head(&golden, &cfg), vb)?;
         for objects in [1, 19] {
             let input = |part: &str| golden.tensor(&format!("in.decoder.{objects}.{part}"));
             let high_res = network.decoder.by_tokens(&input("s0"), &input("s1"))?;

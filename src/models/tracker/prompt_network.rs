@@ -7,8 +7,9 @@ use candle_nn::VarBuilder;
 
 use super::entry::{ABSENT_LOGIT, Answers};
 use super::object_pointer::PointerHead;
+use super::{Config, Generation};
 use crate::device::download_rows;
-use crate::models::head::{Decoded, ImageTokens, Label, NUM_MASKS, SamHead};
+use crate::models::head::{Decoded, ImageTokens, Label, MaskDecoder, NUM_MASKS, SamHead};
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
 
 /// A point or a corner of a box, in pixels of the model's input.
@@ -34,34 +35,36 @@ pub(super) struct PromptNetwork {
 }
 
 impl PromptNetwork {
-    /// Reads `no_mem_embed`, `mask_downsample` and what [`PointerHead::new`] reads.
-    pub(super) fn new(head: &SamHead, vb: VarBuilder) -> Result<Self> {
+    /// Reads `no_mem_embed`, `mask_downsample` and what [`PointerHead::new`] reads; of SAM 3.1
+    /// `interactivity_no_mem_embed`, `interactive_mask_downsample`, `interactive_obj_ptr_proj` and
+    /// `no_obj_ptr_linear`.
+    pub(super) fn new(cfg: &Config, head: &SamHead, vb: VarBuilder) -> Result<Self> {
         let d = head.config().dim;
+        let is_multiplex = cfg.generation == Generation::Sam31;
+        let (no_memory, downsample, pointers) = match is_multiplex {
+            false => (
+                "no_mem_embed",
+                "mask_downsample",
+                PointerHead::new(d, vb.clone())?,
+            ),
+            true => (
+                "interactivity_no_mem_embed",
+                "interactive_mask_downsample",
+                PointerHead::multiplex(d, "interactive_obj_ptr_proj", vb.clone())?,
+            ),
+        };
         Ok(Self {
             head: head.clone(),
-            pointers: PointerHead::new(d, vb.clone())?,
-            mask_downsample: mask_downsample(vb.pp("mask_downsample"))?,
-            no_memory: vb.get((1, 1, d), "no_mem_embed")?,
-            masks_without_memory: false,
+            pointers,
+            mask_downsample: mask_downsample(vb.pp(downsample))?,
+            no_memory: vb.get((1, 1, d), no_memory)?,
+            masks_without_memory: is_multiplex,
         })
     }
 
-    /// Of SAM 3.1: reads `interactivity_no_mem_embed`, `interactive_mask_downsample`,
-    /// `interactive_obj_ptr_proj` and `no_obj_ptr_linear`.
-    pub(super) fn multiplex(head: &SamHead, vb: VarBuilder) -> Result<Self> {
-        let d = head.config().dim;
-        Ok(Self {
-            head: head.clone(),
-            pointers: PointerHead::multiplex(d, "interactive_obj_ptr_proj", vb.clone())?,
-            mask_downsample: mask_downsample(vb.pp("interactive_mask_downsample"))?,
-            no_memory: vb.get((1, 1, d), "interactivity_no_mem_embed")?,
-            masks_without_memory: true,
-        })
-    }
-
-    /// Prompt encoder and mask decoder.
-    pub(super) fn head(&self) -> &SamHead {
-        &self.head
+    /// The mask decoder of the head.
+    pub(super) fn decoder(&self) -> &MaskDecoder {
+        self.head.mask_decoder()
     }
 
     /// What makes pointers of the head's tokens.

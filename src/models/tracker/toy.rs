@@ -1,6 +1,6 @@
 //! The toy tracker of SAM 3.1 that tests share.
 
-use super::{Config, MultiplexNetwork};
+use super::{Config, TrackerNetwork};
 use crate::models::head::{self, SamHead};
 use crate::nn::golden::Golden;
 
@@ -18,8 +18,8 @@ pub(crate) fn multiplex() -> (Golden, Config) {
     (golden, cfg)
 }
 
-/// The whole tracker.
-pub(crate) fn multiplex_network(golden: &Golden, cfg: &Config) -> MultiplexNetwork {
+/// The head that answers prompts.
+pub(super) fn multiplex_head(golden: &Golden, cfg: &Config) -> SamHead {
     let vb = golden.weights().pp("tracker.model");
     let head = head::Config {
         dim: cfg.dim,
@@ -28,6 +28,11 @@ pub(crate) fn multiplex_network(golden: &Golden, cfg: &Config) -> MultiplexNetwo
     };
     let prompt_encoder = vb.pp("interactive_sam_prompt_encoder");
     let decoder = vb.pp("interactive_sam_mask_decoder");
-    let head = SamHead::new(&head, prompt_encoder, decoder).unwrap();
-    MultiplexNetwork::new(cfg, &head, vb).unwrap()
+    SamHead::new(&head, prompt_encoder, decoder).unwrap()
+}
+
+/// The whole tracker.
+pub(crate) fn multiplex_network(golden: &Golden, cfg: &Config) -> TrackerNetwork {
+    let head = multiplex_head(golden, cfg);
+    TrackerNetwork::new(cfg, &head, golden.weights().pp("tracker.model")).unwrap()
 }

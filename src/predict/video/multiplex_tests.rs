@@ -8,7 +8,7 @@ use crate::Size;
 use crate::mask::Mask;
 use crate::models::head::ImageTokens;
 use crate::models::tracker::toy::{multiplex, multiplex_network};
-use crate::models::tracker::{FrameFeatures, MultiplexNetwork, Position, Selection};
+use crate::models::tracker::{FrameFeatures, Position, Selection, TrackerNetwork};
 use crate::nn::golden::Golden;
 
 /// Largest difference where every step starts from the recorded memories.
@@ -23,7 +23,7 @@ fn ids(value: &Value) -> Vec<u32> {
 }
 
 /// The features of a frame; those for prompts only where something was prompted.
-fn frame(golden: &Golden, network: &MultiplexNetwork, t: usize, size: Size) -> FrameFeatures {
+fn frame(golden: &Golden, network: &TrackerNetwork, t: usize, size: Size) -> FrameFeatures {
     let features = |neck: &str| {
         let level = |level: usize| format!("in.frame.{t}.{neck}.{level}");
         let (fine, middle) = (golden.tensor(&level(0)), golden.tensor(&level(1)));

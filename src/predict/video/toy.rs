@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use crate::backbones::vit::{self, Vit};
 use crate::image::Image;
-use crate::models::head::{self, ImageTokens, SamHead};
+use crate::models::head::{self, SamHead};
 use crate::models::sam3::neck::Neck;
 use crate::models::tracker::{
     self, Answers, FrameFeatures, LabeledPoint, Memories, MemoryMasks, Tracker, TrackerNetwork,
@@ -79,14 +79,9 @@ impl Toy {
             .affine(1. / 255., -0.5)?
             .affine(2., 0.)?
             .contiguous()?;
-        let [fine, middle, coarse] = self.neck.forward(&self.trunk.forward(&pixels)?)?;
-        let decoder = self.tracker.head().mask_decoder();
-        let tokens = coarse.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
-        let high_res_features = decoder.high_res_features(&fine, &middle)?;
-        Ok(FrameFeatures::new(
-            ImageTokens::new(tokens, high_res_features),
-            size,
-        ))
+        let maps = self.neck.forward(&self.trunk.forward(&pixels)?)?;
+        let tokens = self.tracker.decoder().image_tokens(&maps)?;
+        Ok(FrameFeatures::new(tokens, size))
     }
 }
 
