@@ -9,7 +9,7 @@ use super::sam2::Sam2;
 use super::sam3::{self, Sam3};
 use super::tracker::TrackingModel;
 use super::variant::{Family, Variant};
-use super::{InteractiveEmbedding, InteractiveModel, LoadOptions};
+use super::{InteractiveEmbedding, InteractiveModel, LoadOptions, get_or_try_init};
 use crate::image::Image;
 use crate::nn::WeightFormat;
 use crate::weights::Checkpoint;
@@ -173,13 +173,7 @@ impl Model {
                     concept,
                     interactive,
                 },
-            ) => {
-                if let Some(embedding) = interactive.get() {
-                    return Ok(embedding.clone());
-                }
-                let embedding = model.interactive_embedding(concept)?;
-                Ok(interactive.get_or_init(|| embedding).clone())
-            }
+            ) => get_or_try_init(interactive, || model.interactive_embedding(concept)).cloned(),
             _ => Err(Error::Unsupported {
                 what: "an image encoded by another model".into(),
                 instead: "encode it with the model that decodes it".into(),

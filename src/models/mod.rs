@@ -19,7 +19,9 @@ pub mod tracker;
 pub mod upscaling;
 pub mod variant;
 
-use candle::{DType, Device};
+use std::sync::OnceLock;
+
+use candle::{DType, Device, Tensor};
 
 pub use any::{Embedding, Model, load};
 pub use interactive::{InteractiveEmbedding, InteractiveModel, Point, VisualPrompt};
@@ -110,6 +112,23 @@ impl Default for LoadOptions {
             tracking: false,
         }
     }
+}
+
+/// What `cell` holds, from `make` when it is first asked for.
+fn get_or_try_init<T, E>(cell: &OnceLock<T>, make: impl FnOnce() -> Result<T, E>) -> Result<&T, E> {
+    match cell.get() {
+        Some(value) => Ok(value),
+        None => {
+            let value = make()?;
+            Ok(cell.get_or_init(|| value))
+        }
+    }
+}
+
+/// Memory that tensors keep, in bytes.
+fn bytes_of<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> usize {
+    let bytes = |xs: &Tensor| xs.elem_count() * xs.dtype().size_in_bytes();
+    tensors.into_iter().map(bytes).sum()
 }
 
 /// Models are shared between threads behind an `Arc`.

@@ -17,6 +17,7 @@ use candle_nn::{VarBuilder, ops::sigmoid};
 
 use super::Config;
 use super::two_way::{PreparedImage, TwoWayTransformer};
+use crate::models::{bytes_of, get_or_try_init};
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
 use crate::nn::conv_transpose::conv_transpose2x2_tokens;
 use crate::nn::draw::Upscale;
@@ -55,22 +56,15 @@ impl ImageTokens {
         &self,
         prepare: impl FnOnce(&Tensor) -> Result<PreparedImage>,
     ) -> Result<&PreparedImage> {
-        match self.prepared.get() {
-            Some(prepared) => Ok(prepared),
-            None => {
-                let prepared = prepare(&self.tokens)?;
-                Ok(self.prepared.get_or_init(|| prepared))
-            }
-        }
+        get_or_try_init(&self.prepared, || prepare(&self.tokens))
     }
 
     /// Memory that the features keep, in bytes.
     pub fn bytes(&self) -> usize {
         let tensors = self.high_res_features.iter().flatten();
         let tensors = tensors.chain([&self.tokens]);
-        let bytes = |xs: &Tensor| xs.elem_count() * xs.dtype().size_in_bytes();
         let prepared = self.prepared.get().map_or(0, PreparedImage::bytes);
-        tensors.map(bytes).sum::<usize>() + prepared
+        bytes_of(tensors) + prepared
     }
 }
 

@@ -17,6 +17,7 @@ use super::scoring::DotProductScoring;
 use super::segmentation_head::SegmentationHead;
 use crate::Run;
 use crate::backbones::ImageEncoder;
+use crate::models::{bytes_of, get_or_try_init};
 use crate::nn::attention::padding_bias;
 use crate::nn::sample::resize_bilinear;
 use crate::nn::{Precision, posenc};
@@ -46,10 +47,7 @@ impl ImageFeatures {
     /// Memory that the features keep, in bytes, without the positions, which all images share.
     pub fn bytes(&self) -> usize {
         let tokens = [&self.tokens, &self.attended, &self.no_boxes];
-        let tensors = self.fpn.iter().chain(tokens);
-        tensors
-            .map(|t| t.elem_count() * t.dtype().size_in_bytes())
-            .sum()
+        bytes_of(self.fpn.iter().chain(tokens))
     }
 }
 
@@ -332,13 +330,11 @@ impl Detector {
     /// Positions (1, h * w, d) of the tokens of a map (1, d, h, w) of the neck; made when the first
     /// one comes.
     fn positions(&self, map: &Tensor) -> Result<Tensor> {
-        if let Some(pos) = self.pos.get() {
-            return Ok(pos.clone());
-        }
-        let (_, d, h, w) = map.dims4()?;
-        let pos = posenc::sine_2d(h, w, d, map.device())?.to_dtype(map.dtype())?;
-        let pos = as_tokens(&pos)?;
-        Ok(self.pos.get_or_init(|| pos).clone())
+        let make = || {
+            let (_, d, h, w) = map.dims4()?;
+            as_tokens(&posenc::sine_2d(h, w, d, map.device())?.to_dtype(map.dtype())?)
+        };
+        get_or_try_init(&self.pos, make).cloned()
     }
 
     /// Exemplar boxes -> tokens (1, boxes + 1, d), the CLS token last

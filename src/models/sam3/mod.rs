@@ -24,7 +24,7 @@ pub use interactive::InteractiveHead;
 pub(super) use load::{left_out, survey};
 pub(super) use parts::Parts;
 
-use super::pixels;
+use super::{bytes_of, pixels};
 use crate::device::{self, free_memory, upload};
 use crate::image::{Image, transform::Square};
 use crate::nn::WeightFormat;
@@ -61,11 +61,7 @@ pub struct ImageEmbedding {
 impl ImageEmbedding {
     /// Memory that the embedding keeps, in bytes.
     pub fn bytes(&self) -> usize {
-        let trunk = self
-            .trunk
-            .iter()
-            .map(|t| t.elem_count() * t.dtype().size_in_bytes());
-        self.features.bytes() + trunk.sum::<usize>()
+        self.features.bytes() + bytes_of(&self.trunk)
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use candle::{Result, Tensor};
 
 use super::Slots;
-
 use crate::device::upload;
+use crate::models::bytes_of;
 
 /// What the decoder says of `b` objects on one frame.
 #[derive(Debug, Clone)]
@@ -193,9 +193,6 @@ impl Entry {
 
     pub(super) fn bytes(&self) -> usize {
         let tensors = self.memory.iter().chain(&self.low_res_logits);
-        let tensors = tensors.chain(&self.features).chain([&self.pointers]);
-        tensors
-            .map(|t| t.elem_count() * t.dtype().size_in_bytes())
-            .sum()
+        bytes_of(tensors.chain(&self.features).chain([&self.pointers]))
     }
 }

@@ -7,6 +7,7 @@ use candle::{Result, Tensor};
 
 use crate::Size;
 use crate::models::head::ImageTokens;
+use crate::models::{bytes_of, get_or_try_init};
 
 /// A frame as every object of it sees it: cheap to clone.
 #[derive(Debug, Clone)]
@@ -67,30 +68,17 @@ impl FrameFeatures {
         let Some(Deferred { made, make }) = &self.interactive else {
             return Ok(&self.image);
         };
-        match made.get() {
-            Some(tokens) => Ok(tokens),
-            None => {
-                let tokens = make()?;
-                Ok(made.get_or_init(|| tokens))
-            }
-        }
+        get_or_try_init(made, || make())
     }
 
     /// The first self-attention, from `attend` when it is first asked for.
     pub(super) fn attended(&self, attend: impl FnOnce() -> Result<Tensor>) -> Result<&Tensor> {
-        match self.attended.get() {
-            Some(attended) => Ok(attended),
-            None => {
-                let attended = attend()?;
-                Ok(self.attended.get_or_init(|| attended))
-            }
-        }
+        get_or_try_init(&self.attended, attend)
     }
 
     /// Memory that the features keep, in bytes.
     pub fn bytes(&self) -> usize {
-        let attended = self.attended.get();
-        let attended = attended.map_or(0, |t| t.elem_count() * t.dtype().size_in_bytes());
+        let attended = bytes_of(self.attended.get());
         let interactive = self
             .interactive
             .as_ref()
