@@ -153,17 +153,14 @@ impl Block {
             let widen = folded(in_channels, c, 1, pointwise, tokens.pp(2))?;
             (depthwise, Some(widen))
         };
-        let squeeze_excite = match cfg.squeeze_excite {
-            true => Some(SqueezeExcite::new(in_channels, tokens.pp(1))?),
-            false => None,
-        };
+        let squeeze_excite = || SqueezeExcite::new(in_channels, tokens.pp(1));
         let channel_mixer = ChannelMixer::new(
             folded(c, 2 * c, 1, pointwise, channel_mixer.pp(0))?,
             folded(2 * c, c, 1, pointwise, channel_mixer.pp(2))?,
         )?;
         Ok(Self {
             depthwise,
-            squeeze_excite,
+            squeeze_excite: cfg.squeeze_excite.then(squeeze_excite).transpose()?,
             widen,
             channel_mixer,
         })

@@ -117,23 +117,18 @@ impl VisualPrompt {
 
     /// Adds a point on the object.
     #[must_use]
-    pub fn and_point(mut self, x: f32, y: f32) -> Self {
-        let xy = [x, y];
-        self.points.push(Point {
-            xy,
-            on_object: true,
-        });
-        self
+    pub fn and_point(self, x: f32, y: f32) -> Self {
+        self.with([x, y], true)
     }
 
     /// Adds a point that is not on the object.
     #[must_use]
-    pub fn and_not(mut self, x: f32, y: f32) -> Self {
-        let xy = [x, y];
-        self.points.push(Point {
-            xy,
-            on_object: false,
-        });
+    pub fn and_not(self, x: f32, y: f32) -> Self {
+        self.with([x, y], false)
+    }
+
+    fn with(mut self, xy: [f32; 2], on_object: bool) -> Self {
+        self.points.push(Point { xy, on_object });
         self
     }
 

@@ -51,7 +51,9 @@ impl Config {
     pub fn s1(position_rows: usize) -> Self {
         Self {
             vocab_size: 49408,
-            context_length: default_context_length(position_rows),
+            // As released files were trained: tables of 77 rows were resampled to 32 tokens, shorter
+            // ones are used row by row.
+            context_length: position_rows.min(32),
             position_rows,
             width: 512,
             num_heads: 8,
@@ -68,16 +70,6 @@ impl Config {
             num_heads: 12,
             ..Self::s1(position_rows)
         }
-    }
-}
-
-/// The length a released file was trained with: tables of 77 rows were resampled to 32 tokens,
-/// shorter tables are used row by row.
-pub fn default_context_length(position_rows: usize) -> usize {
-    if position_rows > 32 {
-        32
-    } else {
-        position_rows
     }
 }
 

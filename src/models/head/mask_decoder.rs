@@ -136,10 +136,7 @@ impl MaskDecoder {
             true => Some([pointwise(d / 8, "conv_s0")?, pointwise(d / 4, "conv_s1")?]),
             false => None,
         };
-        let object_score_head = match cfg.object_score {
-            true => Some(Mlp::new(&[d, d, d, 1], vb.pp("pred_obj_score_head"))?),
-            false => None,
-        };
+        let object_score_head = || Mlp::new(&[d, d, d, 1], vb.pp("pred_obj_score_head"));
         let upscaling = vb.pp("output_upscaling");
         let hypernetworks = (0..cfg.masks).map(|i| {
             let vb = vb.pp("output_hypernetworks_mlps").pp(i);
@@ -157,7 +154,7 @@ impl MaskDecoder {
                 vb.pp("iou_prediction_head"),
             )?,
             high_res,
-            object_score_head,
+            object_score_head: cfg.object_score.then(object_score_head).transpose()?,
             iou_sigmoid: cfg.iou_sigmoid,
             grid: cfg.grid,
             slots: cfg.slots,

@@ -77,17 +77,11 @@ impl GeometryEncoder {
         (h, w): (usize, usize),
         pos: &Tensor,
     ) -> Result<Tensor> {
-        let tokens = match boxes.is_empty() {
-            true => self.cls_embed.clone(),
-            false => Tensor::cat(
-                &[
-                    self.embed_boxes(boxes, image, (h, w))?,
-                    self.cls_embed.clone(),
-                ],
-                0,
-            )?,
-        };
-        let mut xs = tokens
+        let mut tokens = vec![self.cls_embed.clone()];
+        if !boxes.is_empty() {
+            tokens.insert(0, self.embed_boxes(boxes, image, (h, w))?);
+        }
+        let mut xs = Tensor::cat(&tokens, 0)?
             .unsqueeze(0)?
             .apply(&self.final_proj)?
             .apply(&self.norm)?;
