@@ -15,7 +15,7 @@
 use candle::{DType, Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::nn::attention::merge_heads;
+use crate::nn::attention::{merge_heads, split_qkv};
 use crate::nn::conv::{Conv2d, ConvConfig, conv2d};
 use crate::nn::sample::max_pool_2x2;
 use crate::nn::{FeedForward, LayerNorm, Linear, Precision};
@@ -320,7 +320,7 @@ impl Module for Attention {
         let parts = qkv
             .reshape((b, h * w, 3, self.num_heads, head_dim))?
             .permute((2, 0, 3, 1, 4))?; // (3, b, heads, n, c)
-        let (q, k, v) = (parts.get(0)?, parts.get(1)?, parts.get(2)?);
+        let [q, k, v] = split_qkv(&parts)?;
         let (q, h, w) = match self.pools {
             false => (q, h, w),
             true => {

@@ -15,6 +15,7 @@ use candle::{Device, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 
 use super::folded;
+use crate::nn::attention::split_qkv;
 use crate::nn::conv::{Conv2d, ConvConfig, pointwise_bn};
 use crate::nn::{FeedForward, LayerNorm, Linear, Precision};
 use crate::nn::{gelu, layer_norm, linear, sdpa, window};
@@ -299,7 +300,7 @@ impl Module for Attention {
         let (h, d) = (self.num_heads, c / self.num_heads);
         let qkv = xs.apply(&self.norm)?.apply(&self.qkv)?;
         let qkv = qkv.reshape((b, n, h, 3, d))?.permute((3, 0, 2, 1, 4))?; // (3, b, h, n, d)
-        let (q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?);
+        let [q, k, v] = split_qkv(&qkv)?;
         let scale = (d as f64).powf(-0.5);
         let ys = sdpa(&q, &k, &v, scale, Some(&self.biases), self.precision)?;
         ys.transpose(1, 2)?.reshape((b, n, c))?.apply(&self.proj)

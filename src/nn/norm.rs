@@ -1,15 +1,12 @@
 //! Normalisation layers, computed in f32 whatever the dtype of the model.
 
 use candle::backend::BackendStorage;
-use candle::{CpuStorage, DType, Device, InplaceOp3, Layout, Module, Result, Tensor};
+use candle::{CpuStorage, D, DType, Device, InplaceOp3, Layout, Module, Result, Tensor};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-use super::kernels::rowwise::{self, sum};
+use super::kernels::rowwise::{normalized, sum};
 use super::{cpu_slice, on_cpu_in_f32, on_host};
-
-/// Rows that a task normalizes.
-const ROWS: usize = 16;
 
 /// Layer normalisation over the last axis.
 ///
@@ -44,15 +41,12 @@ impl Module for LayerNorm {
         let xs = xs.contiguous()?;
         if on_cpu_in_f32(&xs) {
             let (weight, bias, eps) = self.values()?;
+            if xs.dim(D::Minus1)? != weight.len() {
+                candle::bail!("a norm of {} channels got {:?}", weight.len(), xs.dims());
+            }
             let (storage, layout) = xs.storage_and_layout();
             let rows = cpu_slice(&storage, layout)?;
-            let mut out = vec![0f32; rows.len()];
-            let chunk = (ROWS * weight.len()).max(1);
-            let chunks = out.par_chunks_mut(chunk).zip(rows.par_chunks(chunk));
-            chunks.for_each(|(out, rows)| {
-                out.copy_from_slice(rows);
-                rowwise::layer_norm(out, &weight, &bias, eps);
-            });
+            let out = normalized(rows, &weight, &bias, eps)?;
             return Tensor::from_vec(out, xs.shape(), &Device::Cpu);
         }
         if xs.device().is_metal() {

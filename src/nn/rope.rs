@@ -4,9 +4,9 @@
 //! pairs turns with x, the second with y; positions start at 0.
 
 use candle::{DType, Device, Result, Tensor};
-use rayon::prelude::*;
 
 use super::attention::{Heads, in_rows};
+use super::kernels::rowwise::rotated;
 use super::{cpu_slice, on_cpu_in_f32, window};
 use crate::device::upload;
 
@@ -92,28 +92,14 @@ impl AxialRope {
     fn apply_on_cpu(&self, xs: &Tensor) -> Result<Tensor> {
         let (storage, layout) = xs.storage_and_layout();
         let heads = Heads::new(&storage, layout)?;
-        let [_, h, n, c] = heads.dims;
+        let [b, h, n, c] = heads.dims;
         if self.cos.dims() != [n, c / 2] || c % 2 != 0 {
             candle::bail!("rotation of {:?} by {:?}", xs.dims(), self.cos.dims());
         }
         let ((cos, cos_layout), (sin, sin_layout)) =
             (self.cos.storage_and_layout(), self.sin.storage_and_layout());
         let (cos, sin) = (cpu_slice(&cos, cos_layout)?, cpu_slice(&sin, sin_layout)?);
-        let mut out = vec![0f32; layout.shape().elem_count()];
-        let rotated = out.par_chunks_mut((n * c).max(1)).enumerate();
-        rotated.for_each(|(i, out)| {
-            let rows = heads.of(i / h, i % h);
-            for (token, out) in out.chunks_exact_mut(c).enumerate() {
-                let angles = token * c / 2..(token + 1) * c / 2;
-                let pairs = out.as_chunks_mut::<2>().0.iter_mut();
-                let angles = cos[angles.clone()].iter().zip(&sin[angles]);
-                for ((to, [x, y]), (cos, sin)) in
-                    pairs.zip(rows.row(token).as_chunks::<2>().0).zip(angles)
-                {
-                    *to = [x * cos - y * sin, x * sin + y * cos];
-                }
-            }
-        });
+        let out = rotated(b * h, |i| heads.of(i / h, i % h), [n, c], [cos, sin])?;
         Tensor::from_vec(out, xs.dims(), &Device::Cpu)
     }
 }

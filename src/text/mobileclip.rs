@@ -11,7 +11,7 @@ use candle_nn::{Embedding, Module, VarBuilder, embedding};
 
 use super::rep_mixer::RepMixerBlock;
 use crate::device::upload;
-use crate::nn::attention::merge_heads;
+use crate::nn::attention::{merge_heads, split_qkv};
 use crate::nn::{FeedForward, LayerNorm, Linear, Precision, layer_norm, linear, sdpa};
 
 const EPS: f64 = 1e-5;
@@ -182,7 +182,7 @@ impl TransformerLayer {
             .apply(&self.qkv_proj)?
             .reshape((b, s, 3, self.num_heads, width / self.num_heads))?
             .permute((2, 0, 3, 1, 4))?; // (3, b, heads, s, c)
-        let (q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?);
+        let [q, k, v] = split_qkv(&qkv)?;
         let scale = (q.dim(D::Minus1)? as f64).powf(-0.5);
         let attended = merge_heads(&sdpa(&q, &k, &v, scale, None, self.precision)?)?;
         let xs = self.out_proj.forward_onto(xs, &attended)?;

@@ -3,7 +3,7 @@
 use candle::{Result, Tensor};
 use candle_nn::{Module, VarBuilder};
 
-use crate::nn::attention::{RelativePositions, merge_heads};
+use crate::nn::attention::{RelativePositions, merge_heads, split_qkv};
 use crate::nn::rope::AxialRope;
 use crate::nn::{FeedForward, LayerNorm, Linear, Precision};
 use crate::nn::{layer_norm, linear, sdpa, window};
@@ -108,7 +108,7 @@ impl Attention {
             .apply(&self.qkv)?
             .reshape((b, h * w, 3, self.num_heads, head_dim))?
             .permute((2, 0, 3, 1, 4))?; // (3, b, heads, n, c)
-        let (q, k, v) = (qkv.get(0)?, qkv.get(1)?, qkv.get(2)?);
+        let [q, k, v] = split_qkv(&qkv)?;
         let scale = (head_dim as f64).powf(-0.5);
         let attended = match &self.positions {
             Positions::Rotary(rope) => {

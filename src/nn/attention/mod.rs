@@ -207,6 +207,13 @@ pub(super) fn in_rows(xs: &Tensor) -> Result<Tensor> {
     }
 }
 
+/// Queries, keys and values of a projection that made them together: (3, ...) -> three of (...), all views.
+/// `Tensor::get` copies what lies apart, on one thread.
+pub fn split_qkv(qkv: &Tensor) -> Result<[Tensor; 3]> {
+    let part = |i| qkv.narrow(0, i, 1)?.squeeze(0);
+    Ok([part(0)?, part(1)?, part(2)?])
+}
+
 /// A tensor (b, h, n, c) on the CPU in f32, whose last axis has no gaps.
 pub(super) struct Heads<'a> {
     xs: &'a [f32],

@@ -1,6 +1,81 @@
-//! Functions of rows: norm and softmax.
+//! Functions of rows: norm, rotation and softmax.
+
+use candle::Result;
+use rayon::prelude::*;
 
 use super::lanes::vectorised;
+use super::view::{Block, Rows, Shared, filled};
+
+/// Rows that a task normalizes.
+const ROWS: usize = 16;
+
+/// [`layer_norm`] of rows, in parallel -> (rows, weights)
+///
+/// # Errors
+/// When there is no memory for the result.
+///
+/// # Panics
+/// When rows are not as long as `weight` and `bias`.
+pub fn normalized(xs: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> Result<Vec<f32>> {
+    let dim = weight.len();
+    assert!(bias.len() == dim && (xs.is_empty() || xs.len().is_multiple_of(dim)));
+    let chunk = (ROWS * dim).max(1);
+    let write = |shared: Shared| {
+        xs.par_chunks(chunk).enumerate().for_each(|(i, xs)| {
+            // SAFETY: these rows belong to this task.
+            let mut out = unsafe { shared.block(i * chunk, xs.len(), 1, xs.len()) };
+            let out = out.row(0);
+            out.copy_from_slice(xs);
+            layer_norm(out, weight, bias, eps);
+        });
+        Ok(())
+    };
+    // SAFETY: the tasks write all rows.
+    unsafe { filled(&[xs.len()], write) }
+}
+
+/// Turns pairs of adjacent channels of `heads` heads (n, c) by angles (n, c / 2) that all of them share,
+/// in parallel -> (heads, n, c)
+///
+/// # Errors
+/// When there is no memory for the result.
+///
+/// # Panics
+/// When sizes disagree.
+pub fn rotated<'a>(
+    heads: usize,
+    head: impl Fn(usize) -> Rows<'a> + Sync,
+    [n, c]: [usize; 2],
+    [cos, sin]: [&[f32]; 2],
+) -> Result<Vec<f32>> {
+    assert!(c.is_multiple_of(2) && [cos.len(), sin.len()] == [n * c / 2; 2]);
+    let write = |shared: Shared| {
+        (0..heads).into_par_iter().for_each(|i| {
+            let rows = head(i);
+            assert!([rows.count, rows.len] == [n, c]);
+            // SAFETY: this head's part of the result belongs to this task.
+            rotate(rows, cos, sin, unsafe { shared.block(i * n * c, c, n, c) });
+        });
+        Ok(())
+    };
+    // SAFETY: the tasks write all heads.
+    unsafe { filled(&[heads, n, c], write) }
+}
+
+vectorised! {
+    fn rotate<L>(xs: Rows, cos: &[f32], sin: &[f32], to: Block) {
+        let (mut to, pairs) = (to, xs.len / 2);
+        for token in 0..xs.count {
+            let angles = token * pairs..(token + 1) * pairs;
+            let angles = cos[angles.clone()].iter().zip(&sin[angles]);
+            let pairs = xs.row(token).as_chunks::<2>().0.iter();
+            let to = to.row(token).as_chunks_mut::<2>().0.iter_mut();
+            for ((to, [x, y]), (cos, sin)) in to.zip(pairs).zip(angles) {
+                *to = [x * cos - y * sin, x * sin + y * cos];
+            }
+        }
+    }
+}
 
 vectorised! {
     /// Layer normalization of rows as long as `weight`, in place: the variance in a second pass.
