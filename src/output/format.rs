@@ -1,7 +1,5 @@
 //! The formats that results can be written in.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -94,33 +92,22 @@ pub enum Files {
     Folder(Vec<(String, Vec<u8>)>),
 }
 
+named_formats!(
+    Format,
+    "output format",
+    [
+        Overlay = "overlay",
+        Masks = "masks",
+        Cutout = "cutout",
+        Json = "json",
+        Csv = "csv",
+        Coco = "coco",
+        Amg = "amg",
+        AmgJson = "amg-json",
+    ]
+);
+
 impl Format {
-    /// Every format, in the order they are listed to a user.
-    pub const ALL: [Self; 8] = [
-        Self::Overlay,
-        Self::Masks,
-        Self::Cutout,
-        Self::Json,
-        Self::Csv,
-        Self::Coco,
-        Self::Amg,
-        Self::AmgJson,
-    ];
-
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Overlay => "overlay",
-            Self::Masks => "masks",
-            Self::Cutout => "cutout",
-            Self::Json => "json",
-            Self::Csv => "csv",
-            Self::Coco => "coco",
-            Self::Amg => "amg",
-            Self::AmgJson => "amg-json",
-        }
-    }
-
     /// What follows the name of the image, without its extension, in the name of the file or folder.
     pub fn suffix(self) -> &'static str {
         match self {
@@ -183,20 +170,6 @@ impl Format {
             Self::Amg => Files::Folder(amg::files(results)?),
             Self::AmgJson => Files::One(amg::list(&results.found())?),
         })
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Format {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        super::named("output format", name, &Self::ALL, Self::name)
     }
 }
 

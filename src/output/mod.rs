@@ -21,6 +21,41 @@
 //! # }
 //! ```
 
+/// Gives formats their names: to list, print and read them by. `$kind` is what errors call them.
+macro_rules! named_formats {
+    ($formats:ty, $kind:literal, [$($format:ident = $name:literal),* $(,)?]) => {
+        impl $formats {
+            /// Every format, in the order they are listed to a user.
+            pub const ALL: [Self; [$($name),*].len()] = [$(Self::$format),*];
+
+            /// The name on the command line.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$format => $name,)*
+                }
+            }
+        }
+
+        impl std::fmt::Display for $formats {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.name())
+            }
+        }
+
+        impl std::str::FromStr for $formats {
+            type Err = $crate::Error;
+
+            fn from_str(name: &str) -> $crate::Result<Self> {
+                let known = Self::ALL.into_iter().find(|format| format.name() == name);
+                known.ok_or_else(|| $crate::Error::Unsupported {
+                    what: format!("{} {name:?}", $kind),
+                    instead: format!("use one of {}", Self::ALL.map(Self::name).join(", ")),
+                })
+            }
+        }
+    };
+}
+
 pub mod amg;
 pub mod answer;
 pub(crate) mod brush;
@@ -51,7 +86,7 @@ pub use place::{Place, check_file};
 
 pub use crate::write::write_file;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::image::Image;
 
 /// Encodes an image as an RGB PNG file.
@@ -60,16 +95,4 @@ use crate::image::Image;
 /// [`Error::InvalidImage`] when a side is over the limit of the PNG format (2^31).
 pub fn encode_png(image: &Image) -> Result<Vec<u8>> {
     png::encode_rgb(image, None)
-}
-
-/// The format of this name among `all`: what their `FromStr` does.
-fn named<F: Copy>(kind: &str, name: &str, all: &[F], name_of: fn(F) -> &'static str) -> Result<F> {
-    let known = all.iter().copied().find(|format| name_of(*format) == name);
-    known.ok_or_else(|| {
-        let names: Vec<_> = all.iter().copied().map(name_of).collect();
-        Error::Unsupported {
-            what: format!("{kind} {name:?}"),
-            instead: format!("use one of {}", names.join(", ")),
-        }
-    })
 }

@@ -1,8 +1,6 @@
 //! What to write, and where.
 
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -40,39 +38,25 @@ pub enum Format {
     Csv,
 }
 
+named_formats!(
+    Format,
+    "data set format",
+    [
+        Coco = "coco",
+        CocoPolygon = "coco-polygon",
+        Yolo = "yolo",
+        LabelMe = "labelme",
+        LabelStudio = "labelstudio",
+        Cvat = "cvat",
+        Voc = "voc",
+        ImageFolder = "imagefolder",
+        Masks = "masks",
+        Cutout = "cutout",
+        Csv = "csv",
+    ]
+);
+
 impl Format {
-    /// Every format, in the order they are listed to a user.
-    pub const ALL: [Self; 11] = [
-        Self::Coco,
-        Self::CocoPolygon,
-        Self::Yolo,
-        Self::LabelMe,
-        Self::LabelStudio,
-        Self::Cvat,
-        Self::Voc,
-        Self::ImageFolder,
-        Self::Masks,
-        Self::Cutout,
-        Self::Csv,
-    ];
-
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Coco => "coco",
-            Self::CocoPolygon => "coco-polygon",
-            Self::Yolo => "yolo",
-            Self::LabelMe => "labelme",
-            Self::LabelStudio => "labelstudio",
-            Self::Cvat => "cvat",
-            Self::Voc => "voc",
-            Self::ImageFolder => "imagefolder",
-            Self::Masks => "masks",
-            Self::Cutout => "cutout",
-            Self::Csv => "csv",
-        }
-    }
-
     /// The files and folders that it writes, below the output folder.
     pub(super) fn places(self) -> &'static [&'static str] {
         match self {
@@ -97,20 +81,6 @@ impl Format {
             self,
             Self::Yolo | Self::LabelMe | Self::Voc | Self::Masks | Self::Cutout
         )
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Format {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        crate::output::named("data set format", name, &Self::ALL, Self::name)
     }
 }
 
@@ -251,8 +221,5 @@ impl Layout {
 /// The first eight bytes of the SHA-256 of a picture's name: what splits and shards go by.
 pub fn name_hash(name: &str) -> u64 {
     let digest = Sha256::digest(name.as_bytes());
-    digest
-        .iter()
-        .take(8)
-        .fold(0, |hash, &byte| hash << 8 | u64::from(byte))
+    u64::from_be_bytes(std::array::from_fn(|i| digest[i]))
 }

@@ -8,9 +8,7 @@ mod gif;
 mod writer;
 mod youtube_vis;
 
-use std::fmt;
 use std::fmt::Write as _;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -44,45 +42,19 @@ pub enum Format {
     YoutubeVis,
 }
 
-impl Format {
-    /// Every format, in the order they are listed to a user.
-    pub const ALL: [Self; 7] = [
-        Self::Gif,
-        Self::Mp4,
-        Self::Overlay,
-        Self::Masks,
-        Self::Davis,
-        Self::Mot,
-        Self::YoutubeVis,
-    ];
-
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Gif => "gif",
-            Self::Mp4 => "mp4",
-            Self::Overlay => "overlay",
-            Self::Masks => "masks",
-            Self::Davis => "davis",
-            Self::Mot => "mot",
-            Self::YoutubeVis => "youtube-vis",
-        }
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Format {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self> {
-        super::named("video format", name, &Self::ALL, Self::name)
-    }
-}
+named_formats!(
+    Format,
+    "video format",
+    [
+        Gif = "gif",
+        Mp4 = "mp4",
+        Overlay = "overlay",
+        Masks = "masks",
+        Davis = "davis",
+        Mot = "mot",
+        YoutubeVis = "youtube-vis",
+    ]
+);
 
 /// One object on one frame.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
