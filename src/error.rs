@@ -1,5 +1,6 @@
 //! Errors, in classes a caller can act on.
 
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// The result of everything from loading weights upward.
@@ -76,7 +77,7 @@ pub enum Error {
         /// The file that was read or written.
         path: PathBuf,
         /// The operating system's error; part of the message, so not a `source` of it.
-        cause: std::io::Error,
+        cause: io::Error,
     },
     /// A tensor operation failed.
     #[error(transparent)]
@@ -116,11 +117,25 @@ impl Error {
         Self::InvalidArgument(reason.into())
     }
 
-    pub(crate) fn io(path: impl AsRef<Path>, cause: std::io::Error) -> Self {
-        let path = path.as_ref().to_path_buf();
+    pub(crate) fn io(path: impl AsRef<Path>, cause: io::Error) -> Self {
         match cause.kind() {
-            std::io::ErrorKind::NotFound => Self::NotFound { path },
-            _ => Self::Io { path, cause },
+            ErrorKind::NotFound => Self::NotFound {
+                path: path.as_ref().to_path_buf(),
+            },
+            _ => Self::writing(path, cause),
         }
+    }
+
+    /// Not [`Error::NotFound`], which stands for something the caller asked for.
+    pub(crate) fn writing(path: impl AsRef<Path>, cause: io::Error) -> Self {
+        Self::Io {
+            path: path.as_ref().to_path_buf(),
+            cause,
+        }
+    }
+
+    /// What is there may not be replaced.
+    pub(crate) fn refused(path: impl AsRef<Path>, why: impl Into<String>) -> Self {
+        Self::writing(path, io::Error::new(ErrorKind::AlreadyExists, why.into()))
     }
 }

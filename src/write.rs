@@ -14,7 +14,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tempfile::NamedTempFile;
+use tempfile::{Builder, NamedTempFile, TempDir};
 
 use crate::error::{Error, Result};
 
@@ -61,27 +61,15 @@ impl NewFile {
     /// and when what is there may not be replaced: another kind of file, a link, a device.
     pub fn create(path: impl AsRef<Path>, is_own: impl FnOnce(&[u8]) -> bool) -> Result<Self> {
         let path = path.as_ref();
-        let folder = match path.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
+        let folder = folder_of(path);
         if !folder.is_dir() {
             return Err(Error::NotFound {
                 path: folder.to_path_buf(),
             });
         }
         let replaces = may_replace(path, is_own)?;
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(PREFIX).suffix(SUFFIX);
-        #[cfg(unix)]
-        {
-            use std::os::unix::fs::PermissionsExt;
-            // What the user's mask leaves of it, as for any other file.
-            builder.permissions(fs::Permissions::from_mode(0o666));
-        }
         let mut unfinished = unfinished();
-        let temporary = builder.tempfile_in(folder);
-        // The cause names the temporary file, of which nobody has heard.
+        let temporary = temporary(0o666).tempfile_in(folder);
         let temporary = temporary.map_err(|e| Error::io(folder, bare(e)))?;
         unfinished.insert(temporary.path().to_path_buf());
         Ok(Self {
@@ -103,27 +91,49 @@ impl NewFile {
             replaces,
             _listed,
         } = self;
-        let failed = |cause| Error::Io {
-            path: path.clone(),
-            cause,
-        };
+        let failed = |cause| Error::writing(&path, cause);
         temporary.as_file().sync_all().map_err(failed)?;
         let done = match replaces {
             true => temporary.persist(&path),
             false => persist_new(temporary, &path),
         };
         done.map(drop).map_err(|e| match e.error.kind() {
-            ErrorKind::AlreadyExists => failed(refusal("appeared while it was being written")),
+            ErrorKind::AlreadyExists => refusal(&path, "appeared while it was being written"),
             _ => failed(e.error),
         })
     }
 
     /// The error of a failed write to this file.
     pub fn error(&self, cause: io::Error) -> Error {
-        Error::Io {
-            path: self.path.clone(),
-            cause,
-        }
+        Error::writing(&self.path, cause)
+    }
+}
+
+/// A folder of a name that nothing else has; removed when dropped, with all that it holds, unless it
+/// has another name by then.
+pub(crate) fn temporary_folder(above: &Path) -> Result<TempDir> {
+    let made = temporary(0o777).tempdir_in(above);
+    made.map_err(|e| Error::io(above, bare(e)))
+}
+
+/// What is not complete yet: its name, and its permissions, which are what the user's mask leaves of
+/// `mode`, as for anything else.
+fn temporary(#[cfg_attr(not(unix), expect(unused))] mode: u32) -> Builder<'static, 'static> {
+    let mut builder = Builder::new();
+    builder.prefix(PREFIX).suffix(SUFFIX);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(mode));
+    }
+    builder
+}
+
+/// The folder in which something of this path lies.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
     }
 }
 
@@ -191,32 +201,33 @@ fn persist_new(
 
 /// Whether `path` may be replaced; `false` if nothing is there.
 fn may_replace(path: &Path, is_own: impl FnOnce(&[u8]) -> bool) -> Result<bool> {
-    let failed = |cause| Error::Io {
-        path: path.to_path_buf(),
-        cause,
-    };
+    let failed = |cause| Error::writing(path, cause);
     let about = match fs::symlink_metadata(path) {
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
         other => other.map_err(failed)?,
     };
     if !about.is_file() {
-        return Err(failed(refusal("is there and is no ordinary file")));
+        return Err(refusal(path, "is there and is no ordinary file"));
     }
-    let mut head = vec![];
-    let read = File::open(path).and_then(|file| file.take(HEAD).read_to_end(&mut head));
-    read.map_err(failed)?;
+    let head = head(path, HEAD).map_err(failed)?;
     match head.is_empty() || is_own(&head) {
         true => Ok(true),
-        false => Err(failed(refusal("is there and is not the same kind of file"))),
+        false => Err(refusal(path, "is there and is not the same kind of file")),
     }
 }
 
-fn refusal(what: &str) -> io::Error {
-    let message = format!("{what}; remove it, or write to another name");
-    io::Error::new(ErrorKind::AlreadyExists, message)
+fn refusal(path: &Path, what: &str) -> Error {
+    Error::refused(path, format!("{what}; remove it, or write to another name"))
 }
 
-/// The operating system's error without the path that tempfile adds to it.
+/// The beginning of a file, of `length` bytes at most.
+pub(crate) fn head(path: &Path, length: u64) -> io::Result<Vec<u8>> {
+    let mut head = vec![];
+    File::open(path)?.take(length).read_to_end(&mut head)?;
+    Ok(head)
+}
+
+/// The operating system's error without the path that tempfile adds to it: nobody has heard of that.
 fn bare(error: io::Error) -> io::Error {
     let cause = error.get_ref().and_then(|inner| inner.source());
     let cause = cause.and_then(|inner| inner.downcast_ref::<io::Error>());

@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::path::Path;
 
-use super::write_file;
 use crate::error::{Error, Result};
+use crate::write::{folder_of, temporary_folder, write_file};
 
 /// Writes a folder of files as a whole: under another name beside it, then renamed. A folder that
 /// was there is replaced with all that it holds.
@@ -18,53 +17,25 @@ use crate::error::{Error, Result};
 /// [`Error::NotFound`] when the folder above is missing, [`Error::Io`] when writing or renaming fails.
 pub fn write_folder(path: impl AsRef<Path>, files: &[(String, Vec<u8>)]) -> Result<()> {
     let path = path.as_ref();
-    let above = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
+    let above = folder_of(path);
     let failed = |cause| Error::io(path, cause);
-    let new = Temporary::create(above)?;
+    let new = temporary_folder(above)?;
     for (name, bytes) in files {
-        write_file(new.0.join(name), bytes)?;
+        write_file(new.path().join(name), bytes)?;
     }
     if let Err(error) = fs::symlink_metadata(path) {
         return match error.kind() {
-            ErrorKind::NotFound => fs::rename(&new.0, path).map_err(failed),
+            ErrorKind::NotFound => fs::rename(&new, path).map_err(failed),
             _ => Err(failed(error)),
         };
     }
-    let old = Temporary::create(above)?;
-    fs::rename(path, old.0.join("old")).map_err(failed)?;
-    fs::rename(&new.0, path).map_err(|cause| {
+    let old = temporary_folder(above)?;
+    fs::rename(path, old.path().join("old")).map_err(failed)?;
+    fs::rename(&new, path).map_err(|cause| {
         // The error to report is the first one.
-        let _ = fs::rename(old.0.join("old"), path);
+        let _ = fs::rename(old.path().join("old"), path);
         failed(cause)
     })
-}
-
-/// A folder of a name that nothing else has; removed when dropped, with all that it holds.
-struct Temporary(PathBuf);
-
-impl Temporary {
-    fn create(above: &Path) -> Result<Self> {
-        static COUNTER: AtomicU64 = AtomicU64::new(0);
-        loop {
-            let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-            let name = format!(".sam3-{}-{number}.tmp", std::process::id());
-            let path = above.join(name);
-            match fs::create_dir(&path) {
-                Ok(()) => return Ok(Self(path)),
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-                Err(cause) => return Err(Error::io(above, cause)),
-            }
-        }
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 #[cfg(test)]

@@ -7,11 +7,12 @@
 
 use std::ffi::OsString;
 use std::fs::{self, OpenOptions};
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use super::{Files, Format, amg, csv, png, write_file, write_folder};
 use crate::error::{Error, Result};
+use crate::write::{self, folder_of};
 
 /// As much of a PNG file as is read to find what it is of.
 const HEAD: u64 = 4096;
@@ -33,10 +34,8 @@ impl Place {
     pub fn new(folder: impl Into<PathBuf>, image: impl Into<PathBuf>) -> Result<Self> {
         let (folder, image) = (folder.into(), image.into());
         let Some(stem) = image.file_stem().map(OsString::from) else {
-            return Err(refused(
-                &image,
-                "is a folder and has no name to call results by",
-            ));
+            let why = "is a folder and has no name to call results by";
+            return Err(Error::refused(image, why));
         };
         // What cannot be found again, as a pipe, is known by the name it was given.
         let path = fs::canonicalize(&image).unwrap_or_else(|_| image.clone());
@@ -70,13 +69,9 @@ impl Place {
     /// what is there under it may not be replaced.
     pub fn check(&self, formats: &[Format]) -> Result<()> {
         let existing = self.folder.ancestors().find(|path| path.exists());
-        let existing = match existing {
-            Some(path) if path.as_os_str().is_empty() => Path::new("."),
-            None => Path::new("."),
-            Some(path) => path,
-        };
+        let existing = existing.unwrap_or(Path::new("."));
         if !existing.is_dir() {
-            return Err(refused(existing, "is a file; results need a folder"));
+            return Err(Error::refused(existing, "is a file; results need a folder"));
         }
         for &format in formats {
             self.check_format(format, existing)?;
@@ -91,15 +86,14 @@ impl Place {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             other => other.map_err(|cause| Error::io(&path, cause))?,
         };
-        if is_same(&path, &self.image) {
-            return Err(refused(&path, "is the image itself; name another folder"));
-        }
-        match (about.is_dir(), format.is_folder()) {
-            (false, false) => self.check_file(&path),
-            (true, true) => self.check_folder(&path),
-            (true, false) => Err(refused(&path, "is a folder where a file is to be written")),
-            (false, true) => Err(refused(&path, "is a file where a folder is to be written")),
-        }
+        let why = match (about.is_dir(), format.is_folder()) {
+            _ if is_same(&path, &self.image) => "is the image itself; name another folder",
+            (false, false) => return self.check_file(&path),
+            (true, true) => return self.check_folder(&path),
+            (true, false) => "is a folder where a file is to be written",
+            (false, true) => "is a file where a folder is to be written",
+        };
+        Err(Error::refused(path, why))
     }
 
     /// Refuses a file of another image.
@@ -121,7 +115,7 @@ impl Place {
             _ => false,
         };
         match other {
-            true => Err(refused(path, OF_ANOTHER)),
+            true => Err(Error::refused(path, OF_ANOTHER)),
             false => Ok(()),
         }
     }
@@ -131,10 +125,7 @@ impl Place {
         let entries = fs::read_dir(path).map_err(|cause| Error::io(path, cause))?;
         for entry in entries {
             let entry = entry.map_err(|cause| Error::io(path, cause))?.path();
-            if entry
-                .file_name()
-                .is_some_and(|name| name == amg::METADATA_FILE)
-            {
+            if entry.ends_with(amg::METADATA_FILE) {
                 continue;
             }
             let head = match entry.is_file() {
@@ -143,13 +134,11 @@ impl Place {
             };
             match png::source(&head) {
                 Some(source) if source == self.source => {}
-                Some(_) => return Err(refused(path, OF_ANOTHER)),
+                Some(_) => return Err(Error::refused(path, OF_ANOTHER)),
                 None => {
-                    let what = format!(
-                        "holds {}, which is no result; move it, or name another folder",
-                        entry.file_name().unwrap_or_default().display()
-                    );
-                    return Err(refused(path, &what));
+                    let name = entry.file_name().unwrap_or_default().display();
+                    let what = "which is no result; move it, or name another folder";
+                    return Err(Error::refused(path, format!("holds {name}, {what}")));
                 }
             }
         }
@@ -176,13 +165,6 @@ impl Place {
 
 const OF_ANOTHER: &str = "is a result of another image of that name; name another folder";
 
-fn refused(path: &Path, why: &str) -> Error {
-    Error::Io {
-        path: path.to_path_buf(),
-        cause: io::Error::new(ErrorKind::AlreadyExists, why),
-    }
-}
-
 /// Finds out whether a file can be written, before there is anything to write. Leaves nothing behind.
 ///
 /// # Errors
@@ -191,14 +173,13 @@ fn refused(path: &Path, why: &str) -> Error {
 pub fn check_file(path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
     match fs::metadata(path) {
-        Ok(about) if about.is_dir() => return Err(refused(path, "is a folder; name a file")),
-        Ok(about) if !about.is_file() => return Err(refused(path, "is no ordinary file")),
+        Ok(about) if about.is_dir() => {
+            return Err(Error::refused(path, "is a folder; name a file"));
+        }
+        Ok(about) if !about.is_file() => return Err(Error::refused(path, "is no ordinary file")),
         _ => {}
     }
-    let folder = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     if !folder.is_dir() {
         return Err(Error::NotFound {
             path: folder.to_path_buf(),
@@ -216,14 +197,11 @@ fn probe(folder: &Path, path: &Path) -> Result<()> {
         Ok(_) => fs::remove_file(&probe).map_err(|cause| Error::io(folder, cause)),
         // Another thread of this process is trying the same.
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-        Err(error) if error.kind() == ErrorKind::InvalidFilename => Err(refused(
+        Err(error) if error.kind() == ErrorKind::InvalidFilename => Err(Error::refused(
             path,
             "is too long a name for this file system; rename the image",
         )),
-        Err(cause) => Err(Error::Io {
-            path: folder.to_path_buf(),
-            cause,
-        }),
+        Err(cause) => Err(Error::writing(folder, cause)),
     }
 }
 
@@ -236,12 +214,7 @@ fn is_same(a: &Path, b: &Path) -> bool {
 }
 
 fn head(path: &Path) -> Result<Vec<u8>> {
-    use io::Read;
-    let mut head = vec![];
-    fs::File::open(path)
-        .and_then(|file| file.take(HEAD).read_to_end(&mut head))
-        .map_err(|cause| Error::io(path, cause))?;
-    Ok(head)
+    write::head(path, HEAD).map_err(|cause| Error::io(path, cause))
 }
 
 /// The source that a document or a dataset of one image was written with.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::{Layout, Link};
 use crate::error::{Error, Result};
+use crate::write::folder_of;
 
 /// A file that appears in its place when it is finished.
 pub(super) struct NewFile {
@@ -20,11 +21,11 @@ impl NewFile {
         let path = layout.root.join(relative);
         for file in [&path, &layout.temporary] {
             if let Some(folder) = file.parent() {
-                fs::create_dir_all(folder).map_err(|cause| io_error(folder, cause))?;
+                fs::create_dir_all(folder).map_err(|cause| Error::writing(folder, cause))?;
             }
         }
         let temporary = layout.temporary.clone();
-        let file = File::create(&temporary).map_err(|cause| io_error(&temporary, cause))?;
+        let file = File::create(&temporary).map_err(|cause| Error::writing(&temporary, cause))?;
         Ok(Self {
             path,
             temporary,
@@ -34,13 +35,13 @@ impl NewFile {
 
     pub(super) fn write(&mut self, bytes: impl AsRef<[u8]>) -> Result<()> {
         let written = self.writer.write_all(bytes.as_ref());
-        written.map_err(|cause| io_error(&self.path, cause))
+        written.map_err(|cause| Error::writing(&self.path, cause))
     }
 
     pub(super) fn finish(mut self) -> Result<()> {
         let finished = self.writer.flush();
         let finished = finished.and_then(|()| fs::rename(&self.temporary, &self.path));
-        finished.map_err(|cause| io_error(&self.path, cause))
+        finished.map_err(|cause| Error::writing(&self.path, cause))
     }
 }
 
@@ -56,13 +57,13 @@ pub(super) fn remove_files(layout: &Layout, relative: &str) -> Result<()> {
     let folder = layout.root.join(relative);
     let entries = match fs::read_dir(&folder) {
         Err(cause) if cause.kind() == ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(|cause| io_error(&folder, cause))?,
+        entries => entries.map_err(|cause| Error::writing(&folder, cause))?,
     };
     for entry in entries {
-        let entry = entry.map_err(|cause| io_error(&folder, cause))?;
+        let entry = entry.map_err(|cause| Error::writing(&folder, cause))?;
         if entry.file_type().is_ok_and(|kind| !kind.is_dir()) {
             let path = entry.path();
-            fs::remove_file(&path).map_err(|cause| io_error(&path, cause))?;
+            fs::remove_file(&path).map_err(|cause| Error::writing(&path, cause))?;
         }
     }
     Ok(())
@@ -72,20 +73,17 @@ pub(super) fn remove_files(layout: &Layout, relative: &str) -> Result<()> {
 pub(super) fn link(layout: &Layout, relative: &str, source: &Path) -> Result<()> {
     let path = layout.root.join(relative);
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(|cause| io_error(folder, cause))?;
+        fs::create_dir_all(folder).map_err(|cause| Error::writing(folder, cause))?;
     }
     if place(&path).is_some_and(|to| place(source) == Some(to)) {
         let why = "is the picture itself; write to another folder";
-        return Err(io_error(
-            &path,
-            std::io::Error::new(ErrorKind::AlreadyExists, why),
-        ));
+        return Err(Error::refused(&path, why));
     }
     // Left by a run that ended before it could note the picture as done.
     if let Err(cause) = fs::remove_file(&path)
         && cause.kind() != ErrorKind::NotFound
     {
-        return Err(io_error(&path, cause));
+        return Err(Error::writing(&path, cause));
     }
     match layout.link {
         Link::Hard => {
@@ -99,16 +97,13 @@ pub(super) fn link(layout: &Layout, relative: &str, source: &Path) -> Result<()>
             symbolic_link(&source, &path)
         }
     }
-    .map_err(|cause| io_error(&path, cause))
+    .map_err(|cause| Error::writing(&path, cause))
 }
 
 /// Where a file lies, without following it if it is a link.
 fn place(path: &Path) -> Option<PathBuf> {
-    let folder = match path.parent()? {
-        folder if folder == Path::new("") => Path::new("."),
-        folder => folder,
-    };
-    Some(fs::canonicalize(folder).ok()?.join(path.file_name()?))
+    let folder = fs::canonicalize(folder_of(path)).ok()?;
+    Some(folder.join(path.file_name()?))
 }
 
 fn copy(layout: &Layout, source: &Path, path: &Path) -> std::io::Result<()> {
@@ -132,12 +127,4 @@ fn symbolic_link(source: &Path, path: &Path) -> std::io::Result<()> {
 #[cfg(not(any(unix, windows)))]
 fn symbolic_link(_: &Path, _: &Path) -> std::io::Result<()> {
     Err(ErrorKind::Unsupported.into())
-}
-
-/// Not [`Error::NotFound`], which stands for something the caller asked for.
-fn io_error(path: &Path, cause: std::io::Error) -> Error {
-    Error::Io {
-        path: path.to_path_buf(),
-        cause,
-    }
 }

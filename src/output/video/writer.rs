@@ -82,8 +82,7 @@ impl Writer {
             let name = entry.map_err(|e| Error::io(folder, e))?.file_name();
             if !name.to_string_lossy().starts_with('.') {
                 let holds = format!("holds {} already; name an empty folder", name.display());
-                let cause = std::io::Error::new(std::io::ErrorKind::AlreadyExists, holds);
-                return Err(Error::io(folder, cause));
+                return Err(Error::refused(folder, holds));
             }
         }
         Ok(())
