@@ -77,10 +77,8 @@ impl Mask {
                 eight[..bytes.len()].copy_from_slice(bytes);
                 *word = u64::from_le_bytes(eight);
             }
-            if let (Some(last), used @ 1..) = (words.last_mut(), width % BITS) {
-                *last &= (1 << used) - 1;
-            }
         }
+        mask.clear_padding();
         Some(mask)
     }
 
@@ -227,30 +225,32 @@ impl Mask {
         let (columns, rows) = (&extent.columns, &extent.rows);
         let mut cropped = Self::new(columns.len(), rows.len());
         let (skipped, shift) = (columns.start / BITS, columns.start % BITS);
-        let padding = columns.len() % BITS;
         for (to, y) in rows.clone().enumerate() {
             let from = &self.row(y)[skipped..];
-            let row = cropped.row_mut(to);
-            for (i, word) in row.iter_mut().enumerate() {
+            for (i, word) in cropped.row_mut(to).iter_mut().enumerate() {
                 let high = from.get(i + 1).filter(|_| shift > 0);
                 *word = from[i] >> shift | high.map_or(0, |high| high << (BITS - shift));
             }
-            if let (Some(last), 1..) = (row.last_mut(), padding) {
-                *last &= (1 << padding) - 1;
+        }
+        cropped.clear_padding();
+        cropped
+    }
+
+    /// Takes out what lies beyond the last column.
+    fn clear_padding(&mut self) {
+        let used = self.width % BITS;
+        if used > 0 {
+            for row in self.words.chunks_exact_mut(self.stride) {
+                row[self.stride - 1] &= (1 << used) - 1;
             }
         }
-        cropped
     }
 
     /// One byte per pixel, rows from the top: `inside` for pixels of the mask and 0 for the rest.
     pub fn to_bytes(&self, inside: u8) -> Vec<u8> {
         let mut bytes = vec![0; self.width * self.height];
-        if self.width > 0 {
-            for (y, row) in bytes.chunks_exact_mut(self.width).enumerate() {
-                for run in runs(self.row(y)) {
-                    row[run].fill(inside);
-                }
-            }
+        for span in self.spans(self.size()) {
+            bytes[span].fill(inside);
         }
         bytes
     }
@@ -267,6 +267,16 @@ impl Mask {
     /// The runs of consecutive mask pixels of row `y`, from the left.
     pub(crate) fn runs(&self, y: usize) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
         runs(self.row(y))
+    }
+
+    /// The runs of all rows as positions by rows in a map of `size`, as far as they lie in it.
+    pub(crate) fn spans(&self, size: Size) -> impl Iterator<Item = std::ops::Range<usize>> + '_ {
+        let Size { width, height } = size;
+        (0..self.height.min(height)).flat_map(move |y| {
+            let place = move |x: usize| y * width + x.min(width);
+            self.runs(y)
+                .map(move |run| place(run.start)..place(run.end))
+        })
     }
 
     /// Puts the pixels of one run of row `y` in the mask or takes them out.
@@ -316,13 +326,8 @@ impl From<&GrayImage> for Mask {
 
 impl std::fmt::Debug for Mask {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "Mask({}x{}, area {})",
-            self.width,
-            self.height,
-            self.area()
-        )
+        let Self { width, height, .. } = self;
+        write!(f, "Mask({width}x{height}, area {})", self.area())
     }
 }
 

@@ -7,11 +7,11 @@
 use std::cmp::Reverse;
 use std::ops::Range;
 
-use super::{BITS, Mask};
+use super::Mask;
 
 /// Takes the connected regions of at most `max_area` pixels out of the mask.
 pub fn remove_islands(mask: &mut Mask, max_area: usize) {
-    for (y, run) in small_regions(mask, max_area) {
+    for (_, y, run) in Regions::new(mask).small(max_area) {
         mask.set_run(y, run, false);
     }
 }
@@ -19,11 +19,14 @@ pub fn remove_islands(mask: &mut Mask, max_area: usize) {
 /// Puts the connected regions of the background of at most `max_area` pixels into the mask.
 ///
 /// A small region of background at the edge of the image counts as a hole, as in the reference.
-pub fn fill_holes(mask: &mut Mask, max_area: usize) {
-    let background = complement(mask);
-    for (y, run) in small_regions(&background, max_area) {
+/// Returns whether there was any.
+pub fn fill_holes(mask: &mut Mask, max_area: usize) -> bool {
+    let holes = Regions::new(&complement(mask)).small(max_area);
+    let any = !holes.is_empty();
+    for (_, y, run) in holes {
         mask.set_run(y, run, true);
     }
+    any
 }
 
 /// Fills the holes of fewer than `min_area` pixels, then takes out the islands of fewer; of islands
@@ -35,63 +38,31 @@ pub fn remove_small_regions(mask: &mut Mask, min_area: usize) -> bool {
     let Some(max_area) = min_area.checked_sub(1) else {
         return false;
     };
-    let holes = small_regions(&complement(mask), max_area);
-    let has_holes = !holes.is_empty();
-    for (y, run) in holes {
-        mask.set_run(y, run, true);
-    }
+    let has_holes = fill_holes(mask, max_area);
     let mut islands = Regions::new(mask);
     let largest = islands.largest();
-    let all_small = largest.is_some_and(|root| islands.areas[root] <= max_area);
-    let mut has_islands = false;
-    for index in 0..islands.runs.len() {
-        let root = islands.root(index);
-        if islands.areas[root] > max_area {
-            continue;
-        }
-        has_islands = true;
-        if !(all_small && largest == Some(root)) {
-            let (y, run) = islands.runs[index].clone();
-            mask.set_run(y, run, false);
+    // Where it is large, it is none of the runs.
+    let runs = islands.small(max_area);
+    for (root, y, run) in &runs {
+        if largest != Some(*root) {
+            mask.set_run(*y, run.clone(), false);
         }
     }
-    has_holes || has_islands
+    has_holes || !runs.is_empty()
 }
 
 /// The areas of the connected regions, in the order of their first pixel by rows.
 pub fn areas(mask: &Mask) -> Vec<usize> {
     let regions = Regions::new(mask);
-    (0..regions.runs.len())
-        .filter(|&i| regions.parent[i] == i)
-        .map(|root| regions.areas[root])
-        .collect()
-}
-
-/// The runs of all regions of at most `max_area` pixels.
-fn small_regions(mask: &Mask, max_area: usize) -> Vec<(usize, Range<usize>)> {
-    let mut regions = Regions::new(mask);
-    let mut small = Vec::new();
-    for index in 0..regions.runs.len() {
-        let root = regions.root(index);
-        if regions.areas[root] <= max_area {
-            small.push(regions.runs[index].clone());
-        }
-    }
-    small
+    regions.roots().map(|root| regions.areas[root]).collect()
 }
 
 fn complement(mask: &Mask) -> Mask {
     let mut complement = mask.clone();
-    let padding = mask.width % BITS;
-    for y in 0..mask.height {
-        let row = complement.row_mut(y);
-        for word in row.iter_mut() {
-            *word = !*word;
-        }
-        if let (Some(last), 1..) = (row.last_mut(), padding) {
-            *last &= (1 << padding) - 1;
-        }
+    for word in &mut complement.words {
+        *word = !*word;
     }
+    complement.clear_padding();
     complement
 }
 
@@ -144,25 +115,35 @@ impl Regions {
         index
     }
 
+    /// The runs of all regions of at most `max_area` pixels, each with the first run of its region.
+    fn small(&mut self, max_area: usize) -> Vec<(usize, usize, Range<usize>)> {
+        let mut small = Vec::new();
+        for index in 0..self.runs.len() {
+            let root = self.root(index);
+            if self.areas[root] <= max_area {
+                let (y, run) = self.runs[index].clone();
+                small.push((root, y, run));
+            }
+        }
+        small
+    }
+
     /// The first run of the largest region, the first by 2x2 blocks among equals.
     fn largest(&mut self) -> Option<usize> {
-        let mut best: Option<(usize, (usize, usize))> = None;
         let mut first_block = vec![(usize::MAX, 0); self.runs.len()];
         for index in 0..self.runs.len() {
             let root = self.root(index);
             let (y, run) = &self.runs[index];
             first_block[root] = first_block[root].min((y / 2, run.start / 2));
         }
-        for index in (0..self.runs.len()).filter(|&index| self.parent[index] == index) {
-            let better = best.is_none_or(|(root, block)| {
-                (self.areas[index], Reverse(first_block[index]))
-                    > (self.areas[root], Reverse(block))
-            });
-            if better {
-                best = Some((index, first_block[index]));
-            }
-        }
-        best.map(|(root, _)| root)
+        // No two regions share a block: pixels of one touch.
+        self.roots()
+            .max_by_key(|&root| (self.areas[root], Reverse(first_block[root])))
+    }
+
+    /// The first runs of all regions.
+    fn roots(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.runs.len()).filter(|&index| self.parent[index] == index)
     }
 
     fn join(&mut self, a: usize, b: usize) {

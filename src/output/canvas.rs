@@ -54,14 +54,10 @@ fn mix(pixel: &mut [u8], color: Color, opacity: f32) {
 
 /// Tints all pixels of the mask.
 pub(super) fn fill(image: &mut Image, mask: &Mask, color: Color, opacity: f32) {
-    let width = image.width();
-    for y in 0..mask.height().min(image.height()) {
-        for run in mask.runs(y) {
-            let row = &mut image.pixels_mut()[y * width * 3..][..width * 3];
-            let run = run.start.min(width) * 3..run.end.min(width) * 3;
-            for pixel in row[run].chunks_exact_mut(3) {
-                mix(pixel, color, opacity);
-            }
+    for span in mask.spans(image.size()) {
+        let pixels = &mut image.pixels_mut()[3 * span.start..3 * span.end];
+        for pixel in pixels.chunks_exact_mut(3) {
+            mix(pixel, color, opacity);
         }
     }
 }
