@@ -1,9 +1,9 @@
 //! Objects on a transparent ground.
 
-use image::ExtendedColorType;
 use rayon::prelude::*;
 
 use super::{ImageResults, masks, png};
+use crate::Size;
 use crate::error::Result;
 use crate::image::Image;
 use crate::mask::Mask;
@@ -57,8 +57,8 @@ fn encode(
             line[at + 3] = u8::MAX;
         }
     }
-    let size = (columns.len(), rows.len());
-    png::encode(size, &samples, ExtendedColorType::Rgba8, source).map(Some)
+    let size = Size::new(columns.len(), rows.len());
+    png::encode(size, &samples, png::RGBA, source).map(Some)
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! Masks as PNG files.
 
-use image::ExtendedColorType;
 use rayon::prelude::*;
 
 use super::answer::Found;
 use super::{ImageResults, png};
+use crate::Size;
 use crate::error::{Error, Result};
 use crate::mask::Mask;
 
@@ -26,8 +26,7 @@ pub fn files(results: &ImageResults) -> Result<Vec<(String, Vec<u8>)>> {
         Ok((mask_file_name(index, &found.label, found.score), png))
     });
     let mut files = masks.collect::<Result<Vec<_>>>()?;
-    let size = (results.image.width(), results.image.height());
-    let map = encode_label_map(size, &found, results.source)?;
+    let map = encode_label_map(results.image.size(), &found, results.source)?;
     files.push((LABEL_MAP_FILE.to_string(), map));
     Ok(files)
 }
@@ -64,8 +63,7 @@ pub fn mask_png(mask: &Mask) -> Result<Vec<u8>> {
 }
 
 pub(super) fn encode_mask(mask: &Mask, source: Option<&str>) -> Result<Vec<u8>> {
-    let size = (mask.width(), mask.height());
-    png::encode(size, &mask.to_bytes(255), ExtendedColorType::L8, source)
+    png::encode(mask.size(), &mask.to_bytes(255), png::GREY, source)
 }
 
 /// All objects in one gray PNG file of the given size: 0 is background, i + 1 is object i.
@@ -76,14 +74,10 @@ pub(super) fn encode_mask(mask: &Mask, source: Option<&str>) -> Result<Vec<u8>> 
 /// # Errors
 /// [`Error::InvalidImage`] when a side is zero; [`Error::InvalidArgument`] for more than 65535 objects.
 pub fn label_map_png(width: usize, height: usize, found: &[&Found]) -> Result<Vec<u8>> {
-    encode_label_map((width, height), found, None)
+    encode_label_map(Size::new(width, height), found, None)
 }
 
-fn encode_label_map(
-    (width, height): (usize, usize),
-    found: &[&Found],
-    source: Option<&str>,
-) -> Result<Vec<u8>> {
+fn encode_label_map(size: Size, found: &[&Found], source: Option<&str>) -> Result<Vec<u8>> {
     if found.len() > usize::from(u16::MAX) {
         return Err(Error::argument(format!(
             "{} objects; a label map can hold at most {}",
@@ -93,25 +87,21 @@ fn encode_label_map(
     }
     let mut by_score: Vec<usize> = (0..found.len()).collect();
     by_score.sort_by(|&a, &b| found[a].score.total_cmp(&found[b].score));
-    let mut labels = vec![0u16; width * height];
+    let mut labels = vec![0u16; size.area()];
     for index in by_score {
-        let mask = &found[index].mask;
-        for y in 0..mask.height().min(height) {
-            for run in mask.runs(y) {
-                let row = &mut labels[y * width..][..width];
-                row[run.start.min(width)..run.end.min(width)].fill(index as u16 + 1);
-            }
+        for span in found[index].mask.spans(size) {
+            labels[span].fill(index as u16 + 1);
         }
     }
     if found.len() <= usize::from(u8::MAX) {
         let bytes: Vec<u8> = labels.iter().map(|&label| label as u8).collect();
-        png::encode((width, height), &bytes, ExtendedColorType::L8, source)
+        png::encode(size, &bytes, png::GREY, source)
     } else {
         let bytes: Vec<u8> = labels
             .iter()
-            .flat_map(|label| label.to_ne_bytes())
+            .flat_map(|label| label.to_be_bytes())
             .collect();
-        png::encode((width, height), &bytes, ExtendedColorType::L16, source)
+        png::encode(size, &bytes, png::GREY16, source)
     }
 }
 

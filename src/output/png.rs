@@ -1,26 +1,48 @@
 //! PNG files, and the image that they belong to.
 
-use image::codecs::png::PngEncoder;
-use image::{ExtendedColorType, ImageEncoder};
+use ::png::{BitDepth, ColorType, Compression, Encoder, Filter, chunk};
 
+use crate::Size;
 use crate::error::{Error, Result};
 use crate::image::Image;
 
-/// Signature and header, which have a fixed length: further chunks may follow.
-const HEADER: usize = 8 + 25;
+/// What the samples are of.
+pub(super) type Samples = (ColorType, BitDepth);
 
-/// Type, keyword and separator of the chunk that names the image.
+pub(super) const GREY: Samples = (ColorType::Grayscale, BitDepth::Eight);
+/// The high byte of each sample first.
+pub(super) const GREY16: Samples = (ColorType::Grayscale, BitDepth::Sixteen);
+pub(super) const RGB: Samples = (ColorType::Rgb, BitDepth::Eight);
+pub(super) const RGBA: Samples = (ColorType::Rgba, BitDepth::Eight);
+
+/// Type, keyword and separator of the chunk that names the image,
+/// <https://www.w3.org/TR/png-3/#11tEXt>.
 const KEYWORD: &[u8] = b"tEXtSource\0";
 
-/// Encodes samples by rows; `source` is written beside them.
+/// Encodes samples by rows, fast; `source` is written beside them.
 ///
 /// # Errors
 /// [`Error::InvalidImage`] when a side is zero or over the limit of the PNG format (2^31).
 pub(super) fn encode(
-    (width, height): (usize, usize),
+    size: Size,
     samples: &[u8],
-    color: ExtendedColorType,
+    (color, depth): Samples,
     source: Option<&str>,
+) -> Result<Vec<u8>> {
+    encode_as(size, samples, source, |encoder| {
+        encoder.set_color(color);
+        encoder.set_depth(depth);
+        encoder.set_compression(Compression::Fast);
+        encoder.set_filter(Filter::Adaptive);
+    })
+}
+
+/// As [`encode`], in the way that `configure` says.
+pub(super) fn encode_as(
+    Size { width, height }: Size,
+    samples: &[u8],
+    source: Option<&str>,
+    configure: impl FnOnce(&mut Encoder<&mut Vec<u8>>),
 ) -> Result<Vec<u8>> {
     let problem = |why: String| Error::InvalidImage(format!("{width}x{height} as png: {why}"));
     if width == 0 || height == 0 {
@@ -28,13 +50,16 @@ pub(super) fn encode(
     }
     let side = |side: usize| u32::try_from(side).map_err(|error| problem(error.to_string()));
     let mut bytes = Vec::new();
-    PngEncoder::new(&mut bytes)
-        .write_image(samples, side(width)?, side(height)?, color)
-        .map_err(|error| problem(error.to_string()))?;
-    if let Some(source) = source {
-        let chunk = text_chunk(source);
-        bytes.splice(HEADER..HEADER, chunk);
-    }
+    let mut encoder = Encoder::new(&mut bytes, side(width)?, side(height)?);
+    configure(&mut encoder);
+    let written = encoder.write_header().and_then(|mut writer| {
+        if let Some(source) = source {
+            let text = [&KEYWORD[4..], source.as_bytes()].concat();
+            writer.write_chunk(chunk::tEXt, &text)?;
+        }
+        writer.write_image_data(samples)
+    });
+    written.map_err(|error| problem(error.to_string()))?;
     Ok(bytes)
 }
 
@@ -43,20 +68,7 @@ pub(super) fn encode(
 /// # Errors
 /// As [`encode`].
 pub(super) fn encode_rgb(image: &Image, source: Option<&str>) -> Result<Vec<u8>> {
-    let size = (image.width(), image.height());
-    encode(size, image.pixels(), ExtendedColorType::Rgb8, source)
-}
-
-/// Length, type, keyword, text and checksum,
-/// <https://www.w3.org/TR/png-3/#11tEXt>.
-fn text_chunk(text: &str) -> Vec<u8> {
-    let body = [KEYWORD, text.as_bytes()].concat();
-    let mut crc = flate2::Crc::new();
-    crc.update(&body);
-    let mut chunk = (body.len() as u32 - 4).to_be_bytes().to_vec();
-    chunk.extend(body);
-    chunk.extend(crc.sum().to_be_bytes());
-    chunk
+    encode(image.size(), image.pixels(), RGB, source)
 }
 
 /// The `source` that a PNG was written with.
@@ -79,6 +91,9 @@ pub(super) fn source(png: &[u8]) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Signature and header, which have a fixed length: further chunks may follow.
+    const HEADER: usize = 8 + 25;
 
     #[test]
     fn a_png_holds_the_pixels_and_its_source() {
@@ -104,6 +119,6 @@ mod tests {
 
     #[test]
     fn an_image_without_pixels_is_refused() {
-        assert!(encode((0, 3), &[], ExtendedColorType::L8, None).is_err());
+        assert!(encode(Size::new(0, 3), &[], GREY, None).is_err());
     }
 }

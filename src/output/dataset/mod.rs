@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use options::{Format, LabelMeShapes, Layout, Link};
 pub(super) use voc::indexed_png;
 
+use crate::Size;
 use crate::error::{Error, Result};
 use crate::image::Image;
 use crate::mask::Rle;
@@ -54,6 +55,17 @@ pub struct Picture {
     pub height: usize,
     /// By class and then as the model ranks them.
     pub objects: Vec<Object>,
+}
+
+impl Picture {
+    fn size(&self) -> Size {
+        Size::new(self.width, self.height)
+    }
+
+    /// What follows the last dot of its name.
+    fn extension(&self) -> Option<&str> {
+        self.name.rsplit_once('.').map(|(_, extension)| extension)
+    }
 }
 
 /// Pictures in the order of their names, as often as they are asked for.

@@ -3,50 +3,45 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use super::{Layout, Picture, Pictures, files};
-use crate::error::{Error, Result};
-use crate::mask::Rle;
+use ::png::{BitDepth, ColorType};
+
+use super::{Layout, Object, Picture, Pictures, files};
+use crate::Size;
+use crate::error::Result;
+use crate::output::png;
 
 pub(super) fn write_picture(layout: &Layout, picture: &Picture, source: &Path) -> Result<()> {
     let stem = layout.stem(&picture.name);
-    let extension = picture
-        .name
-        .rsplit_once('.')
-        .map_or("", |(_, extension)| extension);
-    files::link(
-        layout,
-        &format!("voc/JPEGImages/{stem}.{extension}"),
-        source,
-    )?;
-    let (width, height) = (picture.width, picture.height);
-    let mut classes = vec![0u8; width * height];
-    let mut objects = vec![0u16; width * height];
+    let extension = picture.extension().unwrap_or_default();
+    let place = format!("voc/JPEGImages/{stem}.{extension}");
+    files::link(layout, &place, source)?;
+    let size = picture.size();
+    let mut classes = vec![0u8; size.area()];
+    let mut objects = vec![0u16; size.area()];
     // The best object on top.
-    let mut order: Vec<usize> = (0..picture.objects.len()).collect();
-    order.sort_by(|&a, &b| {
-        picture.objects[a]
-            .score
-            .total_cmp(&picture.objects[b].score)
-    });
-    for index in order {
-        let object = &picture.objects[index];
-        paint(&object.mask, |at| {
-            classes[at] = (object.class + 1) as u8;
-            objects[at] = (index + 1) as u16;
-        })?;
+    let mut order: Vec<(usize, &Object)> = picture.objects.iter().enumerate().collect();
+    order.sort_by(|(_, a), (_, b)| a.score.total_cmp(&b.score));
+    for (index, object) in order {
+        for span in object.mask.decode()?.spans(size) {
+            classes[span.clone()].fill((object.class + 1) as u8);
+            objects[span].fill((index + 1) as u16);
+        }
     }
     let class_map = format!("voc/SegmentationClass/{stem}.png");
-    files::write(layout, &class_map, indexed_png(width, height, &classes)?)?;
+    files::write(layout, &class_map, indexed_png(size, &classes)?)?;
     let object_map = format!("voc/SegmentationObject/{stem}.png");
     let png = if picture.objects.len() < usize::from(VOID) {
         let objects: Vec<u8> = objects.iter().map(|&object| object as u8).collect();
-        indexed_png(width, height, &objects)?
+        indexed_png(size, &objects)?
     } else {
         let bytes: Vec<u8> = objects
             .iter()
             .flat_map(|object| object.to_be_bytes())
             .collect();
-        grey16_png(width, height, &bytes)?
+        png::encode_as(size, &bytes, None, |encoder| {
+            encoder.set_color(ColorType::Grayscale);
+            encoder.set_depth(BitDepth::Sixteen);
+        })?
     };
     files::write(layout, &object_map, png)
 }
@@ -56,17 +51,6 @@ const VOID: u8 = 255;
 
 /// Most classes that the maps have values for.
 pub(super) const MAX_CLASSES: usize = VOID as usize - 1;
-
-/// Calls `set` with the position by rows of every pixel of a mask.
-fn paint(mask: &Rle, mut set: impl FnMut(usize)) -> Result<()> {
-    let mask = mask.decode()?;
-    for y in 0..mask.height() {
-        for run in mask.runs(y) {
-            run.for_each(|x| set(y * mask.width() + x));
-        }
-    }
-    Ok(())
-}
 
 /// VOC's colors: the bits of the index spread over red, green and blue from the top.
 fn palette() -> Vec<u8> {
@@ -81,39 +65,11 @@ fn palette() -> Vec<u8> {
 }
 
 /// A palette PNG in VOC's colors, which DAVIS has, too.
-pub(in crate::output) fn indexed_png(
-    width: usize,
-    height: usize,
-    indices: &[u8],
-) -> Result<Vec<u8>> {
-    encode(width, height, indices, |encoder| {
-        encoder.set_color(png::ColorType::Indexed);
+pub(in crate::output) fn indexed_png(size: Size, indices: &[u8]) -> Result<Vec<u8>> {
+    png::encode_as(size, indices, None, |encoder| {
+        encoder.set_color(ColorType::Indexed);
         encoder.set_palette(palette());
     })
-}
-
-fn grey16_png(width: usize, height: usize, bytes: &[u8]) -> Result<Vec<u8>> {
-    encode(width, height, bytes, |encoder| {
-        encoder.set_color(png::ColorType::Grayscale);
-        encoder.set_depth(png::BitDepth::Sixteen);
-    })
-}
-
-fn encode(
-    width: usize,
-    height: usize,
-    samples: &[u8],
-    configure: impl FnOnce(&mut png::Encoder<&mut Vec<u8>>),
-) -> Result<Vec<u8>> {
-    let problem = |why: String| Error::InvalidImage(format!("{width}x{height} as png: {why}"));
-    let side = |side: usize| u32::try_from(side).map_err(|error| problem(error.to_string()));
-    let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, side(width)?, side(height)?);
-    configure(&mut encoder);
-    let written = encoder.write_header();
-    let written = written.and_then(|mut writer| writer.write_image_data(samples));
-    written.map_err(|error| problem(error.to_string()))?;
-    Ok(bytes)
 }
 
 pub(super) fn write_document(layout: &Layout, pictures: &dyn Pictures) -> Result<()> {

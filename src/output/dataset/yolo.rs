@@ -23,11 +23,7 @@ pub(super) fn write_picture(
     image: &Image,
 ) -> Result<()> {
     let (stem, split) = (layout.stem(&picture.name), layout.split(&picture.name));
-    let extension = picture
-        .name
-        .rsplit_once('.')
-        .map(|(_, extension)| extension);
-    match extension {
+    match picture.extension() {
         Some(e) if EXTENSIONS.contains(&e.to_ascii_lowercase().as_str()) => {
             files::link(layout, &format!("yolo/images/{split}/{stem}.{e}"), source)?;
         }

@@ -169,7 +169,7 @@ impl TrackedFrame {
     /// [`Error::Unsupported`] for an id above 255, which has no place there; [`Error::InvalidMask`]
     /// for a mask that is broken or of another size.
     pub fn to_davis_png(&self, size: Size) -> Result<Vec<u8>> {
-        let mut pixels = vec![0; size.width * size.height];
+        let mut pixels = vec![0; size.area()];
         for object in self.objects.iter().rev() {
             let id = u8::try_from(object.id).map_err(|_| Error::Unsupported {
                 what: format!("object {} in a palette image", object.id),
@@ -181,12 +181,9 @@ impl TrackedFrame {
                 let problem = format!("a mask of {of} pixels for a frame of {size}");
                 return Err(Error::InvalidMask(problem));
             }
-            for y in 0..size.height {
-                let row = &mut pixels[y * size.width..][..size.width];
-                mask.runs(y).for_each(|run| row[run].fill(id));
-            }
+            mask.spans(size).for_each(|span| pixels[span].fill(id));
         }
-        indexed_png(size.width, size.height, &pixels)
+        indexed_png(size, &pixels)
     }
 
     /// The frame with its objects drawn on it, each in its own color, the same on all frames.
