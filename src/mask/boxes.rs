@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 /// A box by its left, top, right and bottom edge in pixels, x right and y down.
 ///
 /// Edges lie between pixels: the box of one whole pixel (x, y) is (x, y, x + 1, y + 1).
-/// As JSON it is the list `[x0, y0, x1, y1]`.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+/// As JSON it is the list `[x0, y0, x1, y1]`. By default all zeros.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(from = "[f32; 4]", into = "[f32; 4]")]
 pub struct BoxXyxy {
     /// Left edge.

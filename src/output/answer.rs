@@ -69,7 +69,7 @@ impl Found {
     pub fn cut_out(label: impl Into<String>, found: MaskPrediction) -> Self {
         Self {
             label: label.into(),
-            bbox: box_around(&found.mask),
+            bbox: found.mask.bbox().unwrap_or_default(),
             mask: found.mask,
             score: found.iou_score,
             stability: Some(found.stability_score),
@@ -169,7 +169,7 @@ impl TryFrom<&[MaskRecord]> for Answer {
             let [point] = record.point_coords;
             Ok(Found {
                 label: prompt.label().to_string(),
-                bbox: box_around(&mask),
+                bbox: mask.bbox().unwrap_or_default(),
                 score: record.predicted_iou,
                 // NaN, 0 over 0, where no pixel is in either mask.
                 stability: Some(if mask.is_empty() && record.stability_score.is_nan() {
@@ -190,11 +190,6 @@ impl TryFrom<&[MaskRecord]> for Answer {
             prompt,
         })
     }
-}
-
-/// The box around a mask; all zeros for an empty one.
-fn box_around(mask: &Mask) -> BoxXyxy {
-    mask.bbox().unwrap_or(BoxXyxy::from([0.0; 4]))
 }
 
 fn sigmoid(x: f32) -> f32 {

@@ -176,13 +176,13 @@ impl Format {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::mask::{BoxXyxy, Mask};
+    use crate::mask::Mask;
     use crate::output::answer::{Description, Sample};
 
     pub(in crate::output) fn found(label: &str, mask: Mask, score: f32) -> Found {
         Found {
             label: label.to_string(),
-            bbox: mask.bbox().unwrap_or(BoxXyxy::from([0.0; 4])),
+            bbox: mask.bbox().unwrap_or_default(),
             mask,
             score,
             stability: None,

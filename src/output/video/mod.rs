@@ -17,6 +17,7 @@ use super::dataset::indexed_png;
 use super::{OverlayOptions, overlay, palette};
 use crate::image::Image;
 use crate::mask::{BoxXyxy, Mask, Rle};
+use crate::predict::Instance;
 use crate::predict::video::{ConceptMasks, FrameMasks};
 use crate::{Error, Result, Size};
 
@@ -82,21 +83,19 @@ impl TrackedObject {
             id,
             label: label.to_string(),
             score,
-            box_xyxy: bbox.unwrap_or(BoxXyxy::from([0.; 4])),
+            box_xyxy: bbox.unwrap_or_default(),
             area: mask.area(),
             segmentation: Rle::encode(mask),
         }
     }
 
     fn to_found(&self) -> Result<Found> {
-        Ok(Found {
-            label: format!("{} {}", self.label, self.id),
+        let instance = Instance {
             mask: self.segmentation.decode()?,
             bbox: self.box_xyxy,
             score: self.score,
-            stability: None,
-            sample: None,
-        })
+        };
+        Ok(Found::new(format!("{} {}", self.label, self.id), instance))
     }
 }
 
