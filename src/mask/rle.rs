@@ -3,7 +3,7 @@
 //! Follows `rleEncode`, `rleToString` and `rleFrString`,
 //! <https://github.com/cocodataset/cocoapi/blob/8c9bcc3cf640524c4c20a9c40e89cb6a2f2fa0e9/common/maskApi.c>.
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{BITS, BoxXyxy, Mask};
 use crate::error::{Error, Result};
@@ -19,7 +19,8 @@ const MAX_SIDE: usize = 1 << 20;
 /// Pixels are counted down the columns from the left. The first run is outside the mask and may be
 /// zero, then runs inside and outside alternate. As JSON it is `{"size":[h,w],"counts":"…"}` with
 /// the counts in COCO's compressed form; reading also accepts a plain list of counts.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Document")]
 pub struct Rle {
     /// Height and width of the mask.
     pub size: [usize; 2],
@@ -72,8 +73,7 @@ impl Rle {
     /// [`Error::InvalidMask`] for an absurd size.
     pub(crate) fn outside(size: [usize; 2]) -> Result<Self> {
         let counts = vec![size[0].saturating_mul(size[1]).min(u32::MAX as usize) as u32];
-        let rle = Self { size, counts };
-        rle.check().map(|()| rle)
+        Self { size, counts }.checked()
     }
 
     /// The mask that was encoded.
@@ -103,15 +103,13 @@ impl Rle {
         let (mut x0, mut y0, mut x1, mut y1) = (usize::MAX, usize::MAX, 0, 0);
         for run in self.runs().filter(|run| !run.is_empty()) {
             let (first, last) = (run.start, run.end - 1);
-            x0 = x0.min(first / height);
-            x1 = x1.max(last / height + 1);
-            let same_column = first / height == last / height;
-            y0 = y0.min(if same_column { first % height } else { 0 });
-            y1 = y1.max(if same_column {
-                last % height + 1
-            } else {
-                height
-            });
+            let (left, right) = (first / height, last / height);
+            let (top, bottom) = match left == right {
+                true => (first % height, last % height + 1),
+                false => (0, height),
+            };
+            (x0, y0) = (x0.min(left), y0.min(top));
+            (x1, y1) = (x1.max(right + 1), y1.max(bottom));
         }
         (x1 > 0).then(|| BoxXyxy::from([x0 as f32, y0 as f32, x1 as f32, y1 as f32]))
     }
@@ -180,9 +178,11 @@ impl Rle {
                 u32::try_from(value).map_err(|_| broken("a count is negative or over 32 bits"))?,
             );
         }
-        let rle = Self { size, counts };
-        rle.check()?;
-        Ok(rle)
+        Self { size, counts }.checked()
+    }
+
+    fn checked(self) -> Result<Self> {
+        self.check().map(|()| self)
     }
 
     fn check(&self) -> Result<()> {
@@ -216,12 +216,6 @@ impl Rle {
     }
 }
 
-impl From<&Mask> for Rle {
-    fn from(mask: &Mask) -> Self {
-        Self::encode(mask)
-    }
-}
-
 #[derive(Serialize, Deserialize)]
 struct Document {
     size: [usize; 2],
@@ -252,17 +246,14 @@ impl Serialize for Rle {
     }
 }
 
-impl<'de> Deserialize<'de> for Rle {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let Document { size, counts } = Document::deserialize(deserializer)?;
+impl TryFrom<Document> for Rle {
+    type Error = Error;
+
+    fn try_from(Document { size, counts }: Document) -> Result<Self> {
         match counts {
             Counts::Compressed(text) => Self::from_compressed(size, &text),
-            Counts::Plain(counts) => {
-                let rle = Self { size, counts };
-                rle.check().map(|()| rle)
-            }
+            Counts::Plain(counts) => Self { size, counts }.checked(),
         }
-        .map_err(serde::de::Error::custom)
     }
 }
 
