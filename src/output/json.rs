@@ -96,12 +96,12 @@ pub struct PromptEntry {
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        serialize_with = "optional_box_of_two_decimals"
+        serialize_with = "box_of_two_decimals"
     )]
     pub box_xyxy: Option<BoxXyxy>,
     /// How sure the model is that the image shows the prompted thing at all, in 0..=1; `null` for
     /// models that do not say.
-    #[serde(serialize_with = "score_or_null")]
+    #[serde(serialize_with = "score")]
     pub presence: Option<f32>,
     /// What was found.
     pub instances: Vec<InstanceEntry>,
@@ -129,7 +129,7 @@ pub struct InstanceEntry {
     #[serde(
         default,
         skip_serializing_if = "Option::is_none",
-        serialize_with = "score_or_null"
+        serialize_with = "score"
     )]
     pub stability: Option<f32>,
     /// The box in pixels, two decimals.
@@ -176,30 +176,24 @@ fn rounded(value: f64, decimals: i32) -> f64 {
     (value * unit).round() / unit
 }
 
-fn score<S: Serializer>(score: &f32, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(rounded(finite(*score)?, 4))
-}
-
-fn score_or_null<S: Serializer>(score: &Option<f32>, serializer: S) -> Result<S::Ok, S::Error> {
-    let score = score.map(finite).transpose()?;
+/// A score, or `null` where there is none.
+fn score<S: Serializer>(
+    score: &(impl Copy + Into<Option<f32>>),
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let score = (*score).into().map(finite).transpose()?;
     score.map(|score| rounded(score, 4)).serialize(serializer)
 }
 
-fn optional_box_of_two_decimals<S: Serializer>(
-    b: &Option<BoxXyxy>,
+/// A box, or `null` where there is none.
+fn box_of_two_decimals<S: Serializer>(
+    bbox: &(impl Copy + Into<Option<BoxXyxy>>),
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    match b {
-        Some(b) => box_of_two_decimals(b, serializer),
-        None => serializer.serialize_none(),
-    }
-}
-
-fn box_of_two_decimals<S: Serializer>(b: &BoxXyxy, serializer: S) -> Result<S::Ok, S::Error> {
-    let mut edges = [0.; 4];
-    for (rounded_edge, edge) in edges.iter_mut().zip(<[f32; 4]>::from(*b)) {
-        *rounded_edge = rounded(finite(edge)?, 2);
-    }
+    let bbox: Option<BoxXyxy> = (*bbox).into();
+    let edge = |edge: f32| Ok(rounded(finite(edge)?, 2));
+    let edges = bbox.map(|bbox| <[f32; 4]>::from(bbox).into_iter().map(edge).collect());
+    let edges: Option<Vec<f64>> = edges.transpose()?;
     edges.serialize(serializer)
 }
 
