@@ -99,6 +99,18 @@ impl Category {
     }
 }
 
+impl ImageEntry {
+    pub(super) fn new(id: usize, file_name: &str, size: Size) -> Self {
+        Self {
+            id,
+            file_name: file_name.to_string(),
+            width: size.width,
+            height: size.height,
+            source: None,
+        }
+    }
+}
+
 impl Dataset {
     /// A dataset without images, to be labeled by `model`.
     pub fn new(model: &str) -> Self {
@@ -141,13 +153,7 @@ impl Dataset {
     /// Adds an image without objects; returns its id.
     pub fn add_image(&mut self, file_name: &str, size: Size) -> usize {
         let id = self.images.len() + 1;
-        self.images.push(ImageEntry {
-            id,
-            file_name: file_name.to_string(),
-            width: size.width,
-            height: size.height,
-            source: None,
-        });
+        self.images.push(ImageEntry::new(id, file_name, size));
         id
     }
 

@@ -21,10 +21,9 @@ pub(super) fn write_document(
     pictures: &dyn Pictures,
     polygons: bool,
 ) -> Result<()> {
-    let name = if polygons {
-        "coco-polygon.json"
-    } else {
-        "coco.json"
+    let name = match polygons {
+        true => "coco-polygon.json",
+        false => "coco.json",
     };
     let mut file = NewFile::create(layout, name)?;
     file.write(
@@ -34,13 +33,8 @@ pub(super) fn write_document(
     pictures.for_each(&mut |picture| {
         id += 1;
         file.write(if id > 1 { "," } else { "" })?;
-        file.write(ascii::json(&ImageEntry {
-            id,
-            file_name: picture.name.clone(),
-            width: picture.width,
-            height: picture.height,
-            source: None,
-        }))
+        let entry = ImageEntry::new(id, &picture.name, picture.size());
+        file.write(ascii::json(&entry))
     })?;
     file.write(r#"],"annotations":["#)?;
     let (mut image_id, mut id) = (0, 0);
@@ -53,20 +47,15 @@ pub(super) fn write_document(
                 let (lists, filled) = polygons_of(layout, &object.mask)?;
                 ascii::json(&annotation(object, [id, image_id], lists, &filled))
             } else {
-                ascii::json(&annotation(
-                    object,
-                    [id, image_id],
-                    &object.mask,
-                    &object.mask,
-                ))
+                let mask = &object.mask;
+                ascii::json(&annotation(object, [id, image_id], mask, mask))
             })?;
         }
         Ok(())
     })?;
-    let categories = layout.classes.iter().enumerate();
-    let categories: Vec<Category> = categories
-        .map(|(i, name)| Category::new(i + 1, name))
-        .collect();
+    let categories = (1..).zip(&layout.classes);
+    let categories = categories.map(|(id, name)| Category::new(id, name));
+    let categories: Vec<Category> = categories.collect();
     file.write(r#"],"categories":"#)?;
     file.write(ascii::json(&categories))?;
     file.write("}\n")?;
