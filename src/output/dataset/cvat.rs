@@ -14,11 +14,9 @@ pub(super) fn write_document(layout: &Layout, pictures: &dyn Pictures) -> Result
         format!("<label><name>{name}</name><type>mask</type><attributes></attributes></label>")
     });
     let labels: String = labels.collect();
-    file.write(
-        "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<annotations>\n  <version>1.1</version>\n",
-    )?;
     file.write(format!(
-        "  <meta><task><labels>{labels}</labels></task></meta>\n"
+        "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<annotations>\n  <version>1.1</version>\n  \
+         <meta><task><labels>{labels}</labels></task></meta>\n"
     ))?;
     let mut id = 0;
     pictures.for_each(&mut |picture| {
@@ -84,16 +82,5 @@ fn mask(layout: &Layout, object: &Object) -> Result<String> {
 
 /// Text for XML, in quotes too. Control characters have no form in XML and become spaces.
 pub(super) fn escaped(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            c if c.is_control() => escaped.push(' '),
-            c => escaped.push(c),
-        }
-    }
-    escaped
+    htmlize::escape_attribute(text).replace(char::is_control, " ")
 }
