@@ -119,7 +119,7 @@ impl<'a> Run<'a> {
         self.check()?;
         let span = tracing::debug_span!(target: "candle_sam3::stage", "stage", name);
         let _entered = span.enter();
-        let _scope = Scope::enter(self.cancel.clone());
+        let _scope = Scope(CURRENT.replace(self.cancel.clone()));
         let done = work();
         // A layer that stops reports an error of its own; what the caller asked for is the cause.
         self.check()?;
@@ -149,12 +149,6 @@ thread_local! {
 
 /// Restores the previous token when it goes out of scope, so that nested runs do not leak theirs.
 struct Scope(Option<CancelToken>);
-
-impl Scope {
-    fn enter(token: Option<CancelToken>) -> Self {
-        Self(CURRENT.replace(token))
-    }
-}
 
 impl Drop for Scope {
     fn drop(&mut self) {

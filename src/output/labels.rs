@@ -252,16 +252,13 @@ pub(super) fn draw(image: &mut Image, label: &Label) {
         let Some(outlined) = font().outline_glyph(glyph) else {
             continue;
         };
-        let bounds = outlined.px_bounds();
-        let (x0, y0) = (bounds.min.x as isize, bounds.min.y as isize);
+        let corner = outlined.px_bounds().min;
         outlined.draw(|x, y, coverage| {
-            canvas::blend(
-                image,
-                x0 + x as isize,
-                y0 + y as isize,
-                text_color,
-                coverage,
+            let (x, y) = (
+                corner.x as isize + x as isize,
+                corner.y as isize + y as isize,
             );
+            canvas::blend(image, x, y, text_color, coverage);
         });
     }
 }
