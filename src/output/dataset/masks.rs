@@ -1,33 +1,25 @@
-//! One black and white PNG for each object.
+//! One PNG for each object: black and white, or cut out on a transparent ground.
 
-use super::{Layout, Object, Picture, files};
+use super::{Layout, Picture, files};
 use crate::error::Result;
-use crate::output::masks::{mask_file_name, mask_png};
+use crate::mask::Mask;
+use crate::output::masks::mask_file_name;
 
-pub(super) fn write_picture(layout: &Layout, picture: &Picture) -> Result<()> {
-    clear(layout, "masks", picture)?;
+/// Writes `FOLDER/PICTURE/INDEX_CLASS_SCORE.png` in place of what an earlier version of the picture left;
+/// nothing for an object that has no PNG.
+pub(super) fn write_picture(
+    layout: &Layout,
+    picture: &Picture,
+    folder: &str,
+    png_of: impl Fn(&Mask) -> Result<Option<Vec<u8>>>,
+) -> Result<()> {
+    let folder = format!("{folder}/{}", layout.stem(&picture.name));
+    files::remove_files(layout, &folder)?;
     for (index, object) in picture.objects.iter().enumerate() {
-        let mask = object.mask.decode()?;
-        let path = object_path(layout, "masks", picture, index, object);
-        files::write(layout, &path, mask_png(&mask)?)?;
+        if let Some(png) = png_of(&object.mask.decode()?)? {
+            let name = mask_file_name(index, layout.class(object.class), object.score);
+            files::write(layout, &format!("{folder}/{name}"), png)?;
+        }
     }
     Ok(())
-}
-
-/// Removes what an earlier version of the picture left.
-pub(super) fn clear(layout: &Layout, folder: &str, picture: &Picture) -> Result<()> {
-    files::remove_files(layout, &format!("{folder}/{}", layout.stem(&picture.name)))
-}
-
-/// `FOLDER/PICTURE/INDEX_CLASS_SCORE.png`.
-pub(super) fn object_path(
-    layout: &Layout,
-    folder: &str,
-    picture: &Picture,
-    index: usize,
-    object: &Object,
-) -> String {
-    let name = mask_file_name(index, layout.class(object.class), object.score);
-    let stem = layout.stem(&picture.name);
-    format!("{folder}/{stem}/{name}")
 }

@@ -8,7 +8,6 @@
 pub(super) mod ascii;
 mod coco;
 mod csv;
-mod cutout;
 mod cvat;
 mod files;
 mod imagefolder;
@@ -30,7 +29,9 @@ pub(super) use voc::indexed_png;
 use crate::Size;
 use crate::error::{Error, Result};
 use crate::image::Image;
-use crate::mask::Rle;
+use crate::mask::{Mask, Rle};
+use crate::output::cutout::cutout_png;
+use crate::output::masks::mask_png;
 
 /// A found object.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -101,8 +102,13 @@ pub fn write_picture(
             Format::LabelMe => labelme::write_picture(layout, picture, source)?,
             Format::Voc => voc::write_picture(layout, picture, source)?,
             Format::ImageFolder => imagefolder::write_picture(layout, picture, source)?,
-            Format::Masks => masks::write_picture(layout, picture)?,
-            Format::Cutout => cutout::write_picture(layout, picture, image)?,
+            Format::Masks => {
+                masks::write_picture(layout, picture, "masks", |mask| mask_png(mask).map(Some))?;
+            }
+            Format::Cutout => {
+                let cut = |mask: &Mask| cutout_png(image, mask, false);
+                masks::write_picture(layout, picture, "cutout", cut)?;
+            }
             Format::Coco
             | Format::CocoPolygon
             | Format::LabelStudio
