@@ -12,6 +12,7 @@ use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::options::name_hash;
@@ -196,16 +197,14 @@ impl Journal {
 /// Refuses to write over what is not from a run: labels made by hand, pictures.
 fn check_free(root: &Path, layout: &Layout) -> Result<()> {
     let mut places = layout.formats.iter().flat_map(|format| format.places());
-    match places.find(|place| fs::symlink_metadata(root.join(place)).is_ok()) {
-        Some(place) => Err(Error::dataset(
-            root,
-            format!(
-                "holds {place}, which is not from a run of this program; move it, or use another \
-                 folder"
-            ),
-        )),
-        None => Ok(()),
-    }
+    let taken = places.find(|place| fs::symlink_metadata(root.join(place)).is_ok());
+    let Some(place) = taken else {
+        return Ok(());
+    };
+    let problem = format!(
+        "holds {place}, which is not from a run of this program; move it, or use another folder"
+    );
+    Err(Error::dataset(root, problem))
 }
 
 /// Runs into one folder must look for the same, with the same model, and write the same.
@@ -248,27 +247,36 @@ struct Stored {
 impl Stored {
     /// `None` when the run ended before its first line was complete.
     fn header(&self) -> Result<Option<Header>> {
-        let file = File::open(&self.path).map_err(|cause| Error::io(&self.path, cause))?;
+        let path = &self.path;
         let mut line = Vec::new();
-        let read = BufReader::new(file).read_until(b'\n', &mut line);
-        read.map_err(|cause| Error::io(&self.path, cause))?;
-        if line.last() != Some(&b'\n') {
+        if !next_line(&mut BufReader::new(open(path)?), &mut line, path)? {
             return Ok(None);
         }
-        let header = serde_json::from_slice(&line);
-        let header: Header =
-            header.map_err(|error| Error::dataset(&self.path, format!("line 1: {error}")))?;
-        match (1..=MAX_SHARDS).contains(&header.shards) {
-            true => Ok(Some(header)),
-            false => Err(Error::dataset(
-                &self.path,
-                format!(
-                    "line 1: {} parts; at most {MAX_SHARDS} can be",
-                    header.shards
-                ),
-            )),
+        let header: Header = parsed(&line, 1, path)?;
+        let parts = header.shards;
+        if !(1..=MAX_SHARDS).contains(&parts) {
+            let problem = format!("line 1: {parts} parts; at most {MAX_SHARDS} can be");
+            return Err(Error::dataset(path, problem));
         }
+        Ok(Some(header))
     }
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::open(path).map_err(|cause| Error::io(path, cause))
+}
+
+/// Reads the next line with its end; `false` at the end of the file, and for a line that was cut off.
+fn next_line(reader: &mut BufReader<File>, line: &mut Vec<u8>, path: &Path) -> Result<bool> {
+    line.clear();
+    let read = reader.read_until(b'\n', line);
+    read.map_err(|cause| Error::io(path, cause))?;
+    Ok(line.ends_with(b"\n"))
+}
+
+fn parsed<T: DeserializeOwned>(line: &[u8], number: usize, path: &Path) -> Result<T> {
+    serde_json::from_slice(line)
+        .map_err(|error| Error::dataset(path, format!("line {number}: {error}")))
 }
 
 /// The journals of a folder, by part and start.
@@ -326,33 +334,28 @@ impl Records {
     /// [`Error::Io`].
     pub fn read(root: &Path) -> Result<Self> {
         let folder = root.join(FOLDER);
+        let none = || Error::dataset(root, "holds no results of `sam3 label`");
         if !folder.is_dir() {
-            return Err(Error::dataset(root, "holds no results of `sam3 label`"));
+            return Err(none());
         }
-        let journals = list(&folder)?;
         let mut records: Option<Self> = None;
-        for journal in &journals {
+        for journal in list(&folder)? {
             let Some(header) = journal.header()? else {
                 continue;
             };
-            match &records {
-                Some(records) => agree(root, &records.header, &header)?,
-                None => {
-                    records = Some(Self {
-                        files: Vec::new(),
-                        done: BTreeMap::new(),
-                        failed: BTreeMap::new(),
-                        finished: vec![false; header.shards],
-                        header,
-                    });
-                }
+            if let Some(records) = &records {
+                agree(root, &records.header, &header)?;
             }
-            if let Some(records) = &mut records {
-                records.add(journal)?;
-            }
+            let records = records.get_or_insert_with(|| Self {
+                files: Vec::new(),
+                done: BTreeMap::new(),
+                failed: BTreeMap::new(),
+                finished: vec![false; header.shards],
+                header,
+            });
+            records.add(&journal)?;
         }
-        let mut records =
-            records.ok_or_else(|| Error::dataset(root, "holds no results of `sam3 label`"))?;
+        let mut records = records.ok_or_else(none)?;
         records.header.layout.root = root.to_path_buf();
         records.header.layout.temporary = folder.join("documents.tmp");
         Ok(records)
@@ -360,33 +363,25 @@ impl Records {
 
     fn add(&mut self, journal: &Stored) -> Result<()> {
         let path = &journal.path;
-        let file = File::open(path).map_err(|cause| Error::io(path, cause))?;
-        let mut reader = BufReader::new(file);
-        let number = self.files.len();
+        let mut reader = BufReader::new(open(path)?);
+        let file = self.files.len();
         self.files.push(path.clone());
-        let (mut start, mut text, mut count) = (0, Vec::new(), 0);
-        loop {
-            text.clear();
-            let read = reader.read_until(b'\n', &mut text);
-            let length = read.map_err(|cause| Error::io(path, cause))?;
-            if text.last() != Some(&b'\n') {
-                return Ok(());
-            }
-            count += 1;
-            if count > 1 {
-                let line = serde_json::from_slice(&text);
-                let line: Line =
-                    line.map_err(|error| Error::dataset(path, format!("line {count}: {error}")))?;
+        let (mut start, mut number, mut line) = (0, 0, Vec::new());
+        while next_line(&mut reader, &mut line, path)? {
+            number += 1;
+            let length = line.len();
+            if number > 1 {
                 let place = Place {
                     stamp: Stamp::default(),
-                    file: number,
+                    file,
                     start,
                     length,
                 };
-                self.note(line, place, journal.shard);
+                self.note(parsed(&line, number, path)?, place, journal.shard);
             }
             start += length as u64;
         }
+        Ok(())
     }
 
     /// The last line about a picture holds.
@@ -394,13 +389,8 @@ impl Records {
         match line {
             Line::Done { picture, file } => {
                 self.failed.remove(&picture.name);
-                self.done.insert(
-                    picture.name,
-                    Place {
-                        stamp: file,
-                        ..place
-                    },
-                );
+                let stamp = file;
+                self.done.insert(picture.name, Place { stamp, ..place });
             }
             Line::Failed { name, error } => {
                 self.done.remove(&name);
@@ -457,15 +447,14 @@ impl Records {
             return Ok(None);
         };
         let path = &self.files[place.file];
-        let file = File::open(path).map_err(|cause| Error::io(path, cause))?;
-        read_line(&file, path, place).map(Some)
+        read_line(&open(path)?, path, place).map(Some)
     }
 }
 
 impl Pictures for Records {
     fn for_each(&self, visit: &mut dyn FnMut(&Picture) -> Result<()>) -> Result<()> {
-        let open = |path: &PathBuf| File::open(path).map_err(|cause| Error::io(path, cause));
-        let files: Vec<File> = self.files.iter().map(open).collect::<Result<_>>()?;
+        let files = self.files.iter().map(|path| open(path));
+        let files = files.collect::<Result<Vec<File>>>()?;
         for &place in self.done.values() {
             let picture = read_line(&files[place.file], &self.files[place.file], place)?;
             visit(&picture)?;
