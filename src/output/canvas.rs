@@ -81,10 +81,7 @@ impl Outline {
     pub(super) fn new(mask: &Mask, width: f32) -> Self {
         let points = smooth(&contour::outline(mask));
         let reach = width / 2.0 + 0.5;
-        let (mut least, mut most) = ([0.0; 2], [0.0; 2]);
-        if let Some(&(x, y)) = points.first() {
-            (least, most) = ([x, y], [x, y]);
-        }
+        let [mut least, mut most] = [points.first().map_or([0.0; 2], |&(x, y)| [x, y]); 2];
         for &(x, y) in &points {
             least = [x.min(least[0]), y.min(least[1])];
             most = [x.max(most[0]), y.max(most[1])];

@@ -98,18 +98,12 @@ impl Place {
 
     /// Refuses a file of another image.
     fn check_file(&self, path: &Path) -> Result<()> {
+        let read = || fs::read(path).map_err(|cause| Error::io(path, cause));
         let other = match path.extension().and_then(|e| e.to_str()) {
-            Some("png") => {
-                let head = head(path)?;
-                png::source(&head).is_some_and(|source| source != self.source)
-            }
-            Some("json") => {
-                let bytes = fs::read(path).map_err(|cause| Error::io(path, cause))?;
-                json_source(&bytes).is_some_and(|source| source != self.source)
-            }
+            Some("png") => png::source(&head(path)?).is_some_and(|source| source != self.source),
+            Some("json") => json_source(&read()?).is_some_and(|source| source != self.source),
             Some("csv") => {
-                let table = fs::read(path).map_err(|cause| Error::io(path, cause))?;
-                let file = csv::first_file(&String::from_utf8_lossy(&table));
+                let file = csv::first_file(&String::from_utf8_lossy(&read()?));
                 file.is_some_and(|file| !is_same(Path::new(&file), &self.image))
             }
             _ => false,

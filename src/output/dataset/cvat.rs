@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::files::NewFile;
 use super::{Layout, Object, Picture, Pictures};
+use crate::Size;
 use crate::error::Result;
 
 pub(super) fn write_document(layout: &Layout, pictures: &dyn Pictures) -> Result<()> {
@@ -44,28 +45,22 @@ fn mask(layout: &Layout, object: &Object) -> Result<String> {
     let Some(extent) = mask.extent() else {
         return Ok(String::new());
     };
+    let mask = mask.cropped(&extent);
     let (left, top) = (extent.columns.start, extent.rows.start);
-    let (width, height) = (extent.columns.len(), extent.rows.len());
+    let Size { width, height } = mask.size();
     // Runs outside and inside in turn, row by row in the box, the first one outside.
-    let mut counts: Vec<usize> = vec![0];
-    let mut inside = false;
-    let mut add = |count: usize, value: bool| {
-        if count > 0 && value != inside {
-            counts.push(0);
-            inside = value;
+    let mut counts: Vec<usize> = Vec::new();
+    let mut end = 0;
+    for span in mask.spans(mask.size()) {
+        match counts.last_mut() {
+            // It goes on from the row above.
+            Some(inside) if span.start == end => *inside += span.len(),
+            _ => counts.extend([span.start - end, span.len()]),
         }
-        if let Some(last) = counts.last_mut() {
-            *last += count;
-        }
-    };
-    for y in extent.rows.clone() {
-        let mut x = left;
-        for run in mask.runs(y) {
-            add(run.start - x, false);
-            add(run.len(), true);
-            x = run.end;
-        }
-        add(extent.columns.end - x, false);
+        end = span.end;
+    }
+    if end < width * height {
+        counts.push(width * height - end);
     }
     let counts: Vec<String> = counts.iter().map(usize::to_string).collect();
     let label = escaped(layout.class(object.class));

@@ -85,17 +85,15 @@ pub(super) fn link(layout: &Layout, relative: &str, source: &Path) -> Result<()>
     {
         return Err(Error::writing(&path, cause));
     }
+    // A link to a symbolic link would break with it.
+    let followed = || fs::canonicalize(source).map_err(|cause| Error::io(source, cause));
     match layout.link {
         Link::Hard => {
-            // A link to a symbolic link would break with it.
-            let source = fs::canonicalize(source).map_err(|cause| Error::io(source, cause))?;
+            let source = followed()?;
             fs::hard_link(&source, &path).or_else(|_| copy(layout, &source, &path))
         }
         Link::Copy => copy(layout, source, &path),
-        Link::Symbolic => {
-            let source = fs::canonicalize(source).map_err(|cause| Error::io(source, cause))?;
-            symbolic_link(&source, &path)
-        }
+        Link::Symbolic => symbolic_link(&followed()?, &path),
     }
     .map_err(|cause| Error::writing(&path, cause))
 }

@@ -18,10 +18,8 @@ impl Encoder {
     /// # Errors
     /// [`Error::Unsupported`] where there is no `ffmpeg`; [`Error::Io`].
     pub(super) fn new(path: &Path, size: Size, frames_per_second: f64) -> Result<Self> {
-        let (size, rate) = (
-            format!("{}x{}", size.width, size.height),
-            frames_per_second.to_string(),
-        );
+        let size = format!("{}x{}", size.width, size.height);
+        let rate = frames_per_second.to_string();
         let mut process = ffmpeg::command();
         process.args([
             "-y", "-f", "rawvideo", "-pix_fmt", "rgb24", "-s", &size, "-r", &rate,
@@ -44,11 +42,8 @@ impl Encoder {
     /// # Errors
     /// [`Error::InvalidImage`] with what `ffmpeg` complains about.
     pub(super) fn add(&mut self, image: &Image) -> Result<()> {
-        match self
-            .process
-            .input()
-            .map(|pipe| pipe.write_all(image.pixels()))
-        {
+        let input = self.process.input();
+        match input.map(|pipe| pipe.write_all(image.pixels())) {
             Some(Ok(())) => Ok(()),
             _ => Err(self.process.complaint("did not take a frame")),
         }
