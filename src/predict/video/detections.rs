@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::frames::other_size;
+use super::frames::check_size;
 use super::{ConceptMasks, ConceptObject, state};
 use crate::image::Image;
 use crate::mask::{BoxXyxy, Mask, Rle};
@@ -127,10 +127,7 @@ impl<'m> DetectionSession<'m> {
     /// [`Error::InvalidImage`] for a frame of another size than the first; [`Error::Cancelled`].
     pub fn push(&mut self, image: &Image, run: &mut Run) -> Result<ConceptMasks> {
         let frame = self.record.next;
-        let size = *self.record.size.get_or_insert(image.size());
-        if image.size() != size {
-            return Err(other_size(frame, image.size(), size));
-        }
+        check_size(&mut self.record.size, frame, image.size())?;
         let embedding = self.model.encode_image(image, run)?;
         let options = concept::Options {
             threshold: self.options.threshold,

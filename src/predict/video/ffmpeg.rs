@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread::JoinHandle;
 
+use super::About;
 use crate::image::Image;
 use crate::{Error, Result};
 
@@ -128,20 +129,12 @@ pub fn ffmpeg_is_there() -> Result<()> {
     process.finish()
 }
 
-/// What is known of a video file before its frames are read.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Probe {
-    pub(crate) frames_per_second: Option<f64>,
-    /// How long it says it is.
-    pub(crate) seconds: Option<f64>,
-}
-
 /// Decodes a file's first frame to learn what `ffmpeg` makes of it.
 ///
 /// # Errors
 /// [`Error::Unsupported`] where there is no `ffmpeg`; [`Error::InvalidImage`] for a file without a
 /// video, and one that is broken from the start.
-pub(crate) fn probe(path: &Path) -> Result<Probe> {
+pub(crate) fn probe(path: &Path) -> Result<About> {
     let mut command = command();
     command.args(["-v", "info", "-i"]).arg(file(path));
     command.args(["-map", "0:v:0", "-frames:v", "1", "-vf", "scale=16:16"]);
@@ -164,9 +157,14 @@ pub(crate) fn probe(path: &Path) -> Result<Probe> {
         .find_map(|part| part.strip_prefix('F'));
     let said = process.said();
     let duration = said.split("Duration: ").nth(1);
-    Ok(Probe {
-        frames_per_second: rate.and_then(fraction),
-        seconds: duration.and_then(|text| clock(text.split(',').next()?)),
+    let frames_per_second = rate.and_then(fraction);
+    // How long it says it is.
+    let seconds = duration.and_then(|text| clock(text.split(',').next()?));
+    let product = frames_per_second.zip(seconds);
+    Ok(About {
+        frames: None,
+        likely_frames: product.map(|(rate, seconds)| (rate * seconds).round() as usize),
+        frames_per_second,
     })
 }
 

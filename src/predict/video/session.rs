@@ -11,7 +11,7 @@ use crate::models::tracker::{
 };
 use crate::{Error, Result, Run, Size};
 
-use super::frames::{Frames, other_size};
+use super::frames::{Frames, check_size, no_such_frame};
 use super::group::{Group, Prompted, mask_of, unknown};
 use super::state::{self, GroupRecord};
 use super::{FrameMasks, ObjectMask};
@@ -168,14 +168,9 @@ impl<'m> Session<'m> {
     /// As of [`Session::push`]; [`Error::InvalidArgument`] for a frame beyond the video's end.
     pub fn open(&mut self, frame: usize, image: &Image, run: &mut Run) -> Result<()> {
         if let Some(len) = self.options.num_frames.filter(|len| frame >= *len) {
-            return Err(Error::InvalidArgument(format!(
-                "frame {frame} of a video of {len} frames; they are numbered from 0"
-            )));
+            return Err(no_such_frame(frame, len));
         }
-        let size = *self.size.get_or_insert(image.size());
-        if image.size() != size {
-            return Err(other_size(frame, image.size(), size));
-        }
+        check_size(&mut self.size, frame, image.size())?;
         let features = self.model.encode_frame(image, run)?;
         self.current = Some((frame, features));
         Ok(())

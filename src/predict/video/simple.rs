@@ -8,7 +8,7 @@
 use candle::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::frames::other_size;
+use super::frames::check_size;
 use super::{FrameMasks, ObjectMask, state};
 use crate::device::download;
 use crate::image::Image;
@@ -88,11 +88,8 @@ impl<'m> SimpleSession<'m> {
         prompts: &[(u32, VisualPrompt)],
         run: &mut Run,
     ) -> Result<FrameMasks> {
-        let size = *self.size.get_or_insert(image.size());
-        if image.size() != size {
-            return Err(other_size(self.next, image.size(), size));
-        }
         let frame = self.next;
+        check_size(&mut self.size, frame, image.size())?;
         let embedding = self.model.encode_interactive(image, run)?;
         let single = interactive::Options {
             multimask: Multimask::One,

@@ -29,7 +29,7 @@ pub use options::Options;
 
 use serde::{Deserialize, Serialize};
 
-use super::frames::{Frames, other_size};
+use super::frames::{Frames, check_size};
 use super::session::{Keep, Span};
 use super::state;
 use crate::device::{download_rows, upload};
@@ -250,10 +250,7 @@ impl<'m> ConceptSession<'m> {
     }
 
     fn process(&mut self, frame: usize, image: &Image, reverse: bool, run: &mut Run) -> Result<()> {
-        let size = *self.size.get_or_insert(image.size());
-        if image.size() != size {
-            return Err(other_size(frame, image.size(), size));
-        }
+        let size = check_size(&mut self.size, frame, image.size())?;
         let is_first = self.prompted.is_none();
         if is_first {
             concept::validate(

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use ::image::codecs::{gif::GifDecoder, webp::WebPDecoder};
 use ::image::{AnimationDecoder, DynamicImage, Frame, Frames, ImageDecoder, ImageError, Limits};
 
-use super::other_size;
+use super::{check_size, ending};
 use crate::image::Image;
-use crate::{Error, Result};
+use crate::{Error, Result, Size};
 
 /// The frames of an animation as they are shown, each on top of the ones before it.
 pub(super) struct Animation {
@@ -26,10 +26,7 @@ impl Animation {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let file = BufReader::new(File::open(path).map_err(|e| Error::io(path, e))?);
         let broken = |error| invalid(path, error);
-        let is_webp = path
-            .extension()
-            .is_some_and(|e| e.eq_ignore_ascii_case("webp"));
-        let frames = if is_webp {
+        let frames = if ending(path) == "webp" {
             let mut decoder = WebPDecoder::new(file).map_err(broken)?;
             decoder.set_limits(Limits::default()).map_err(broken)?;
             if !decoder.has_animation() {
@@ -81,19 +78,15 @@ fn invalid(path: &Path, error: ImageError) -> Error {
 /// As of [`Animation::open`] and [`Animation::read`]; [`Error::InvalidImage`] for no frame.
 pub(super) fn survey(path: &Path) -> Result<(usize, Option<f64>)> {
     let mut animation = Animation::open(path)?;
-    let (mut count, mut first, mut is_even) = (0, None, true);
+    let (mut count, mut size, mut delay, mut is_even) = (0, None, None, true);
     while let Some(frame) = animation.decode(count)? {
         let (width, height) = frame.buffer().dimensions();
-        let size = crate::Size::new(width as usize, height as usize);
-        let shown = (size, frame.delay().numer_denom_ms());
-        let (first_size, first_delay) = *first.get_or_insert(shown);
-        if size != first_size {
-            return Err(other_size(count, size, first_size));
-        }
-        is_even &= shown.1 == first_delay;
+        check_size(&mut size, count, Size::new(width as usize, height as usize))?;
+        let shown = frame.delay().numer_denom_ms();
+        is_even &= *delay.get_or_insert(shown) == shown;
         count += 1;
     }
-    let Some((_, (ms, parts))) = first else {
+    let Some((ms, parts)) = delay else {
         return Err(Error::InvalidImage(format!("{}: no frame", path.display())));
     };
     let rate = 1000. * f64::from(parts) / f64::from(ms);

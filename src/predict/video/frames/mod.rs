@@ -41,7 +41,7 @@ impl Frames for Vec<Image> {
     }
 }
 
-fn no_such_frame(frame: usize, len: usize) -> Error {
+pub(super) fn no_such_frame(frame: usize, len: usize) -> Error {
     Error::InvalidArgument(format!(
         "frame {frame} of a video of {len} frames; they are numbered from 0"
     ))
@@ -58,6 +58,12 @@ const PICTURES: [&str; 9] = [
     "bmp", "gif", "jpeg", "jpg", "png", "ppm", "tif", "tiff", "webp",
 ];
 
+/// What a name ends in, in lower case.
+fn ending(path: &Path) -> String {
+    let ending = path.extension().and_then(|e| e.to_str());
+    ending.unwrap_or_default().to_ascii_lowercase()
+}
+
 impl Folder {
     /// The pictures of a folder; files of other kinds are left out.
     ///
@@ -68,11 +74,7 @@ impl Folder {
         let mut paths = vec![];
         for entry in entries {
             let path = entry.map_err(|e| Error::io(path, e))?.path();
-            let ending = path
-                .extension()
-                .and_then(|e| e.to_str())
-                .unwrap_or_default();
-            if PICTURES.contains(&ending.to_ascii_lowercase().as_str()) && path.is_file() {
+            if PICTURES.contains(&ending(&path).as_str()) && path.is_file() {
                 paths.push(path);
             }
         }
@@ -144,8 +146,20 @@ fn size_of(frame: usize, path: &Path) -> Result<Size> {
     }
 }
 
+/// The size of a frame, which is that of the first one; this may be the first.
+///
+/// # Errors
+/// [`Error::InvalidImage`] if it has another.
+pub(super) fn check_size(first: &mut Option<Size>, frame: usize, size: Size) -> Result<Size> {
+    let first = *first.get_or_insert(size);
+    match size == first {
+        true => Ok(size),
+        false => Err(other_size(frame, size, first)),
+    }
+}
+
 /// All frames of a video have the size of the first.
-pub(super) fn other_size(frame: usize, size: Size, first: Size) -> Error {
+fn other_size(frame: usize, size: Size, first: Size) -> Error {
     Error::InvalidImage(format!(
         "frame {frame} has {size} pixels and the frames before it {first}; all frames of a video \
          have one size"
@@ -206,42 +220,29 @@ impl FrameReader {
     /// frames of different sizes, a broken animation and a file that is no video;
     /// [`Error::Unsupported`] for a video file where there is no `ffmpeg`.
     pub fn open(path: &Path) -> Result<Self> {
-        let ending = path.extension().and_then(|e| e.to_str());
-        let ending = ending.unwrap_or_default().to_ascii_lowercase();
+        let counted = |frames, frames_per_second| About {
+            frames: Some(frames),
+            likely_frames: Some(frames),
+            frames_per_second,
+        };
         let (source, about) = if path.is_dir() {
             let folder = Folder::open(path)?;
             folder.check_sizes()?;
-            let about = About {
-                frames: Some(folder.len()),
-                ..About::default()
-            };
+            let about = counted(folder.len(), None);
             (Source::Folder(folder), about)
-        } else if matches!(ending.as_str(), "gif" | "webp") {
+        } else if matches!(ending(path).as_str(), "gif" | "webp") {
             let (frames, rate) = animation::survey(path)?;
-            let about = About {
-                frames: Some(frames),
-                frames_per_second: rate,
-                ..About::default()
-            };
+            let about = counted(frames, rate);
             (Source::Animation(Animation::open(path)?), about)
         } else {
             // Without this a missing file would be ffmpeg's complaint.
             path.metadata().map_err(|e| Error::io(path, e))?;
-            let probe = ffmpeg::probe(path)?;
-            let product = probe.frames_per_second.zip(probe.seconds);
-            let about = About {
-                likely_frames: product.map(|(rate, seconds)| (rate * seconds).round() as usize),
-                frames_per_second: probe.frames_per_second,
-                frames: None,
-            };
+            let about = ffmpeg::probe(path)?;
             (Source::Video(ffmpeg::Decoder::open(path)?), about)
         };
         Ok(Self {
             source,
-            about: About {
-                likely_frames: about.frames.or(about.likely_frames),
-                ..about
-            },
+            about,
             next: 0,
         })
     }
