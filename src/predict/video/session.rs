@@ -209,7 +209,7 @@ impl<'m> Session<'m> {
         let features = self.prompted_features(frame)?;
         let points = labeled_points(prompt, features.size, self.tracker.config().image_size)?;
         let (tracker, num_frames) = (self.tracker, self.num_frames());
-        let group = self.group_for(frame, id)?;
+        let group = self.group_for(frame, id);
         group.add_points(tracker, (frame, &features), id, &points, keep, num_frames)?;
         self.masks(frame, features.size)
     }
@@ -223,7 +223,7 @@ impl<'m> Session<'m> {
     pub fn prompt_mask(&mut self, frame: usize, id: u32, mask: &Mask) -> Result<FrameMasks> {
         let features = self.prompted_features(frame)?;
         let tracker = self.tracker;
-        let group = self.group_for(frame, id)?;
+        let group = self.group_for(frame, id);
         group.add_mask(tracker, (frame, &features), id, mask)?;
         self.masks(frame, features.size)
     }
@@ -258,25 +258,20 @@ impl<'m> Session<'m> {
     }
 
     /// The group that the object is in or joins.
-    fn group_for(&mut self, frame: usize, id: u32) -> Result<&mut Group> {
-        let has = |group: &Group| group.ids().any(|other| other == id);
+    fn group_for(&mut self, frame: usize, id: u32) -> &mut Group {
         let together = self.options.grouping == Grouping::Together;
         let alone = self.tracker.config().generation == Generation::Sam2;
-        let joins = |i: usize, group: &Group, first: &[usize]| {
-            group.is_open() && !alone && (together || first[i] == frame)
+        let joins = |(group, first): (&Group, &usize)| {
+            group.is_open() && !alone && (together || *first == frame)
         };
-        let known = self.groups.iter().position(has);
-        let first = &self.first_frames;
-        let open = || (0..self.groups.len()).find(|i| joins(*i, &self.groups[*i], first));
-        let index = match known.or_else(open) {
-            Some(index) => index,
-            None => {
-                self.groups.push(Group::new(self.tracker.config().slots));
-                self.first_frames.push(frame);
-                self.groups.len() - 1
-            }
-        };
-        Ok(&mut self.groups[index])
+        let known = self.groups.iter().position(|group| group.has(id));
+        let open = || self.groups.iter().zip(&self.first_frames).position(joins);
+        let index = known.or_else(open).unwrap_or_else(|| {
+            self.groups.push(Group::new(self.tracker.config().slots));
+            self.first_frames.push(frame);
+            self.groups.len() - 1
+        });
+        &mut self.groups[index]
     }
 
     /// Tracks all objects to the current frame.
@@ -331,11 +326,8 @@ impl<'m> Session<'m> {
             ));
         }
         for (done, frame) in order.iter().enumerate() {
-            if self
-                .current
-                .as_ref()
-                .is_none_or(|(current, _)| current != frame)
-            {
+            let current = self.current.as_ref().map(|(current, _)| current);
+            if current != Some(frame) {
                 self.open(*frame, &frames.get(*frame)?, run)?;
             }
             found(self.track(*frame, span.reverse, run)?)?;
@@ -360,13 +352,11 @@ impl<'m> Session<'m> {
     /// [`Error::InvalidPrompt`] for an unknown object.
     pub fn remove(&mut self, id: u32) -> Result<()> {
         self.group_of(id)?.remove(id)?;
-        let is_left: Vec<bool> = self.groups.iter().map(|g| g.ids().count() > 0).collect();
-        let mut is_left = is_left.iter();
-        self.first_frames.retain({
-            let mut is_left = is_left.clone();
-            move |_| is_left.next() == Some(&true)
-        });
-        self.groups.retain(|_| is_left.next() == Some(&true));
+        let is_left = |group: &Group| group.ids().next().is_some();
+        let mut groups = self.groups.iter();
+        self.first_frames
+            .retain(|_| groups.next().is_some_and(is_left));
+        self.groups.retain(is_left);
         Ok(())
     }
 
@@ -415,8 +405,9 @@ impl<'m> Session<'m> {
     }
 
     fn group_of(&mut self, id: u32) -> Result<&mut Group> {
-        let has = |group: &&mut Group| group.ids().any(|other| other == id);
-        self.groups.iter_mut().find(has).ok_or_else(|| unknown(id))
+        let mut groups = self.groups.iter_mut();
+        let group = groups.find(|group| group.has(id));
+        group.ok_or_else(|| unknown(id))
     }
 
     /// The latest masks of all objects on a frame.

@@ -401,10 +401,8 @@ impl Engine {
 
     /// Takes an object out.
     pub(crate) fn remove(&mut self, id: u32) -> Result<()> {
-        for group in &mut self.groups {
-            if group.ids().any(|other| other == id) {
-                group.remove(id)?;
-            }
+        if let Some(group) = self.groups.iter_mut().find(|group| group.has(id)) {
+            group.remove(id)?;
         }
         self.groups.retain(|group| group.ids().next().is_some());
         self.scores.remove(&id);

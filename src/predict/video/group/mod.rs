@@ -148,7 +148,12 @@ impl Group {
     }
 
     fn index(&self, id: u32) -> Option<usize> {
-        self.objects.iter().position(|object| object.id == id)
+        self.ids().position(|other| other == id)
+    }
+
+    /// Whether the object is one of these.
+    pub(crate) fn has(&self, id: u32) -> bool {
+        self.index(id).is_some()
     }
 
     /// The place of the object; a new one is appended.
