@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::group::{Group, Object};
 use crate::models::head::Label;
-use crate::models::tracker::{Entry, MemoryBank, Slots};
+use crate::models::tracker::{Entry, LabeledPoint, MemoryBank, Slots};
 use crate::{Error, Result};
 
 /// Key of the JSON in the metadata; the number changes with its form.
@@ -30,7 +30,7 @@ pub(super) struct GroupRecord {
 struct ObjectRecord {
     id: u32,
     points: BTreeMap<usize, Vec<([f32; 2], u8)>>,
-    masks: Vec<usize>,
+    masks: BTreeSet<usize>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -56,26 +56,15 @@ pub(super) type Tensors = HashMap<String, Tensor>;
 
 /// Takes a group apart. Answers to prompts that are not remembered yet are not part of it.
 pub(super) fn record_group(group: &Group, number: usize, tensors: &mut Tensors) -> GroupRecord {
+    let point = |(xy, label): &LabeledPoint| (*xy, *label as u8);
+    let on_frame = |(t, points): (&usize, &Vec<_>)| (*t, points.iter().map(point).collect());
     let object = |object: &Object| ObjectRecord {
         id: object.id,
-        points: object
-            .points
-            .iter()
-            .map(|(t, points)| {
-                (
-                    *t,
-                    points
-                        .iter()
-                        .map(|(xy, label)| (*xy, *label as u8))
-                        .collect(),
-                )
-            })
-            .collect(),
-        masks: object.masks.iter().copied().collect(),
+        points: object.points.iter().map(on_frame).collect(),
+        masks: object.masks.clone(),
     };
-    let bank = group.bank();
-    let entries = bank
-        .entries()
+    let entries = group.bank.entries();
+    let entries = entries
         .map(|(frame, is_cond, entry)| {
             for (part, tensor) in [
                 ("memory", entry.memory.as_ref()),
@@ -98,9 +87,9 @@ pub(super) fn record_group(group: &Group, number: usize, tensors: &mut Tensors) 
         })
         .collect();
     GroupRecord {
-        started: !group.is_open(),
+        started: group.started,
         objects: group.objects.iter().map(object).collect(),
-        slots: group.slots().clone(),
+        slots: group.slots.clone(),
         entries,
         tracked: group.tracked.clone(),
     }
@@ -119,15 +108,14 @@ pub(super) fn restore_group(
 ) -> Result<Group> {
     let objects = record.objects.into_iter().map(|object| {
         let mut restored = Object::new(object.id);
+        restored.masks = object.masks;
         for (t, points) in object.points {
             let label = |label: u8| LABELS.get(usize::from(label)).copied();
             let points = points.into_iter().map(|(xy, l)| Some((xy, label(l)?)));
-            let points = points.collect::<Option<Vec<_>>>();
-            restored
-                .points
-                .insert(t, points.ok_or_else(|| broken("an unknown label"))?);
+            let points = points.collect::<Option<_>>();
+            let points = points.ok_or_else(|| broken("an unknown label"))?;
+            restored.points.insert(t, points);
         }
-        restored.masks = object.masks.into_iter().collect();
         Ok(restored)
     });
     let objects = objects.collect::<Result<Vec<_>>>()?;
@@ -164,13 +152,14 @@ pub(super) fn restore_group(
             false => bank.insert_ordinary(entry.frame, restored),
         }
     }
-    Ok(Group::from_parts(
+    Ok(Group {
         objects,
-        record.slots,
+        slots: record.slots,
         bank,
-        record.started,
-        record.tracked,
-    ))
+        frames: BTreeMap::new(),
+        started: record.started,
+        tracked: record.tracked,
+    })
 }
 
 fn name(group: usize, frame: usize, part: &str) -> String {
@@ -186,9 +175,8 @@ pub(super) fn broken(why: &str) -> Error {
 pub(super) fn to_bytes(record: &impl Serialize, tensors: &Tensors) -> Result<Vec<u8>> {
     let json = serde_json::to_string(record).map_err(|e| broken(&e.to_string()))?;
     let metadata = HashMap::from([(KEY.to_string(), json)]);
-    let tensors = tensors
-        .iter()
-        .map(|(name, t)| Ok((name.as_str(), t.contiguous()?)));
+    let tensors = tensors.iter();
+    let tensors = tensors.map(|(name, t)| Ok((name.as_str(), t.contiguous()?)));
     let tensors = tensors.collect::<candle::Result<Vec<_>>>()?;
     safetensors::serialize(tensors, Some(metadata)).map_err(|e| Error::Tensor(e.into()))
 }

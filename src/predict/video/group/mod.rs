@@ -30,6 +30,8 @@ mod remember;
 
 pub(crate) use remember::Prompted;
 
+use remember::keys_of;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use candle::Tensor;
@@ -69,18 +71,23 @@ impl Object {
             pending: BTreeMap::new(),
         }
     }
+
+    /// The mask that was given for a frame and is not remembered yet.
+    fn given(&mut self, t: usize) -> Option<&mut Mask> {
+        self.pending.get_mut(&t)?.mask.as_mut()
+    }
 }
 
 /// Objects that are tracked together.
 #[derive(Debug, Clone)]
 pub(crate) struct Group {
     pub(super) objects: Vec<Object>,
-    slots: Slots,
-    bank: MemoryBank,
+    pub(super) slots: Slots,
+    pub(super) bank: MemoryBank,
     /// Frames with pending answers.
-    frames: BTreeMap<usize, FrameFeatures>,
+    pub(super) frames: BTreeMap<usize, FrameFeatures>,
     /// Whether tracking has begun: from then on the objects stay the same.
-    started: bool,
+    pub(super) started: bool,
     /// The frames that tracking has passed, and whether it went backward.
     pub(super) tracked: BTreeMap<usize, bool>,
 }
@@ -99,29 +106,13 @@ pub(crate) enum Known {
 impl Group {
     /// A group without objects, for a tracker that has so many slots.
     pub(crate) fn new(slots: usize) -> Self {
-        Self::from_parts(
-            vec![],
-            Slots::new(slots),
-            MemoryBank::default(),
-            false,
-            BTreeMap::new(),
-        )
-    }
-
-    pub(super) fn from_parts(
-        objects: Vec<Object>,
-        slots: Slots,
-        bank: MemoryBank,
-        started: bool,
-        tracked: BTreeMap<usize, bool>,
-    ) -> Self {
         Self {
-            objects,
-            slots,
-            bank,
+            objects: vec![],
+            slots: Slots::new(slots),
+            bank: MemoryBank::default(),
             frames: BTreeMap::new(),
-            started,
-            tracked,
+            started: false,
+            tracked: BTreeMap::new(),
         }
     }
 
@@ -167,20 +158,21 @@ impl Group {
 
     /// The latest answer for each object on a frame.
     pub(crate) fn known(&self, t: usize) -> Result<Vec<(u32, Known)>> {
-        let known = |(i, object): (usize, &Object)| {
-            let known = match object.pending.get(&t) {
-                Some(Pending {
-                    mask: Some(mask), ..
-                }) => Known::Given(mask.clone()),
-                Some(pending) => Known::Logits(pending.answers.low_res_logits.clone()),
-                None => match self.earlier(t, i)? {
-                    Some(answers) => Known::Logits(answers.low_res_logits),
-                    None => Known::Nothing,
-                },
-            };
-            Ok((object.id, known))
-        };
-        self.objects.iter().enumerate().map(known).collect()
+        let known = |(i, id)| Ok((id, self.known_of(t, i)?));
+        self.ids().enumerate().map(known).collect()
+    }
+
+    fn known_of(&self, t: usize, index: usize) -> Result<Known> {
+        Ok(match self.objects[index].pending.get(&t) {
+            Some(Pending {
+                mask: Some(mask), ..
+            }) => Known::Given(mask.clone()),
+            Some(pending) => Known::Logits(pending.answers.low_res_logits.clone()),
+            None => match self.earlier(t, index)? {
+                Some(answers) => Known::Logits(answers.low_res_logits),
+                None => Known::Nothing,
+            },
+        })
     }
 
     /// Scores of an object on a frame, if there is an answer: the logit of its being there, and the
@@ -240,7 +232,8 @@ impl Group {
             num_frames: at.num_frames,
         };
         let answers = tracker.track(frame, memory)?;
-        let entry = self.entry(tracker, frame, Entry::tracked(answers, &self.slots)?);
+        let mut entry = Entry::tracked(answers, &self.slots)?;
+        entry.features = keys_of(frame, tracker);
         self.bank.insert_ordinary(at.frame, entry);
         Ok(true)
     }
@@ -260,17 +253,19 @@ impl Group {
 
     /// Of each object its id, low-resolution logits and object score on a frame that was answered.
     pub(crate) fn logits(&self, t: usize) -> Result<Vec<(u32, Vec<f32>, f32)>> {
-        let Some(entry) = self.bank.get(t) else {
+        let Some((logits, scores)) = self.answered(t) else {
             return Ok(vec![]);
         };
-        let Some(logits) = &entry.low_res_logits else {
-            return Ok(vec![]);
-        };
-        let logits = download_rows::<f32>(logits)?;
-        let objects = self.ids().zip(logits).zip(&entry.object_scores);
+        let objects = self.ids().zip(download_rows(logits)?).zip(scores);
         Ok(objects
             .map(|((id, logits), score)| (id, logits, *score))
             .collect())
+    }
+
+    /// The low-resolution logits and the object scores of a frame that was answered.
+    fn answered(&self, t: usize) -> Option<(&Tensor, &[f32])> {
+        let entry = self.bank.get(t)?;
+        Some((entry.low_res_logits.as_ref()?, &entry.object_scores))
     }
 
     /// Forgets what no later frame needs while tracking goes forward.
@@ -297,9 +292,7 @@ impl Group {
         object.points.remove(&t);
         object.masks.remove(&t);
         object.pending.remove(&t);
-        if !self.objects.iter().any(|o| o.pending.contains_key(&t)) {
-            self.frames.remove(&t);
-        }
+        self.keep_pending_frames();
         let is_prompted = |o: &Object| o.points.contains_key(&t) || o.masks.contains(&t);
         if !self.objects.iter().any(is_prompted) && self.bank.downgrade(t) {
             self.tracked.remove(&t);
@@ -332,13 +325,14 @@ impl Group {
                 self.clear(t, id)?;
             }
         }
-        let object = self.objects.remove(index);
-        for t in object.pending.keys() {
-            if !self.objects.iter().any(|o| o.pending.contains_key(t)) {
-                self.frames.remove(t);
-            }
-        }
+        self.objects.remove(index);
+        self.keep_pending_frames();
         Ok(self.bank.remove_object(index, &mut self.slots)?)
+    }
+
+    fn keep_pending_frames(&mut self) {
+        let is_pending = |t: &usize| self.objects.iter().any(|o| o.pending.contains_key(t));
+        self.frames.retain(|t, _| is_pending(t));
     }
 }
 

@@ -1,8 +1,6 @@
 //! Prompts are answered at once, and the answers wait to be remembered.
 
-use candle::Tensor;
-
-use super::{Group, Pending};
+use super::{Group, Known, Pending};
 use crate::device::upload;
 use crate::image::resample::resize_antialias;
 use crate::mask::Mask;
@@ -30,36 +28,21 @@ impl Group {
         keep: bool,
         num_frames: usize,
     ) -> Result<()> {
+        let config = tracker.config();
         let index = self.index_or_new(id);
-        let object = &mut self.objects[index];
-        let mut all = match keep {
-            true => object.points.get(&t).cloned().unwrap_or_default(),
-            false => vec![],
-        };
+        let stored = self.objects[index].points.get(&t);
+        let mut all = stored.filter(|_| keep).cloned().unwrap_or_default();
         all.extend_from_slice(points);
-        if let Some(max) = tracker
-            .config()
-            .max_prompt_points
-            .filter(|max| *max < all.len())
-        {
+        if let Some(max) = config.max_prompt_points.filter(|max| *max < all.len()) {
             let first = max / 2;
             all.drain(first..all.len() - (max - first));
         }
-        let earlier = match object.pending.get(&t) {
-            _ if tracker.config().generation == Generation::Sam31 => None,
-            Some(Pending { mask: Some(_), .. }) => None,
-            Some(pending) => Some(pending.answers.low_res_logits.clone()),
-            None => match self.bank.get(t) {
-                Some(entry) => {
-                    let answers = entry.answer(index, &self.slots)?;
-                    answers.map(|answers| answers.low_res_logits)
-                }
-                None => None,
-            },
+        let earlier = match self.known_of(t, index)? {
+            Known::Logits(logits) if config.generation != Generation::Sam31 => {
+                Some(logits.clamp(-MAX_PROMPT_LOGIT, MAX_PROMPT_LOGIT)?)
+            }
+            _ => None,
         };
-        let clamp = |xs: Tensor| xs.clamp(-MAX_PROMPT_LOGIT, MAX_PROMPT_LOGIT);
-        let earlier = earlier.map(clamp).transpose()?;
-        let config = tracker.config();
         let selection = match (config.generation, self.tracked.get(&t)) {
             (Generation::Sam2, Some(reverse)) if self.bank.cond_frames().next().is_some() => {
                 let at = Position {
@@ -78,6 +61,7 @@ impl Group {
             num_frames,
         });
         let answers = tracker.prompt(frame, &all, earlier.as_ref(), memory)?;
+        let object = &mut self.objects[index];
         object.points.insert(t, all);
         object.masks.remove(&t);
         let pending = Pending {
@@ -99,10 +83,9 @@ impl Group {
         mask: &Mask,
     ) -> Result<()> {
         let index = self.index_or_new(id);
-        let shares: Vec<f32> = mask.to_bytes(1).into_iter().map(f32::from).collect();
         let side = 4 * tracker.config().low_res_side();
         let generation = tracker.config().generation;
-        let mut soft = resize_antialias(&shares, mask.size(), Size::square(side))?;
+        let mut soft = resized(mask, [0., 1.], Size::square(side))?;
         if generation == Generation::Sam2 {
             soft.iter_mut()
                 .for_each(|share| *share = f32::from(*share >= 0.5));
@@ -134,9 +117,7 @@ impl Group {
         };
         for (i, other) in self.objects.iter_mut().enumerate() {
             if i != index
-                && let Some(Pending {
-                    mask: Some(given), ..
-                }) = other.pending.get_mut(&t)
+                && let Some(given) = other.given(t)
                 && let Some(mask) = &mask
             {
                 given.subtract(mask);
@@ -170,11 +151,7 @@ impl Group {
         let drawn = drawn.collect::<Result<Vec<_>>>()?;
         for (i, (id, _)) in masks.iter().enumerate() {
             let object = self.objects.iter_mut().find(|object| object.id == *id);
-            let pending = object.and_then(|object| object.pending.get_mut(&t));
-            if let Some(Pending {
-                mask: Some(given), ..
-            }) = pending
-            {
+            if let Some(given) = object.and_then(|object| object.given(t)) {
                 let others = drawn.iter().enumerate().filter(|(j, _)| *j != i);
                 others.for_each(|(_, other)| given.subtract(other));
             }
@@ -183,10 +160,16 @@ impl Group {
     }
 }
 
+/// Values for the pixels outside and inside of a mask, at another size.
+pub(super) fn resized(mask: &Mask, values: [f32; 2], size: Size) -> Result<Vec<f32>> {
+    let pixels = mask.to_bytes(1).into_iter();
+    let map: Vec<f32> = pixels.map(|inside| values[usize::from(inside)]).collect();
+    resize_antialias(&map, mask.size(), size)
+}
+
 /// A mask at the size of a frame.
 fn at_frame_size(mask: &Mask, size: Size) -> Result<Mask> {
-    let shares: Vec<f32> = mask.to_bytes(1).into_iter().map(f32::from).collect();
-    let shares = resize_antialias(&shares, mask.size(), size)?;
+    let shares = resized(mask, [0., 1.], size)?;
     Ok(Mask::from_fn(size.width, size.height, |x, y| {
         shares[y * size.width + x] > 0.5
     }))

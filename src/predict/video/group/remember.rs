@@ -4,10 +4,9 @@ use std::collections::BTreeSet;
 
 use candle::Tensor;
 
-use super::prompt::GIVEN_SCORE;
+use super::prompt::{GIVEN_SCORE, resized};
 use super::{Group, Object};
 use crate::device::upload;
-use crate::image::resample::resize_antialias;
 use crate::models::tracker::{
     ABSENT_LOGIT, Answers, Entry, FrameFeatures, Generation, MaskProbability, MemoryMasks, Tracker,
     non_overlapping,
@@ -55,7 +54,6 @@ impl Group {
     ) -> Result<()> {
         let answers = (0..self.objects.len()).map(|i| self.consolidated(tracker, t, i));
         let answers = Answers::join(&answers.collect::<Result<Vec<_>>>()?)?;
-        let entry = self.entry(tracker, frame, Entry::new(answers, &self.slots)?);
         let (memory, mut prompted) = match self.bank.get(t) {
             Some(earlier) => (earlier.memory.clone(), earlier.prompted.clone()),
             None => (None, BTreeSet::new()),
@@ -68,7 +66,8 @@ impl Group {
         let entry = Entry {
             memory,
             prompted,
-            ..entry
+            features: keys_of(frame, tracker),
+            ..Entry::new(answers, &self.slots)?
         };
         match as_what == Prompted::AsTracked && self.bank.is_ordinary(t) {
             true => self.bank.insert_ordinary(t, entry),
@@ -77,35 +76,18 @@ impl Group {
         Ok(())
     }
 
-    /// With the frame's features, for a tracker whose keys they are part of.
-    pub(super) fn entry(
-        &self,
-        tracker: &dyn Tracker,
-        frame: &FrameFeatures,
-        entry: Entry,
-    ) -> Entry {
-        let is_part = tracker.config().generation == Generation::Sam31;
-        Entry {
-            features: is_part.then(|| frame.image.tokens.clone()),
-            ..entry
-        }
-    }
-
     /// The logits of a frame's objects at the size of the network's input, and their scores.
     pub(super) fn image_sized(
         &self,
         tracker: &dyn Tracker,
         t: usize,
     ) -> Result<Option<(Tensor, Vec<f32>)>> {
-        let Some(entry) = self.bank.get(t) else {
-            return Ok(None);
-        };
-        let Some(logits) = &entry.low_res_logits else {
+        let Some((logits, scores)) = self.answered(t) else {
             return Ok(None);
         };
         let side = tracker.config().image_size;
         let logits = resize_bilinear(&logits.unsqueeze(1)?, side)?.squeeze(1)?;
-        Ok(Some((logits, entry.object_scores.clone())))
+        Ok(Some((logits, scores.to_vec())))
     }
 
     /// Remembers a frame by masks and object scores, of objects as many as it has.
@@ -139,15 +121,7 @@ impl Group {
             let Some(mask) = &pending.mask else {
                 return Ok(pending.answers.clone());
             };
-            let sign = |inside: u8| {
-                if inside > 0 {
-                    -ABSENT_LOGIT
-                } else {
-                    ABSENT_LOGIT
-                }
-            };
-            let logits: Vec<f32> = mask.to_bytes(1).into_iter().map(sign).collect();
-            let logits = resize_antialias(&logits, mask.size(), Size::square(side))?;
+            let logits = resized(mask, [ABSENT_LOGIT, -ABSENT_LOGIT], Size::square(side))?;
             let device = pending.answers.pointers.device();
             return Ok(Answers {
                 low_res_logits: upload(logits, (1, side, side), device)?,
@@ -174,4 +148,10 @@ impl Group {
         }
         Ok(())
     }
+}
+
+/// The frame's features, for a tracker whose keys they are part of.
+pub(super) fn keys_of(frame: &FrameFeatures, tracker: &dyn Tracker) -> Option<Tensor> {
+    let is_part = tracker.config().generation == Generation::Sam31;
+    is_part.then(|| frame.image.tokens.clone())
 }
