@@ -89,6 +89,27 @@ pub(crate) struct EngineRecord {
     next_id: u32,
 }
 
+/// The frame that is being processed, and by what.
+pub(crate) struct Scene<'a> {
+    pub tracker: &'a dyn Tracker,
+    pub frame: &'a FrameFeatures,
+    pub at: Position,
+    pub options: &'a Options,
+}
+
+impl Scene<'_> {
+    /// The side of low-resolution masks.
+    fn side(&self) -> usize {
+        self.tracker.config().low_res_side()
+    }
+
+    /// The mask of a detection at the size of the memory encoder's.
+    fn enlarged(&self, detection: &Detection) -> Result<Mask> {
+        let to = Size::square(self.tracker.config().mask_size());
+        threshold_upsampled(&detection.logits, Size::square(self.side()), to, 0.)
+    }
+}
+
 /// A tracked object on the frame that is being processed.
 struct Track {
     id: u32,
@@ -150,25 +171,18 @@ impl Engine {
     }
 
     /// Processes a frame with what the detector found on it, in the order of its queries.
-    pub(crate) fn step(
-        &mut self,
-        tracker: &dyn Tracker,
-        frame: &FrameFeatures,
-        at: Position,
-        detections: &[Detection],
-        options: &Options,
-    ) -> Result<Step> {
-        let mut tracks = self.track(tracker, frame, at, options)?;
+    pub(crate) fn step(&mut self, on: &Scene, detections: &[Detection]) -> Result<Step> {
+        let (at, options, side) = (on.at, on.options, on.side());
+        let mut tracks = self.track(on)?;
         let ids: Vec<u32> = tracks.iter().map(|track| track.id).collect();
         let tracked: Vec<Mask> = tracks.iter().map(|track| track.mask.clone()).collect();
-        let generation = tracker.config().generation;
+        let generation = on.tracker.config().generation;
         let mut association = associate(detections, &tracked, options, generation);
-        keep_best(
-            &mut association.new,
-            detections,
-            options.max_objects.saturating_sub(ids.len()),
-        );
-        let born: Vec<u32> = (self.next_id..).take(association.new.len()).collect();
+        let room = options.max_objects.saturating_sub(ids.len());
+        keep_best(&mut association.new, detections, room);
+        let new = association.new.iter().map(|k| &detections[*k]);
+        let new: Vec<(u32, &Detection)> = (self.next_id..).zip(new).collect();
+        let born: Vec<u32> = new.iter().map(|(id, _)| *id).collect();
         self.next_id += born.len() as u32;
         for id in &born {
             self.probation.add(*id, at.frame);
@@ -183,14 +197,7 @@ impl Engine {
             direction,
             (options, generation),
         );
-        let side = tracker.config().low_res_side();
-        let reconditioned = self.recondition(
-            tracker,
-            frame,
-            at.frame,
-            (&mut tracks, &association, detections),
-            options,
-        )?;
+        let reconditioned = self.recondition(on, &mut tracks, &association, detections)?;
         let leaving: &[u32] = match generation {
             Generation::Sam31 => &removed,
             Generation::Sam2 | Generation::Sam3 => &[],
@@ -201,13 +208,8 @@ impl Engine {
         for i in &hidden {
             hide(&mut tracks[*i].logits);
         }
-        self.remember(tracker, frame, at.frame, &tracks, options)?;
-        self.bear(
-            tracker,
-            frame,
-            at.frame,
-            (&association.new, &born, detections),
-        )?;
+        self.remember(on, &tracks)?;
+        self.bear(on, &new)?;
         for id in &removed {
             self.remove(*id)?;
         }
@@ -217,27 +219,24 @@ impl Engine {
         self.probation
             .confirm(at.frame, &self.ids(), &found, options);
 
+        let answer = |id, logits: &[f32], score, visible| -> Result<Answer> {
+            Ok(Answer {
+                id,
+                mask: threshold_upsampled(logits, Size::square(side), on.frame.size, 0.)?,
+                score,
+                visible,
+            })
+        };
         let mut answers = vec![];
         for track in &tracks {
-            answers.push(Answer {
-                id: track.id,
-                mask: threshold_upsampled(&track.logits, Size::square(side), frame.size, 0.)?,
-                score: self.scores.get(&track.id).copied().unwrap_or_default(),
-                visible: sigmoid(track.object_score),
-            });
+            let score = self.scores.get(&track.id).copied().unwrap_or_default();
+            let visible = sigmoid(track.object_score);
+            answers.push(answer(track.id, &track.logits, score, visible)?);
         }
-        for (id, detection) in born
-            .iter()
-            .zip(association.new.iter().map(|k| &detections[*k]))
-        {
+        for (id, detection) in new {
             let mut logits = detection.logits.clone();
             fill(&mut logits, side, options.fill_area);
-            answers.push(Answer {
-                id: *id,
-                mask: threshold_upsampled(&logits, Size::square(side), frame.size, 0.)?,
-                score: detection.score,
-                visible: detection.score,
-            });
+            answers.push(answer(id, &logits, detection.score, detection.score)?);
         }
         let hidden = of(&hidden);
         let t = at.frame;
@@ -258,20 +257,14 @@ impl Engine {
     }
 
     /// Tracks all objects to the frame, or takes what was answered there; masks are filled.
-    fn track(
-        &mut self,
-        tracker: &dyn Tracker,
-        frame: &FrameFeatures,
-        at: Position,
-        options: &Options,
-    ) -> Result<Vec<Track>> {
-        let side = tracker.config().low_res_side();
-        let rules = options.rules(tracker.config());
+    fn track(&mut self, on: &Scene) -> Result<Vec<Track>> {
+        let side = on.side();
+        let rules = on.options.rules(on.tracker.config());
         let mut tracks = vec![];
         for (g, group) in self.groups.iter_mut().enumerate() {
-            group.track_without_memory(tracker, frame, (at, &rules))?;
-            for (id, mut logits, object_score) in group.logits(at.frame)? {
-                fill(&mut logits, side, options.fill_area);
+            group.track_without_memory(on.tracker, on.frame, (on.at, &rules))?;
+            for (id, mut logits, object_score) in group.logits(on.at.frame)? {
+                fill(&mut logits, side, on.options.fill_area);
                 tracks.push(Track {
                     id,
                     group: g,
@@ -288,12 +281,12 @@ impl Engine {
     /// Lets sure tracks take over the mask of their sure detection. The objects that did.
     fn recondition(
         &mut self,
-        tracker: &dyn Tracker,
-        frame: &FrameFeatures,
-        t: usize,
-        (tracks, association, detections): (&mut [Track], &Association, &[Detection]),
-        options: &Options,
+        on: &Scene,
+        tracks: &mut [Track],
+        association: &Association,
+        detections: &[Detection],
     ) -> Result<Vec<u32>> {
+        let (tracker, options, t) = (on.tracker, on.options, on.at.frame);
         let mut done = vec![];
         if options.recondition_every == 0 || !t.is_multiple_of(options.recondition_every) {
             return Ok(done);
@@ -305,11 +298,11 @@ impl Engine {
             if track.object_score <= options.recondition_object_score {
                 continue;
             }
-            let mask = enlarged(&detection.logits, tracker)?;
+            let mask = on.enlarged(detection)?;
             done.push(track.id);
             if !merges {
                 let group = &mut self.groups[track.group];
-                group.add_mask(tracker, (t, frame), track.id, &mask)?;
+                group.add_mask(tracker, (t, on.frame), track.id, &mask)?;
                 group.take_prompts(tracker, Prompted::Conditioning)?;
                 continue;
             }
@@ -317,75 +310,56 @@ impl Engine {
             let logits = track.logits.iter_mut().zip(&detection.logits);
             let differ = logits.filter(|(old, new)| (**old > 0.) != (**new > 0.));
             differ.for_each(|(old, new)| *old = *new);
-            let side = tracker.config().low_res_side();
-            fill(&mut track.logits, side, options.fill_area);
-            track.mask = cut(&track.logits, side);
+            fill(&mut track.logits, on.side(), options.fill_area);
+            track.mask = cut(&track.logits, on.side());
         }
         for (g, masks) in masks {
             let group = &mut self.groups[g];
-            group.add_masks(tracker, (t, frame), &masks)?;
+            group.add_masks(tracker, (t, on.frame), &masks)?;
             group.take_prompts(tracker, Prompted::AsTracked)?;
         }
         Ok(done)
     }
 
     /// Encodes the memory of all objects that were tracked.
-    fn remember(
-        &mut self,
-        tracker: &dyn Tracker,
-        frame: &FrameFeatures,
-        t: usize,
-        tracks: &[Track],
-        options: &Options,
-    ) -> Result<()> {
-        let (from, to) = (
-            tracker.config().low_res_side(),
-            tracker.config().mask_size(),
-        );
-        let enlarge =
-            |track: &Track| upsample_bilinear(&track.logits, Size::square(from), Size::square(to));
+    fn remember(&mut self, on: &Scene, tracks: &[Track]) -> Result<()> {
+        let to = on.tracker.config().mask_size();
+        let sizes = [on.side(), to].map(Size::square);
+        let enlarge = |track: &Track| upsample_bilinear(&track.logits, sizes[0], sizes[1]);
         let mut maps = tracks.iter().map(enlarge).collect::<Result<Vec<_>>>()?;
-        let visible = hide_covered(&mut maps, options.min_share);
+        let visible = hide_covered(&mut maps, on.options.min_share);
         for (g, group) in self.groups.iter_mut().enumerate() {
             let members: Vec<usize> = (0..tracks.len())
                 .filter(|i| tracks[*i].group == g)
                 .collect();
             let logits: Vec<f32> = members.iter().flat_map(|i| &maps[*i]).copied().collect();
-            let device = frame.image.tokens.device();
+            let device = on.frame.image.tokens.device();
             let logits = upload(logits, (members.len(), to, to), device)?;
-            let score = |i: &usize| {
-                if visible[*i] {
-                    VISIBLE_SCORE
-                } else {
-                    -VISIBLE_SCORE
-                }
+            let score = |i: &usize| match visible[*i] {
+                true => VISIBLE_SCORE,
+                false => -VISIBLE_SCORE,
             };
             let scores: Vec<f32> = members.iter().map(score).collect();
             let masks = (&logits, scores.as_slice());
-            group.remember(tracker, (t, frame), masks, MaskProbability::Sigmoid)?;
+            let frame = (on.at.frame, on.frame);
+            group.remember(on.tracker, frame, masks, MaskProbability::Sigmoid)?;
         }
         Ok(())
     }
 
     /// Makes objects of detections that are new; they are tracked together, in SAM 3.1 with others.
-    fn bear(
-        &mut self,
-        tracker: &dyn Tracker,
-        frame: &FrameFeatures,
-        t: usize,
-        (new, ids, detections): (&[usize], &[u32], &[Detection]),
-    ) -> Result<()> {
+    fn bear(&mut self, on: &Scene, new: &[(u32, &Detection)]) -> Result<()> {
         if new.is_empty() {
             return Ok(());
         }
         let mut masks = vec![];
-        for (k, id) in new.iter().zip(ids) {
-            masks.push((*id, enlarged(&detections[*k].logits, tracker)?));
-            self.scores.insert(*id, detections[*k].score);
+        for (id, detection) in new {
+            masks.push((*id, on.enlarged(detection)?));
+            self.scores.insert(*id, detection.score);
         }
-        let group = self.group_with_room(tracker, masks.len());
-        group.add_masks(tracker, (t, frame), &masks)?;
-        group.remember_prompts(tracker, Prompted::AsTracked)
+        let group = self.group_with_room(on.tracker, masks.len());
+        group.add_masks(on.tracker, (on.at.frame, on.frame), &masks)?;
+        group.remember_prompts(on.tracker, Prompted::AsTracked)
     }
 
     /// The group of SAM 3.1 with the fewest free slots among which so many objects fit, else a new one.
@@ -417,11 +391,4 @@ fn keep_best(new: &mut Vec<usize>, detections: &[Detection], room: usize) {
         new.truncate(room);
         new.sort_unstable();
     }
-}
-
-/// The mask of a detection at the size of the memory encoder's.
-fn enlarged(logits: &[f32], tracker: &dyn Tracker) -> Result<Mask> {
-    let from = Size::square(tracker.config().low_res_side());
-    let to = Size::square(tracker.config().mask_size());
-    threshold_upsampled(logits, from, to, 0.)
 }

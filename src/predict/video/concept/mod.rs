@@ -40,7 +40,7 @@ use crate::models::tracker::{FrameFeatures, Generation, Position, Tracker, Track
 use crate::predict::concept::{self, Prompt, Verdict};
 use crate::{Error, Result, Run, Size};
 use answers::{Queue, Waiting};
-use engine::{Engine, EngineRecord};
+use engine::{Engine, EngineRecord, Scene};
 use matching::Detection;
 
 /// The instances of a concept on one frame.
@@ -278,21 +278,22 @@ impl<'m> ConceptSession<'m> {
             false => vec![],
         };
         let detections = self.best(&found, false);
-        let at = Position {
-            frame,
-            num_frames: self.num_frames,
-            reverse,
+        let prompted = is_first.then(|| self.best(&found, true));
+        let on = Scene {
+            tracker: self.tracker,
+            frame: features,
+            at: Position {
+                frame,
+                num_frames: self.num_frames,
+                reverse,
+            },
+            options: &self.options,
         };
-        if is_first {
+        if let Some(detections) = prompted {
             self.prompted = Some(frame);
-            let detections = self.best(&found, true);
-            self.engine
-                .step(self.tracker, features, at, &detections, &self.options)?;
+            self.engine.step(&on, &detections)?;
         }
-        let step = run.stage("track", || {
-            self.engine
-                .step(self.tracker, features, at, &detections, &self.options)
-        })?;
+        let step = run.stage("track", || self.engine.step(&on, &detections))?;
         self.queue.push(frame, step.answers);
         if self.keep == Keep::Needed {
             let rules = self.options.rules(self.tracker.config());

@@ -6,7 +6,7 @@ use candle::Device;
 use serde_json::{Value, json};
 
 use super::answers::Queue;
-use super::engine::{Engine, Step};
+use super::engine::{Engine, Scene, Step};
 use super::matching::{Detection, suppress, suppress_all};
 use super::world::{World, mask, number, read};
 use super::{ConceptMasks, Options};
@@ -73,9 +73,13 @@ impl Replay {
         let kept: Vec<Detection> = kept.into_iter().map(|i| found[i].clone()).collect();
         let frame = self.world.frame(t);
         self.world.remembered.lock().unwrap().clear();
-        self.engine
-            .step(&self.world, &frame, at, &kept, &self.options)
-            .unwrap()
+        let on = Scene {
+            tracker: &self.world,
+            frame: &frame,
+            at,
+            options: &self.options,
+        };
+        self.engine.step(&on, &kept).unwrap()
     }
 
     /// Compares what became of detections and tracks.
