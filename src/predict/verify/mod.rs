@@ -11,7 +11,7 @@ use candle::{DType, Device, Tensor};
 pub use figures::{Check, Figures, Limit, Tolerances};
 pub use reference::Reference;
 
-use super::{concept, interactive};
+use super::{concept, interactive, sigmoid};
 use crate::mask::{BoxXyxy, Mask};
 use crate::models::sam::Sam;
 use crate::models::sam2::Sam2;
@@ -339,7 +339,7 @@ impl Comparison<'_> {
             return Ok(()); // there is one answer for each prompt
         };
         let logit = self.reference.values(&name("presence_logit"))?;
-        let presence: Vec<f32> = logit.iter().map(|x| 1. / (1. + (-x).exp())).collect();
+        let presence: Vec<f32> = logit.into_iter().map(sigmoid).collect();
         let figures = compare(&[found.presence], &presence);
         self.check(&title("presence"), figures, self.tolerances.score);
 

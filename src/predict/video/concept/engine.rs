@@ -21,14 +21,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use super::Options;
 use super::masks::{Occlusion, cut, fill, hide, hide_covered};
 use super::matching::{Association, Detection, associate};
 use super::probation::Probation;
-use super::{Options, sigmoid};
 use crate::device::upload;
 use crate::mask::Mask;
 use crate::mask::upsample::{threshold_upsampled, upsample_bilinear};
 use crate::models::tracker::{FrameFeatures, Generation, MaskProbability, Position, Tracker};
+use crate::predict::sigmoid;
 use crate::predict::video::group::{Group, Prompted};
 use crate::predict::video::state::{self, GroupRecord};
 use crate::{Result, Size};

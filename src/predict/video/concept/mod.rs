@@ -372,10 +372,6 @@ struct Record {
     next: usize,
 }
 
-fn sigmoid(x: f32) -> f32 {
-    1. / (1. + (-x).exp())
-}
-
 /// A score as the original stores it: as a logit whose argument stays 1e-3 away from 0 and 1.
 fn joint_score(score: f32) -> f32 {
     const EPS: f32 = 1e-3;
