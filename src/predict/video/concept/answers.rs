@@ -12,9 +12,11 @@ use crate::mask::{BoxXyxy, Mask, Rle};
 pub(crate) type Waiting = (usize, Vec<(u32, Rle, f32, f32)>);
 
 /// Frames whose answers are not out yet.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Queue {
     waiting: VecDeque<(usize, Vec<Answer>)>,
+    /// Frames that wait before the first of them is answered.
+    delay: usize,
     /// Frames after which an object must be confirmed to be shown.
     confirmed_after: usize,
     /// Objects that were removed are shown on the frames before.
@@ -25,6 +27,7 @@ impl Queue {
     pub(crate) fn new(options: &Options) -> Self {
         Self {
             waiting: VecDeque::new(),
+            delay: options.hotstart.max(1),
             confirmed_after: options.confirmations.saturating_sub(1),
             shows_removed: options.like_official,
         }
@@ -34,20 +37,12 @@ impl Queue {
         self.waiting.push_back((frame, answers));
     }
 
-    /// The frame that has waited for `delay` frames, without what was removed since.
-    pub(crate) fn pop(&mut self, delay: usize, probation: &Probation) -> Option<ConceptMasks> {
-        match self.waiting.len() >= delay.max(1) {
-            true => self.pop_first(probation, false),
-            false => None,
+    /// The frame that waited longest, if that was long enough or the last one has come and `is_over`;
+    /// without what was removed since.
+    pub(crate) fn pop(&mut self, probation: &Probation, is_over: bool) -> Option<ConceptMasks> {
+        if !is_over && self.waiting.len() < self.delay {
+            return None;
         }
-    }
-
-    /// The frame that waited longest, after the last one has come.
-    pub(crate) fn pop_any(&mut self, probation: &Probation) -> Option<ConceptMasks> {
-        self.pop_first(probation, true)
-    }
-
-    fn pop_first(&mut self, probation: &Probation, is_over: bool) -> Option<ConceptMasks> {
         let (frame, mut answers) = self.waiting.pop_front()?;
         if !self.shows_removed {
             answers.retain(|answer| !probation.removed().contains(&answer.id));

@@ -176,7 +176,7 @@ fn detector_and_tracker_together_find_what_the_original_finds() {
             .filter(|id| !removed.contains(&(*id as u32)));
         let alive: Vec<u32> = alive.map(|id| id as u32).collect();
         assert_eq!(session.ids(), alive, "frame {t}");
-        outputs.extend(session.queue.pop(15, session.engine.probation()));
+        outputs.extend(session.queue.pop(session.engine.probation(), false));
         if t == 4 {
             // another session goes on from what this one saved
             let bytes = session.save().unwrap();

@@ -172,14 +172,12 @@ impl<'m> ConceptSession<'m> {
         let frame = self.next;
         self.next += 1;
         self.process(frame, image, false, run)?;
-        Ok(self
-            .queue
-            .pop(self.options.hotstart, self.engine.probation()))
+        Ok(self.queue.pop(self.engine.probation(), false))
     }
 
     /// The answers that still wait, after the last frame.
     pub fn finish(&mut self) -> Vec<ConceptMasks> {
-        std::iter::from_fn(|| self.queue.pop_any(self.engine.probation())).collect()
+        std::iter::from_fn(|| self.queue.pop(self.engine.probation(), true)).collect()
     }
 
     /// Tracks through a span of frames and hands each frame's instances to `found`, all of them: the
@@ -199,10 +197,7 @@ impl<'m> ConceptSession<'m> {
         for (done, frame) in order.iter().enumerate() {
             self.process(*frame, &frames.get(*frame)?, span.reverse, run)?;
             self.next = self.next.max(frame + 1);
-            if let Some(masks) = self
-                .queue
-                .pop(self.options.hotstart, self.engine.probation())
-            {
+            if let Some(masks) = self.queue.pop(self.engine.probation(), false) {
                 found(masks)?;
             }
             run.report(done + 1, order.len());

@@ -259,14 +259,14 @@ impl Replay {
         let frames = self.record["frames"].as_array().unwrap().clone();
         let outputs = self.record["outputs"].as_array().unwrap().clone();
         let mut outputs = outputs.iter();
-        let mut queue = Queue::default();
+        let mut queue = Queue::new(&self.options);
         let start = number(&frames[0]["frame"]);
         let mut backward = false;
         for entry in &frames {
             let t = number(&entry["frame"]);
             if t < start && !backward {
                 backward = true;
-                while let Some(masks) = queue.pop_any(self.engine.probation()) {
+                while let Some(masks) = queue.pop(self.engine.probation(), true) {
                     self.check_output(&masks, outputs.next().unwrap());
                 }
             }
@@ -276,13 +276,13 @@ impl Replay {
                 continue;
             }
             queue.push(t, step.answers);
-            if let Some(masks) = queue.pop(self.options.hotstart, self.engine.probation()) {
+            if let Some(masks) = queue.pop(self.engine.probation(), false) {
                 let want = outputs.next().unwrap();
                 assert_eq!(number(&want["after"]), t);
                 self.check_output(&masks, want);
             }
         }
-        while let Some(masks) = queue.pop_any(self.engine.probation()) {
+        while let Some(masks) = queue.pop(self.engine.probation(), true) {
             self.check_output(&masks, outputs.next().unwrap());
         }
         assert_eq!(outputs.next(), None);
