@@ -78,37 +78,32 @@ impl Probation {
         for id in unmatched {
             *self.unmatched.entry(id).or_default() += 1;
         }
-        let mut gone = BTreeSet::new();
-        let is_young = |id: u32, first_frame: &BTreeMap<u32, usize>| {
-            let first = first_frame.get(&id).copied().unwrap_or(frame);
-            match reverse {
-                false => first + options.hotstart > frame,
-                true => frame + options.hotstart > first,
-            }
-        };
-        for (id, count) in &self.unmatched {
-            let is_over = *count >= options.max_unmatched && is_young(*id, &self.first_frame);
-            if is_over && !self.removed.contains(id) {
-                gone.insert(*id);
-            }
-        }
         let first_of = |id: u32| self.first_frame.get(&id).copied().unwrap_or(frame);
         for ids in together {
             for (first, id) in duplicates(ids, generation, reverse, first_of) {
                 *self.duplicate.entry((first, id)).or_default() += 1;
             }
         }
-        for ((first, id), count) in &self.duplicate {
-            let is_later = generation != Generation::Sam31
+        let is_later = |first: u32, id: u32| {
+            generation != Generation::Sam31
                 || match reverse {
-                    false => first_of(*first) < first_of(*id),
-                    true => first_of(*first) > first_of(*id),
-                };
-            let is_over = *count >= options.max_duplicate && is_young(*id, &self.first_frame);
-            if is_later && is_over && !self.removed.contains(id) {
-                gone.insert(*id);
-            }
-        }
+                    false => first_of(first) < first_of(id),
+                    true => first_of(first) > first_of(id),
+                }
+        };
+        let is_young = |id: &u32| match reverse {
+            false => first_of(*id) + options.hotstart > frame,
+            true => frame + options.hotstart > first_of(*id),
+        };
+        let unmatched = self.unmatched.iter();
+        let unmatched = unmatched.filter(|(_, count)| **count >= options.max_unmatched);
+        let duplicates = self.duplicate.iter().filter(|((first, id), count)| {
+            **count >= options.max_duplicate && is_later(*first, *id)
+        });
+        let over = unmatched.map(|(id, _)| *id);
+        let over = over.chain(duplicates.map(|((_, id), _)| *id));
+        let gone = over.filter(|id| is_young(id) && !self.removed.contains(id));
+        let gone: BTreeSet<u32> = gone.collect();
         self.removed.extend(&gone);
         gone.into_iter().collect()
     }
@@ -137,11 +132,8 @@ impl Probation {
             .filter(|id| !self.confirmed.contains(id))
             .collect();
         // The frame of the prompt is seen twice.
-        if self
-            .unconfirmed
-            .back()
-            .is_some_and(|(last, _)| *last == frame)
-        {
+        let last = self.unconfirmed.back();
+        if last.is_some_and(|(last, _)| *last == frame) {
             self.unconfirmed.pop_back();
         }
         self.unconfirmed.push_back((frame, unconfirmed));
