@@ -26,6 +26,8 @@ mod traffic_tests;
 pub mod verify;
 pub mod video;
 
+use std::fmt::Display;
+
 use candle::{DType, Tensor};
 use serde::Serialize;
 
@@ -70,6 +72,14 @@ fn validate_box(what: &str, bbox: BoxXyxy, image: Size) -> Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Checks that an option is in 0..1; `name` names it in the message.
+fn fraction<T: PartialOrd + Display + From<u8>>(name: &str, value: T) -> Result<(), String> {
+    match (T::from(0)..=T::from(1)).contains(&value) {
+        true => Ok(()),
+        false => Err(format!("{name} is {value}; it must be in 0..1")),
+    }
 }
 
 fn sigmoid(x: f32) -> f32 {

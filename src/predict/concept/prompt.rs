@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::mask::BoxXyxy;
 use crate::models::sam3::ExemplarBox;
-use crate::predict::validate_box;
+use crate::predict::{fraction, validate_box};
 use crate::{Error, Result, Size, text};
 
 /// A box around an object that shows what is meant, or what is not.
@@ -101,13 +101,6 @@ impl Options {
             Some(iou) => fraction("nms", iou).map_err(Error::argument),
             None => Ok(()),
         }
-    }
-}
-
-fn fraction(name: &str, value: f32) -> Result<(), String> {
-    match (0. ..=1.).contains(&value) {
-        true => Ok(()),
-        false => Err(format!("{name} is {value}; it must be in 0..1")),
     }
 }
 

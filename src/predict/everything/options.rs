@@ -1,6 +1,7 @@
 //! Options of the generator.
 
 use super::crops;
+use crate::predict::fraction;
 use crate::{Error, Result};
 
 /// Most points along a side: the model's input has one pixel for each.
@@ -86,11 +87,7 @@ impl Options {
             ("crop_nms_thresh", self.crop_nms_thresh),
             ("crop_overlap_ratio", self.crop_overlap_ratio),
         ] {
-            if !(0. ..=1.).contains(&value) {
-                return Err(Error::argument(format!(
-                    "{name} is {value}; it must be in 0..1"
-                )));
-            }
+            fraction(name, value).map_err(Error::argument)?;
         }
         let offset = self.stability_score_offset;
         if !(offset.is_finite() && offset >= 0.) {

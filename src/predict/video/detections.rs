@@ -12,8 +12,8 @@ use super::{ConceptMasks, ConceptObject, state};
 use crate::image::Image;
 use crate::mask::{BoxXyxy, Mask, Rle};
 use crate::models::sam3::Sam3;
-use crate::predict::Instance;
 use crate::predict::concept::{self, EncodedPrompt, Prompt};
+use crate::predict::{Instance, fraction};
 use crate::{Error, Result, Run, Size};
 
 /// When a detection is an object, and which.
@@ -56,10 +56,7 @@ impl Options {
             ("new_threshold", self.new_threshold),
             ("nms", self.nms),
         ] {
-            if !(0. ..=1.).contains(&value) {
-                let problem = format!("{name} is {value}; it must be in 0..1");
-                return Err(Error::InvalidArgument(problem));
-            }
+            fraction(name, value).map_err(Error::argument)?;
         }
         for (name, value) in [("reach", self.reach), ("reach_frames", self.reach_frames)] {
             if !(value > 0. && value.is_finite()) {

@@ -2,6 +2,7 @@
 
 use crate::models::sam3::Sam3;
 use crate::models::tracker::{self, Rules};
+use crate::predict::fraction;
 use crate::{Error, Result};
 
 /// When objects are found, matched, hidden and removed. The defaults are those of the original SAM 3;
@@ -154,11 +155,7 @@ impl Options {
             ("occlusion_iou", self.occlusion_iou),
             ("min_share", self.min_share),
         ] {
-            if !(0. ..=1.).contains(&value) {
-                return Err(Error::InvalidArgument(format!(
-                    "{name} is {value}; it must be in 0..1"
-                )));
-            }
+            fraction(name, value).map_err(Error::argument)?;
         }
         if self.max_objects == 0 {
             return Err(Error::InvalidArgument(
