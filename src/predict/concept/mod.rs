@@ -16,10 +16,10 @@ use serde::Serialize;
 
 pub use prompt::{Exemplar, Options, Prompt, validate};
 pub use saved::Concept;
-pub(super) use select::select;
+pub(super) use select::{keep, select};
 
 use prompt::{validate_prompt, validate_words};
-use select::{keep, suppress, suppress_across};
+use select::suppress;
 
 use super::enlarge::masks;
 use super::{Instance, is_finite, sigmoid};
@@ -71,10 +71,7 @@ pub fn encode(model: &Sam3, prompts: &[Prompt], run: &mut Run) -> Result<Vec<Enc
         let key = prompt.text.as_deref();
         let text = match known.get(&key) {
             Some(text) => text.clone(),
-            None => run.stage("text", || match key {
-                Some(text) => model.encode_text(text),
-                None => model.encode_visual(),
-            })?,
+            None => run.stage("text", || encode_words(model, key))?,
         };
         known.insert(key, text.clone());
         encoded.push(EncodedPrompt {
@@ -84,6 +81,14 @@ pub fn encode(model: &Sam3, prompts: &[Prompt], run: &mut Run) -> Result<Vec<Enc
         });
     }
     Ok(encoded)
+}
+
+/// Encodes the words of a prompt, or what stands for them in one of exemplars alone.
+pub(super) fn encode_words(model: &Sam3, text: Option<&str>) -> Result<TextEmbedding> {
+    match text {
+        Some(text) => model.encode_text(text),
+        None => model.encode_visual(),
+    }
 }
 
 /// Encodes the exemplars of a prompt, which lie in `image`, so that the prompt is good for other images
@@ -162,7 +167,7 @@ fn predict_in_batches(
     }
     run.set_prefix("");
     if let (Some(iou), true) = (options.nms, options.nms_across_prompts) {
-        suppress_across(&mut predictions, iou);
+        suppress(&mut predictions, iou);
     }
     Ok(predictions)
 }
@@ -195,19 +200,13 @@ fn answer(
     let mut predictions = Vec::with_capacity(prompts.len());
     for (i, verdict) in Verdict::of(&groundings)?.into_iter().enumerate() {
         let grounding = groundings.of_prompt(i)?;
-        if !verdict.is_finite() {
+        if !verdict.is_finite {
             return Err(not_finite(image, &prompts[i], &grounding)?);
         }
-        let (presence, scores) = (verdict.presence(), verdict.scores());
         let threshold = prompts[i].prompt.threshold.unwrap_or(options.threshold);
-        let kept = keep(&scores, threshold, options.max_instances);
-        let found = Found {
-            grounding: &grounding,
-            boxes: &verdict.boxes,
-            scores: &scores,
-            kept: &kept,
-        };
-        let found = instances(model, &found, options, image.size, run)?;
+        let kept = keep(&verdict.scores, threshold, options.max_instances);
+        let found = (&grounding, &verdict, &kept[..]);
+        let instances = instances(model, found, options, image.size, run)?;
         let semantic = match options.semantic {
             true => {
                 let logits = detector.semantic(&grounding.pixels)?;
@@ -215,23 +214,26 @@ fn answer(
             }
             false => None,
         };
-        predictions.push(Prediction {
-            presence,
-            instances: match options.nms {
-                Some(iou) => suppress(found, iou),
-                None => found,
-            },
+        let mut prediction = Prediction {
+            presence: verdict.presence,
+            instances,
             semantic,
-        });
+        };
+        if let Some(iou) = options.nms {
+            suppress(std::slice::from_mut(&mut prediction), iou);
+        }
+        predictions.push(prediction);
     }
     Ok(predictions)
 }
 
 /// What is asked of a grounding before any mask is made, on the host.
 pub(super) struct Verdict {
+    is_finite: bool,
+    /// Confidence that the concept is in the image at all.
+    presence: f32,
     /// Of each query.
-    logits: Vec<f32>,
-    presence_logit: f32,
+    pub(super) scores: Vec<f32>,
     /// Of each query: centre x, centre y, width, height in 0..1.
     pub(super) boxes: Vec<[f32; 4]>,
 }
@@ -244,38 +246,17 @@ impl Verdict {
         let presence = found.presence_logit.reshape((b, 1))?;
         let boxes = found.boxes.reshape((b, 4 * q))?;
         let rows = download_rows::<f32>(&Tensor::cat(&[logits, &presence, &boxes], 1)?)?;
-        let verdict = |row: Vec<f32>| Self {
-            boxes: row[q + 1..].as_chunks().0.to_vec(),
-            presence_logit: row[q],
-            logits: row[..q].to_vec(),
+        let verdict = |row: Vec<f32>| {
+            let (logits, presence) = (row[..q].iter(), sigmoid(row[q]));
+            Self {
+                is_finite: row[..=q].iter().all(|logit| logit.is_finite()),
+                presence,
+                scores: logits.map(|logit| sigmoid(*logit) * presence).collect(),
+                boxes: row[q + 1..].as_chunks().0.to_vec(),
+            }
         };
         Ok(rows.into_iter().map(verdict).collect())
     }
-
-    fn is_finite(&self) -> bool {
-        let logits = self.logits.iter().chain([&self.presence_logit]);
-        logits.into_iter().all(|logit| logit.is_finite())
-    }
-
-    /// Confidence that the concept is in the image at all.
-    pub(super) fn presence(&self) -> f32 {
-        sigmoid(self.presence_logit)
-    }
-
-    /// Of each query.
-    pub(super) fn scores(&self) -> Vec<f32> {
-        let presence = self.presence();
-        let logits = self.logits.iter();
-        logits.map(|logit| sigmoid(*logit) * presence).collect()
-    }
-}
-
-/// The answer to a prompt before its masks are made.
-struct Found<'a> {
-    grounding: &'a Grounding,
-    boxes: &'a [[f32; 4]],
-    scores: &'a [f32],
-    kept: &'a [u32],
 }
 
 /// The error that names the first stage whose result is not finite.
@@ -297,20 +278,14 @@ fn not_finite(image: &ImageEmbedding, prompt: &EncodedPrompt, found: &Grounding)
     Ok(Error::not_finite("the scoring head"))
 }
 
-/// Masks and boxes of the kept queries.
+/// Masks and boxes of the queries that are `kept`.
 fn instances(
     model: &Sam3,
-    found: &Found,
+    (grounding, verdict, kept): (&Grounding, &Verdict, &[u32]),
     options: &Options,
     size: Size,
     run: &mut Run,
 ) -> Result<Vec<Instance>> {
-    let Found {
-        grounding,
-        boxes,
-        scores,
-        kept,
-    } = *found;
     if kept.is_empty() {
         return Ok(vec![]);
     }
@@ -320,11 +295,11 @@ fn instances(
     run.record("pred_masks", &logits);
     let masks = run.stage("enlarge", || masks(&logits, options.mask_threshold, size))?;
     let instance = |(query, mask): (&u32, Mask)| {
-        let bbox = boxes[*query as usize];
+        let bbox = verdict.boxes[*query as usize];
         Instance {
             mask,
             bbox: BoxXyxy::from_cxcywh_norm(bbox, size.width, size.height),
-            score: scores[*query as usize],
+            score: verdict.scores[*query as usize],
         }
     };
     Ok(kept.iter().zip(masks).map(instance).collect())

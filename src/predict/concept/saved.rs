@@ -19,7 +19,8 @@ use candle::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    EncodedPrompt, Exemplar, Prompt, Shown, exemplar_tokens, validate_prompt, validate_words,
+    EncodedPrompt, Exemplar, Prompt, Shown, encode_words, exemplar_tokens, validate_prompt,
+    validate_words,
 };
 use crate::device::{download, upload};
 use crate::image::Image;
@@ -141,10 +142,7 @@ impl Concept {
     /// [`Error::Cancelled`].
     pub fn encode(&self, model: &Sam3, run: &mut Run) -> Result<EncodedPrompt> {
         self.check_model(model)?;
-        let text = run.stage("text", || match self.text() {
-            Some(text) => model.encode_text(text),
-            None => model.encode_visual(),
-        })?;
+        let text = run.stage("text", || encode_words(model, self.text()))?;
         let shape = self.tokens.dims3()?;
         let tokens = upload(download::<f32>(&self.tokens)?, shape, model.device())?;
         Ok(EncodedPrompt {
@@ -224,13 +222,8 @@ impl Concept {
 
 impl About {
     fn validate(&self) -> Result<(), String> {
-        let Self {
-            format,
-            name,
-            exemplars,
-            ..
-        } = self;
-        if *format != FORMAT {
+        let (format, name, exemplars) = (self.format, &self.name, self.exemplars);
+        if format != FORMAT {
             return Err(format!(
                 "the concept has the format {format}; this version reads {FORMAT}"
             ));
@@ -240,7 +233,7 @@ impl About {
                 "the name {name:?}; a concept has one of 1 to {MAX_NAME} bytes without control characters"
             ));
         }
-        if !(1..=MAX_EXEMPLARS).contains(exemplars) {
+        if !(1..=MAX_EXEMPLARS).contains(&exemplars) {
             return Err(format!(
                 "{exemplars} exemplars; a concept has 1 to {MAX_EXEMPLARS}"
             ));

@@ -2,10 +2,9 @@
 
 use super::{Options, Prediction};
 use crate::mask::{Mask, nms};
-use crate::predict::Instance;
 
 /// The queries above the threshold in their order, at most `max` of them.
-pub(super) fn keep(scores: &[f32], threshold: f32, max: Option<usize>) -> Vec<u32> {
+pub(in crate::predict) fn keep(scores: &[f32], threshold: f32, max: Option<usize>) -> Vec<u32> {
     let mut kept: Vec<usize> = (0..scores.len())
         .filter(|i| scores[*i] > threshold)
         .collect();
@@ -17,17 +16,15 @@ pub(super) fn keep(scores: &[f32], threshold: f32, max: Option<usize>) -> Vec<u3
     kept.into_iter().map(|i| i as u32).collect()
 }
 
-/// Drops instances that overlap a better one of the same prompt.
-pub(super) fn suppress(mut instances: Vec<Instance>, iou: f32) -> Vec<Instance> {
-    let mut is_kept = non_maximum_suppression(instances.iter(), iou).into_iter();
-    instances.retain(|_| is_kept.next().unwrap_or(true));
-    instances
-}
-
-/// Drops instances that overlap a better one of any prompt.
-pub(super) fn suppress_across(predictions: &mut [Prediction], iou: f32) {
+/// Drops instances that overlap a better one of any of the prompts.
+pub(super) fn suppress(predictions: &mut [Prediction], iou: f32) {
     let all = predictions.iter().flat_map(|p| &p.instances);
-    let mut is_kept = non_maximum_suppression(all, iou).into_iter();
+    let (masks, scores): (Vec<&Mask>, Vec<f32>) = all.map(|i| (&i.mask, i.score)).unzip();
+    let mut is_kept = vec![false; masks.len()];
+    for index in nms::mask_nms(&masks, &scores, iou) {
+        is_kept[index] = true;
+    }
+    let mut is_kept = is_kept.into_iter();
     for prediction in predictions {
         prediction
             .instances
@@ -39,7 +36,7 @@ pub(super) fn suppress_across(predictions: &mut [Prediction], iou: f32) {
 pub(in crate::predict) fn select(predictions: &mut [Prediction], options: &Options) {
     for prediction in predictions.iter_mut() {
         if let Some(iou) = options.nms {
-            prediction.instances = suppress(std::mem::take(&mut prediction.instances), iou);
+            suppress(std::slice::from_mut(prediction), iou);
         }
         let scores: Vec<f32> = prediction.instances.iter().map(|i| i.score).collect();
         let kept = keep(&scores, f32::NEG_INFINITY, options.max_instances);
@@ -49,21 +46,8 @@ pub(in crate::predict) fn select(predictions: &mut [Prediction], options: &Optio
             .retain(|_| index.next().is_some_and(|i| kept.contains(&i)));
     }
     if let (Some(iou), true) = (options.nms, options.nms_across_prompts) {
-        suppress_across(predictions, iou);
+        suppress(predictions, iou);
     }
-}
-
-/// True for each instance that survives.
-fn non_maximum_suppression<'a>(
-    instances: impl Iterator<Item = &'a Instance>,
-    iou: f32,
-) -> Vec<bool> {
-    let (masks, scores): (Vec<&Mask>, Vec<f32>) = instances.map(|i| (&i.mask, i.score)).unzip();
-    let mut is_kept = vec![false; masks.len()];
-    for index in nms::mask_nms(&masks, &scores, iou) {
-        is_kept[index] = true;
-    }
-    is_kept
 }
 
 #[cfg(test)]

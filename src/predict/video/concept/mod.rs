@@ -115,10 +115,7 @@ impl<'m> ConceptSession<'m> {
                 prompt.exemplars.len()
             )));
         }
-        let text = match &prompt.text {
-            Some(text) => model.encode_text(text)?,
-            None => model.encode_visual()?,
-        };
+        let text = concept::encode_words(model, prompt.text.as_deref())?;
         Ok(Self {
             model,
             tracker,
@@ -317,11 +314,8 @@ impl<'m> ConceptSession<'m> {
             // One per prompt; this tells a bug from a bad image.
             return Err(candle::Error::msg("no answer to the prompt").into());
         };
-        let scores: Vec<f32> = verdict.scores().into_iter().map(joint_score).collect();
-        let kept: Vec<u32> = (0..scores.len())
-            .filter(|i| scores[*i] > self.options.threshold)
-            .map(|i| i as u32)
-            .collect();
+        let scores: Vec<f32> = verdict.scores.iter().copied().map(joint_score).collect();
+        let kept = concept::keep(&scores, self.options.threshold, None);
         if kept.is_empty() {
             return Ok(vec![]);
         }
