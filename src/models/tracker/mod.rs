@@ -36,6 +36,7 @@ pub use memory_encoder::{MaskProbability, MemoryEncoder, MemoryMasks};
 pub use network::TrackerNetwork;
 pub use object_pointer::{PointerHead, PointerTokens};
 pub use prompt_network::LabeledPoint;
+pub(crate) use prompt_network::first_largest;
 pub use selection::{Position, Rules, Selection};
 pub use slots::Slots;
 

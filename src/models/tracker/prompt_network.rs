@@ -213,7 +213,7 @@ fn present(decoded: &Decoded) -> Result<Tensor> {
 }
 
 /// The index of the largest value from `start` on, of equal ones the first.
-pub(super) fn first_largest(values: &[f32], start: usize) -> usize {
+pub(crate) fn first_largest(values: &[f32], start: usize) -> usize {
     let mut best = start;
     for i in start..values.len() {
         if values[i] > values[best] {

@@ -7,6 +7,7 @@ use candle::Tensor;
 
 use crate::device::{download, download_rows};
 use crate::models::head::{Decoded, NUM_MASKS, max_batch};
+use crate::models::tracker::first_largest;
 use crate::models::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
 use crate::predict::is_finite;
 use crate::{Error, Result, Run};
@@ -76,12 +77,9 @@ pub fn decode_one(
     index: Option<usize>,
     run: &mut Run,
 ) -> Result<LowResMask> {
-    let attended = attend(model, image, &[prompt], 1..NUM_MASKS, run)?;
-    let iou_scores = attended.iou.into_iter().next().unwrap_or_default();
-    let better = |best: usize, i: usize| match iou_scores[i] > iou_scores[best] {
-        true => i,
-        false => best,
-    };
+    let (decoded, mut answers) = attend(model, image, &[prompt], 1..NUM_MASKS, run)?;
+    let answer = answers.pop().map(|a| (a.iou_scores, a.object_score));
+    let (iou_scores, object_score) = answer.unwrap_or_default();
     let index = match index {
         Some(index) if index < iou_scores.len() => index,
         Some(index) => {
@@ -90,10 +88,10 @@ pub fn decode_one(
                 iou_scores.len()
             )));
         }
-        None => (1..iou_scores.len()).fold(0, better),
+        None => first_largest(&iou_scores, 0),
     };
     let masks = index + 1..index + 2;
-    let logits = run.stage("draw", || model.draw(image, &attended.decoded, masks))?;
+    let logits = run.stage("draw", || model.draw(image, &decoded, masks))?;
     run.record("low_res_logits", &logits);
     let low_res_logits = download::<f32>(&logits)?;
     if low_res_logits.iter().any(is_nan) {
@@ -103,7 +101,7 @@ pub fn decode_one(
         index,
         low_res_logits,
         iou_scores,
-        object_score: attended.objects.into_iter().next().flatten(),
+        object_score,
     })
 }
 
@@ -148,20 +146,7 @@ fn decode_batch(
     wanted: &dyn Fn(f32) -> bool,
     run: &mut Run,
 ) -> Result<Vec<LowResMasks>> {
-    let Attended {
-        decoded,
-        iou,
-        objects,
-    } = attend(model, image, prompts, masks.clone(), run)?;
-    let mut answers: Vec<LowResMasks> = iou
-        .into_iter()
-        .zip(objects)
-        .map(|(iou_scores, object_score)| LowResMasks {
-            low_res_logits: vec![],
-            iou_scores,
-            object_score,
-        })
-        .collect();
+    let (decoded, mut answers) = attend(model, image, prompts, masks.clone(), run)?;
 
     // Drawing is the expensive part that is left. Neighbors that have a wanted mask are drawn
     // together, since a run of prompts can be narrowed without a copy; the others not at all.
@@ -189,21 +174,15 @@ fn decode_batch(
     Ok(answers)
 }
 
-/// Everything about the answers but the masks.
-struct Attended {
-    decoded: Decoded,
-    /// Of the masks that were asked for, for each prompt.
-    iou: Vec<Vec<f32>>,
-    objects: Vec<Option<f32>>,
-}
-
+/// What masks are drawn from, and everything about the answers but their masks: for each prompt the
+/// scores of those of `masks`.
 fn attend(
     model: &dyn InteractiveModel,
     image: &InteractiveEmbedding,
     prompts: &[&VisualPrompt],
     masks: Range<usize>,
     run: &mut Run,
-) -> Result<Attended> {
+) -> Result<(Decoded, Vec<LowResMasks>)> {
     let decoded = run.stage("attend", || model.attend(image, prompts))?;
     run.record("iou", &decoded.iou);
     // In one transfer: the IoUs of a prompt, then its object score if there is one.
@@ -212,23 +191,22 @@ fn attend(
         scores.push(objects.unsqueeze(1)?);
     }
     let rows = download_rows::<f32>(&Tensor::cat(&scores, 1)?)?;
-    let split = |mut row: Vec<f32>| {
-        let object = row.get(masks.len()).copied();
-        row.truncate(masks.len());
-        (row, object)
-    };
-    let (iou, objects): (Vec<_>, Vec<_>) = rows.into_iter().map(split).unzip();
-    if iou.iter().flatten().any(is_nan) || objects.iter().flatten().any(is_nan) {
+    if rows.iter().flatten().any(is_nan) {
         return Err(match is_finite(&image.features.tokens)? {
             true => Error::not_finite("the mask decoder"),
             false => Error::not_finite("the image encoder"),
         });
     }
-    Ok(Attended {
-        decoded,
-        iou,
-        objects,
-    })
+    let answer = |mut iou_scores: Vec<f32>| {
+        let object_score = iou_scores.get(masks.len()).copied();
+        iou_scores.truncate(masks.len());
+        LowResMasks {
+            low_res_logits: vec![],
+            iou_scores,
+            object_score,
+        }
+    };
+    Ok((decoded, rows.into_iter().map(answer).collect()))
 }
 
 /// NaN or infinite.
@@ -249,15 +227,10 @@ fn retain(answer: &mut LowResMasks, wanted: &dyn Fn(f32) -> bool) {
 /// Follows `_dynamic_multimask_via_stability`,
 /// <https://github.com/facebookresearch/sam3/blob/99d02f2/sam3/sam/mask_decoder.py#L266>.
 fn keep_one(answer: &mut LowResMasks) {
-    let mut kept = 0;
-    if stability(&answer.low_res_logits[0]) < STABILITY_THRESHOLD {
-        kept = 1;
-        for i in 2..answer.iou_scores.len() {
-            if answer.iou_scores[i] > answer.iou_scores[kept] {
-                kept = i;
-            }
-        }
-    }
+    let kept = match stability(&answer.low_res_logits[0]) < STABILITY_THRESHOLD {
+        true => first_largest(&answer.iou_scores, 1),
+        false => 0,
+    };
     answer.low_res_logits = vec![answer.low_res_logits.swap_remove(kept)];
     answer.iou_scores = vec![answer.iou_scores[kept]];
 }

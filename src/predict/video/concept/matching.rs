@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 
 use super::Options;
 use crate::mask::{Mask, nms};
-use crate::models::tracker::Generation;
+use crate::models::tracker::{Generation, first_largest};
 
 /// One object that the detector found on a frame.
 #[derive(Debug, Clone)]
@@ -129,17 +129,12 @@ pub(crate) fn associate(
         if is_new {
             found.new.push(k);
         }
-        let mut best = None;
-        for (i, overlap) in clear[k].iter().enumerate() {
-            if best.is_none_or(|(_, highest)| *overlap > highest) {
-                best = Some((i, *overlap));
-            }
-        }
-        if let Some((track, overlap)) = best
+        let track = first_largest(&clear[k], 0);
+        if let Some(overlap) = clear[k].get(track)
             && !is_new
             && !detection.is_at_border
             && detection.score >= options.recondition_score
-            && overlap >= options.recondition_iou
+            && *overlap >= options.recondition_iou
         {
             match found.recondition.iter_mut().find(|(t, _)| *t == track) {
                 Some((_, detection)) => *detection = k,
