@@ -57,19 +57,9 @@ impl Blends {
     pub(super) fn new(sides: [(usize, usize); 2], maps: &Tensor) -> Result<Self> {
         let device = maps.device();
         let [columns, rows] = sides.map(|(old, new)| taps(old, new));
-        let lists = |of: [fn(&Tap) -> usize; 2]| {
-            let all = [&columns, &rows].into_iter();
-            let all = all.flat_map(|taps| of.map(|of| taps.iter().map(of)));
-            all.flatten()
-                .map(|index| index as u32)
-                .collect::<Vec<u32>>()
-        };
-        let indices = lists([|tap| tap.first, |tap| tap.second]);
-        let weights = [&columns, &rows].into_iter().flat_map(|taps| {
-            let first = taps.iter().map(|tap| tap.first_weight);
-            first.chain(taps.iter().map(|tap| tap.second_weight))
-        });
-        let weights: Vec<f32> = weights.collect();
+        let axes = [&columns[..], &rows[..]];
+        let indices: Vec<u32> = listed(axes, [|tap| tap.first as u32, |tap| tap.second as u32]);
+        let weights: Vec<f32> = listed(axes, [|tap| tap.first_weight, |tap| tap.second_weight]);
         let len = indices.len();
         let indices = upload(indices, len, device)?;
         let weights = upload(weights, len, device)?;
@@ -92,6 +82,13 @@ impl Blends {
         let wide = self.columns.blend(maps, 2)?;
         self.rows.blend(&wide, 1)
     }
+}
+
+/// Of each axis a list of the one, then a list of the other.
+fn listed<T>(axes: [&[Tap]; 2], of: [fn(&Tap) -> T; 2]) -> Vec<T> {
+    let lists = axes.into_iter();
+    let lists = lists.flat_map(|taps| of.map(|of| taps.iter().map(of)));
+    lists.flatten().collect()
 }
 
 impl Axis {

@@ -23,8 +23,8 @@ use crate::{Error, Result, Size};
 /// Pixels of a mask that are enlarged on a device at most: each takes about 40 bytes on the way.
 const MAX_PIXELS: usize = 1 << 25;
 
-fn is_made_on(device: &Device, size: Size) -> bool {
-    on_gpu(device) && !device.is_metal() && size.area() <= MAX_PIXELS
+fn is_made_on(device: &Device, pixels: usize) -> bool {
+    on_gpu(device) && !device.is_metal() && pixels <= MAX_PIXELS
 }
 
 /// Mask logits (1, k, h, w) -> k masks at the size of the image.
@@ -32,7 +32,7 @@ fn is_made_on(device: &Device, size: Size) -> bool {
 /// # Errors
 /// [`Error::NotFinite`] for NaN and infinity.
 pub(super) fn masks(logits: &Tensor, threshold: f32, size: Size) -> Result<Vec<Mask>> {
-    match is_made_on(logits.device(), size) {
+    match is_made_on(logits.device(), size.area()) {
         true => masks_on_device(logits, threshold, size),
         false => masks_on_host(logits, threshold, size),
     }
@@ -99,20 +99,15 @@ impl Cut<'_> {
         device: &Device,
         then: impl Fn(usize, StableMask) -> Result<T> + Sync,
     ) -> Result<Vec<T>> {
-        let sizes = self.upscaling.steps.iter().map(|step| step.to);
-        let largest = sizes.fold(self.upscaling.low_res, |largest, size| {
-            match size.area() > largest.area() {
-                true => size,
-                false => largest,
-            }
-        });
+        let pixels = self.upscaling.steps.iter().map(|step| step.to.area());
+        let largest = pixels.fold(self.upscaling.low_res.area(), usize::max);
         if !is_made_on(device, largest) {
             let masks = low_res_logits.par_iter().enumerate();
             return masks
                 .map(|(i, logits)| then(i, self.on_host(logits)?))
                 .collect();
         }
-        let at_a_time = (MAX_PIXELS / largest.area().max(1)).max(1);
+        let at_a_time = (MAX_PIXELS / largest.max(1)).max(1);
         let mut made = Vec::with_capacity(low_res_logits.len());
         for (chunk, logits) in low_res_logits.chunks(at_a_time).enumerate() {
             let masks = self.on_device(logits, device)?.into_par_iter().enumerate();
