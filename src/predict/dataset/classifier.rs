@@ -3,6 +3,7 @@
 use candle::Tensor;
 
 use super::Class;
+use super::labeler::phrases_of;
 use crate::device::download_rows;
 use crate::image::Image;
 use crate::image::transform::ClipSquare;
@@ -42,9 +43,7 @@ impl Classifier {
                  others as well, what is in the background too",
             ));
         }
-        let phrases = classes.iter().enumerate();
-        let phrases = phrases.flat_map(|(i, class)| class.phrases().iter().map(move |p| (i, p)));
-        let (class_of, texts): (Vec<usize>, Vec<String>) = phrases
+        let (class_of, texts): (Vec<usize>, Vec<String>) = phrases_of(classes)
             .map(|(class, phrase)| (class, format!("a photo of a {phrase}")))
             .unzip();
         if texts.len() > MAX_PHRASES {

@@ -60,6 +60,12 @@ impl Class {
     }
 }
 
+/// The phrases of all classes, each with the place of its class.
+pub(super) fn phrases_of(classes: &[Class]) -> impl Iterator<Item = (usize, &String)> {
+    let classes = classes.iter().enumerate();
+    classes.flat_map(|(i, class)| class.phrases().iter().map(move |phrase| (i, phrase)))
+}
+
 /// What to look for in every picture, and what to keep.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Options {
@@ -173,8 +179,7 @@ impl<'a> Labeler<'a> {
     /// [`Error::InvalidPrompt`] for a phrase of which nothing is left after cleaning.
     pub fn of_classes(model: &'a Model, options: &Options, run: &mut Run) -> Result<Self> {
         options.validate()?;
-        let phrases = options.classes.iter().enumerate();
-        let phrases = phrases.flat_map(|(i, class)| class.phrases().iter().map(move |p| (i, p)));
+        let phrases = phrases_of(&options.classes);
         let (class_of, prompts): (Vec<usize>, Vec<Prompt>) =
             phrases.map(|(i, phrase)| (i, Prompt::text(phrase))).unzip();
         let prompts = concept::encode(model.as_concept()?, &prompts, run)?;
@@ -302,7 +307,7 @@ impl<'a> Labeler<'a> {
     /// As [`Labeler::label`], if any of the pictures fails.
     pub fn label_batch(&self, images: &[&Image], run: &mut Run) -> Result<Vec<Vec<Object>>> {
         let Task::Classes {
-            options,
+            options: options @ Options { tiles: None, .. },
             prompts,
             class_of,
             search,
@@ -310,9 +315,6 @@ impl<'a> Labeler<'a> {
         else {
             return images.iter().map(|image| self.label(image, run)).collect();
         };
-        if options.tiles.is_some() {
-            return images.iter().map(|image| self.label(image, run)).collect();
-        }
         let model = self.model.as_concept()?;
         let embeddings = model.encode_images(images, run)?;
         let label = |embedding| {
