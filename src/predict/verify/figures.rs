@@ -96,23 +96,17 @@ impl Tolerances {
             Precision::Highest => 2e-5,
             _ => 1e-4,
         };
+        let loose = |pixels, stage| Self {
+            pixels,
+            stage,
+            score: Limit::Difference(0.1),
+            box_error: 0.02,
+            mask: Limit::MaskIou(0.8),
+            least_score: 0.1,
+        };
         match (dtype, precision) {
-            (DType::F32, Precision::Medium) => Self {
-                pixels: Limit::Relative(1e-5),
-                stage: Limit::Cosine(0.99),
-                score: Limit::Difference(0.1),
-                box_error: 0.02,
-                mask: Limit::MaskIou(0.8),
-                least_score: 0.1,
-            },
-            (DType::F16 | DType::BF16, _) => Self {
-                pixels: Limit::Cosine(0.9999),
-                stage: Limit::Cosine(0.999),
-                score: Limit::Difference(0.1),
-                box_error: 0.02,
-                mask: Limit::MaskIou(0.8),
-                least_score: 0.1,
-            },
+            (DType::F32, Precision::Medium) => loose(Limit::Relative(1e-5), Limit::Cosine(0.99)),
+            (DType::F16 | DType::BF16, _) => loose(Limit::Cosine(0.9999), Limit::Cosine(0.999)),
             _ => Self {
                 pixels: Limit::Relative(1e-5),
                 stage: Limit::Relative(stage),

@@ -13,37 +13,37 @@ pub use reference::Reference;
 
 use super::{concept, interactive, sigmoid};
 use crate::mask::{BoxXyxy, Mask};
-use crate::models::sam::Sam;
-use crate::models::sam2::Sam2;
 use crate::models::sam3::{ExemplarBox, ImageEmbedding, ImageFeatures, PromptTokens, Sam3};
 use crate::models::{InteractiveEmbedding, InteractiveModel, Model};
 use crate::{Error, Result, Run};
 use figures::{INCOMPARABLE, compare, compare_masks, values};
 use reference::{ClickEntry, ConceptPrompt};
 
-/// Compares a model with a reference, see [`verify_sam3`], [`verify_sam2`] and [`verify_sam`].
+/// Compares a model with a reference; `report` is called with each comparison as it is made.
 ///
 /// # Errors
-/// As those three.
+/// [`Error::Checkpoint`] for tensors that the reference lacks, before anything is computed;
+/// [`Error::Unsupported`] for clicks on a model that was loaded without its interactive head, and for
+/// texts or exemplars on one that takes none.
 pub fn verify(
     model: &Model,
     reference: &Reference,
     tolerances: &Tolerances,
     report: &mut dyn FnMut(Check),
 ) -> Result<()> {
-    match model {
-        Model::Sam(model) => verify_sam(model, reference, tolerances, report),
-        Model::Sam2(model) => verify_sam2(model, reference, tolerances, report),
-        Model::Sam3(model) => verify_sam3(model, reference, tolerances, report),
-    }
+    let pixels = match model {
+        Model::Sam(model) => model.preprocess(reference.image())?,
+        Model::Sam2(model) => model.preprocess(reference.image())?,
+        Model::Sam3(model) => return verify_sam3(model, reference, tolerances, report),
+    };
+    let model = model.as_interactive()?;
+    verify_interactive(model, &pixels, reference, tolerances, report)
 }
 
-/// Compares SAM 3, EfficientSAM3 or SAM3-LiteText with a reference; `report` is called with each
-/// comparison as it is made.
+/// As [`verify`], for SAM 3, EfficientSAM3 and SAM3-LiteText.
 ///
 /// # Errors
-/// [`Error::Checkpoint`] for tensors that the reference lacks, before anything is computed;
-/// [`Error::Unsupported`] for clicks on a model that was loaded without its interactive head.
+/// As [`verify`].
 pub fn verify_sam3(
     model: &Sam3,
     reference: &Reference,
@@ -51,18 +51,18 @@ pub fn verify_sam3(
     report: &mut dyn FnMut(Check),
 ) -> Result<()> {
     let (concepts, clicks) = (reference.concepts(), reference.clicks());
-    let mut names = stage_names(&["pixel_values", "trunk"], &[]);
+    let mut names = ["pixel_values", "trunk"].map(String::from).to_vec();
     if !concepts.is_empty() {
-        names.extend(stage_names(&["neck.0", "neck.1", "neck.2"], &[]));
+        names.extend(["neck.0", "neck.1", "neck.2"].map(String::from));
     }
-    for prompt in &concepts {
-        names.extend(stage_names(CONCEPT, &[&prompt.name]));
+    for prompt in concepts {
+        names.extend(stage_names(&prompt.name, CONCEPT));
         if prompt.end_to_end {
-            names.extend(stage_names(ANSWER, &[&prompt.name]));
+            names.extend(stage_names(&prompt.name, ANSWER));
         }
     }
-    for click in &clicks {
-        names.extend(stage_names(CLICK, &[&click.name]));
+    for click in clicks {
+        names.extend(stage_names(&click.name, CLICK));
     }
     reference.require(&names)?;
     let mut run = Comparison {
@@ -72,13 +72,14 @@ pub fn verify_sam3(
         device: model.device().clone(),
         dtype: model.dtype(),
     };
-    run.pixels(&model.preprocess(reference.image())?)?;
+    let pixels = model.preprocess(reference.image())?;
+    run.tensor("pixel_values", &pixels, tolerances.pixels)?;
     let trunk = model.detector().trunk(&run.input("pixel_values")?)?;
     run.stage("trunk", &trunk)?;
     drop(trunk);
     if !concepts.is_empty() {
         let image = run.pyramid(model)?;
-        for prompt in &concepts {
+        for prompt in concepts {
             run.concept(model, &image, prompt)?;
         }
     }
@@ -87,7 +88,7 @@ pub fn verify_sam3(
             features: model.interactive_head()?.embed(&run.input("trunk")?)?,
             size: reference.image().size(),
         };
-        for click in &clicks {
+        for click in clicks {
             run.click(model, &fed, click, "")?;
         }
     }
@@ -97,39 +98,11 @@ pub fn verify_sam3(
     }
     if !clicks.is_empty() {
         let embedding = model.interactive_embedding(&embedding)?;
-        for click in &clicks {
+        for click in clicks {
             run.click(model, &embedding, click, END_TO_END)?;
         }
     }
     Ok(())
-}
-
-/// Like [`verify_sam3`], for SAM 1 and MobileSAM.
-///
-/// # Errors
-/// [`Error::Unsupported`] for a reference with texts or exemplars; otherwise as [`verify_sam3`].
-pub fn verify_sam(
-    model: &Sam,
-    reference: &Reference,
-    tolerances: &Tolerances,
-    report: &mut dyn FnMut(Check),
-) -> Result<()> {
-    let pixels = model.preprocess(reference.image())?;
-    verify_interactive(model, &pixels, reference, tolerances, report)
-}
-
-/// Like [`verify_sam`], for SAM 2.1.
-///
-/// # Errors
-/// As [`verify_sam`].
-pub fn verify_sam2(
-    model: &Sam2,
-    reference: &Reference,
-    tolerances: &Tolerances,
-    report: &mut dyn FnMut(Check),
-) -> Result<()> {
-    let pixels = model.preprocess(reference.image())?;
-    verify_interactive(model, &pixels, reference, tolerances, report)
 }
 
 /// A model that takes nothing but points, boxes and masks; `pixels` are those that it sees.
@@ -147,9 +120,11 @@ fn verify_interactive(
         });
     }
     let clicks = reference.clicks();
-    let mut names = stage_names(&["pixel_values", "image_embedding"], &[]);
-    for click in &clicks {
-        names.extend(stage_names(CLICK, &[&click.name]));
+    let mut names = ["pixel_values", "image_embedding"]
+        .map(String::from)
+        .to_vec();
+    for click in clicks {
+        names.extend(stage_names(&click.name, CLICK));
     }
     reference.require(&names)?;
     let mut run = Comparison {
@@ -159,15 +134,15 @@ fn verify_interactive(
         device: pixels.device().clone(),
         dtype: pixels.dtype(),
     };
-    run.pixels(pixels)?;
+    run.tensor("pixel_values", pixels, tolerances.pixels)?;
     let embedding = model.encode_interactive(reference.image(), &mut Run::default())?;
     run.stage("image_embedding", &embedding.features.tokens)?;
     let mut fed = embedding.clone();
     fed.features.tokens = run.input("image_embedding")?;
-    for click in &clicks {
+    for click in clicks {
         run.click(model, &fed, click, "")?;
     }
-    for click in &clicks {
+    for click in clicks {
         run.click(model, &embedding, click, END_TO_END)?;
     }
     Ok(())
@@ -200,12 +175,8 @@ const ANSWER: &[&str] = &["geometry", "scores", "boxes", "masks_packed"];
 /// Tensors that it must have for points and a box.
 const CLICK: &[&str] = &["low_res_logits", "iou_scores", "masks_packed"];
 
-fn stage_names(stages: &[&str], prompt: &[&String]) -> Vec<String> {
-    let name = |stage: &&str| match prompt {
-        [prompt] => format!("{prompt}.{stage}"),
-        _ => stage.to_string(),
-    };
-    stages.iter().map(name).collect()
+fn stage_names(prompt: &str, stages: &[&str]) -> impl Iterator<Item = String> {
+    stages.iter().map(move |stage| format!("{prompt}.{stage}"))
 }
 
 /// One comparison of everything.
@@ -232,17 +203,14 @@ impl Comparison<'_> {
         });
     }
 
-    fn pixels(&mut self, got: &Tensor) -> Result<()> {
-        let want = self.reference.values("pixel_values")?;
-        let figures = compare(&values(got)?, &want);
-        self.check("pixel_values", figures, self.tolerances.pixels);
+    fn tensor(&mut self, name: &str, got: &Tensor, limit: Limit) -> Result<()> {
+        let figures = compare(&values(got)?, &self.reference.values(name)?);
+        self.check(name, figures, limit);
         Ok(())
     }
 
     fn stage(&mut self, name: &str, got: &Tensor) -> Result<()> {
-        let figures = compare(&values(got)?, &self.reference.values(name)?);
-        self.check(name, figures, self.tolerances.stage);
-        Ok(())
+        self.tensor(name, got, self.tolerances.stage)
     }
 
     /// Checks the pyramid of the reference's trunk; returns the reference's pyramid.
@@ -385,6 +353,7 @@ impl Comparison<'_> {
         title: &str,
     ) -> Result<()> {
         let name = |result: &str| format!("{}.{result}", click.name);
+        let title_of = |result: &str| format!("{title}{}.{result}", click.name);
         let options = interactive::Options {
             multimask: match click.multimask {
                 true => interactive::Multimask::Three,
@@ -409,22 +378,13 @@ impl Comparison<'_> {
         let logits = masks.clone().flat_map(|m| m.low_res_logits.clone());
         let want = self.reference.values(&name("low_res_logits"))?;
         let figures = compare(&limited(logits.collect()), &limited(want));
-        self.check(
-            &format!("{title}{}", name("low_res_logits")),
-            figures,
-            stage,
-        );
+        self.check(&title_of("low_res_logits"), figures, stage);
         let scores: Vec<f32> = masks.clone().map(|m| m.iou_score).collect();
         let figures = compare(&scores, &self.reference.values(&name("iou_scores"))?);
-        let score = self.tolerances.score;
-        self.check(&format!("{title}{}", name("iou_scores")), figures, score);
+        self.check(&title_of("iou_scores"), figures, self.tolerances.score);
         let masks: Vec<&Mask> = masks.map(|m| &m.mask).collect();
         let figures = compare_masks(&masks, &self.reference.masks(&name("masks_packed"))?);
-        self.check(
-            &format!("{title}{}", name("masks")),
-            figures,
-            self.tolerances.mask,
-        );
+        self.check(&title_of("masks"), figures, self.tolerances.mask);
         Ok(())
     }
 }

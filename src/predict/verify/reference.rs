@@ -19,7 +19,8 @@ use crate::{Error, Result};
 #[derive(Debug)]
 pub struct Reference {
     tensors: Checkpoint,
-    prompts: BTreeMap<String, Entry>,
+    concepts: Vec<ConceptPrompt>,
+    clicks: Vec<ClickEntry>,
     image: Image,
     /// The tensors that were compared or fed to a stage.
     read: Mutex<BTreeSet<String>>,
@@ -101,11 +102,15 @@ impl Reference {
         if prompts.is_empty() {
             return Err(problem("a reference without a prompt".into()));
         }
-        for (name, entry) in &prompts {
-            let wrong = entry.problem();
-            wrong.map_or(Ok(()), |what| {
-                Err(problem(format!("prompt `{name}`: {what}")))
-            })?;
+        let (mut concepts, mut clicks) = (vec![], vec![]);
+        for (name, entry) in prompts {
+            if let Some(what) = entry.problem() {
+                return Err(problem(format!("prompt `{name}`: {what}")));
+            }
+            match entry {
+                Entry::Concept(concept) => concepts.push(concept.prompt(name)),
+                Entry::Clicks(entry) => clicks.push(entry.prompt(name)),
+            }
         }
         let &[height, width, 3] = tensors.shape("image").unwrap_or_default() else {
             return Err(problem("no `image` of shape (height, width, 3)".into()));
@@ -114,7 +119,8 @@ impl Reference {
         let image = Image::from_rgb8(width, height, download::<u8>(&image)?)?;
         Ok(Self {
             tensors,
-            prompts,
+            concepts,
+            clicks,
             image,
             read: Mutex::new(BTreeSet::from(["image".to_string()])),
         })
@@ -127,7 +133,7 @@ impl Reference {
 
     /// True if any prompt has points or a box, so that the model needs its interactive head.
     pub fn has_clicks(&self) -> bool {
-        !self.clicks().is_empty()
+        !self.clicks.is_empty()
     }
 
     /// The tensors that no comparison looked at yet, sorted.
@@ -185,20 +191,12 @@ impl Reference {
         Ok((0..count).map(mask).collect())
     }
 
-    pub(super) fn concepts(&self) -> Vec<ConceptPrompt> {
-        let concept = |(name, entry): (&String, &Entry)| match entry {
-            Entry::Concept(concept) => Some(concept.prompt(name)),
-            Entry::Clicks(_) => None,
-        };
-        self.prompts.iter().filter_map(concept).collect()
+    pub(super) fn concepts(&self) -> &[ConceptPrompt] {
+        &self.concepts
     }
 
-    pub(super) fn clicks(&self) -> Vec<ClickEntry> {
-        let clicks = |(name, entry): (&String, &Entry)| match entry {
-            Entry::Clicks(clicks) => Some(clicks.prompt(name)),
-            Entry::Concept(_) => None,
-        };
-        self.prompts.iter().filter_map(clicks).collect()
+    pub(super) fn clicks(&self) -> &[ClickEntry] {
+        &self.clicks
     }
 }
 
@@ -206,30 +204,18 @@ fn read(tensors: &Checkpoint, name: &str, dtype: DType, device: &Device) -> Resu
     Ok(tensors.var_builder(dtype, device).get_unchecked(name)?)
 }
 
-fn bbox([x0, y0, x1, y1]: [f32; 4]) -> BoxXyxy {
-    BoxXyxy { x0, y0, x1, y1 }
-}
-
 impl Entry {
     /// What is not as `dump_reference.py` writes it, and would be left out of the comparison.
     fn problem(&self) -> Option<String> {
-        let (many, labels, numbers): (_, _, Vec<f32>) = match self {
+        let (many, labels, numbers) = match self {
             Self::Clicks(clicks) => {
-                let points = clicks.points_xy_px.iter().flatten();
-                let numbers = points.chain(clicks.box_xyxy_px.iter().flatten());
-                (
-                    clicks.points_xy_px.len(),
-                    &clicks.point_labels,
-                    numbers.copied().collect(),
-                )
+                let (points, bbox) = (&clicks.points_xy_px, clicks.box_xyxy_px.as_slice());
+                let numbers = [points.as_flattened(), bbox.as_flattened()].concat();
+                (points.len(), &clicks.point_labels, numbers)
             }
             Self::Concept(concept) => {
-                let numbers = concept.boxes_xyxy_px.iter().flatten().copied();
-                (
-                    concept.boxes_xyxy_px.len(),
-                    &concept.labels,
-                    numbers.collect(),
-                )
+                let boxes = &concept.boxes_xyxy_px;
+                (boxes.len(), &concept.labels, boxes.as_flattened().to_vec())
             }
         };
         if many != labels.len() {
@@ -245,18 +231,18 @@ impl Entry {
 }
 
 impl Concept {
-    fn prompt(&self, name: &str) -> ConceptPrompt {
-        let boxes = self.boxes_xyxy_px.iter().zip(&self.labels);
+    fn prompt(self, name: String) -> ConceptPrompt {
+        let boxes = self.boxes_xyxy_px.into_iter().zip(self.labels);
         let exemplars = boxes.map(|(corners, label)| Exemplar {
-            bbox: bbox(*corners),
-            positive: *label == 1,
+            bbox: corners.into(),
+            positive: label == 1,
         });
         let exemplars: Vec<_> = exemplars.collect();
         let is_visual = self.text == VISUAL && !exemplars.is_empty();
         ConceptPrompt {
-            name: name.into(),
+            name,
             prompt: Prompt {
-                text: (!is_visual).then(|| self.text.clone()),
+                text: (!is_visual).then_some(self.text),
                 exemplars,
                 threshold: None,
             },
@@ -266,17 +252,17 @@ impl Concept {
 }
 
 impl Clicks {
-    fn prompt(&self, name: &str) -> ClickEntry {
-        let points = self.points_xy_px.iter().zip(&self.point_labels);
-        let point = |(xy, label): (&[f32; 2], &u8)| Point {
-            xy: *xy,
-            on_object: *label == 1,
-        };
+    fn prompt(self, name: String) -> ClickEntry {
+        let points = self.points_xy_px.into_iter().zip(self.point_labels);
+        let points = points.map(|(xy, label)| Point {
+            xy,
+            on_object: label == 1,
+        });
         ClickEntry {
-            name: name.into(),
+            name,
             prompt: VisualPrompt {
-                points: points.map(point).collect(),
-                bbox: self.box_xyxy_px.map(bbox),
+                points: points.collect(),
+                bbox: self.box_xyxy_px.map(BoxXyxy::from),
                 mask_logits: None,
             },
             multimask: self.multimask,
