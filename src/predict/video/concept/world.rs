@@ -63,12 +63,6 @@ pub(super) struct World {
 impl World {
     pub(super) fn new() -> Self {
         let record = read("pcs_world");
-        let actors = record["tracks"]
-            .as_object()
-            .unwrap()
-            .keys()
-            .cloned()
-            .collect();
         let side = number(&record["low_res"]);
         let video = Size::new(
             number(&record["video"]["width"]),
@@ -77,10 +71,8 @@ impl World {
         Self {
             config: Config::sam3(side / 4, number(&record["image_size"])),
             low_res: Size::square(side),
-            actors,
             video,
-            record,
-            remembered: Mutex::default(),
+            ..Self::of_rectangles(record)
         }
     }
 
