@@ -1,17 +1,16 @@
 //! `sam3 convert`: any weights this program reads -> safetensors under official names.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Result, bail};
 use candle_sam3::WeightFormat;
 use candle_sam3::models::inspect::{DeadParts, inspect};
 use candle_sam3::models::int8::is_int8;
 use candle_sam3::weights::WriteOptions;
-use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::inspect::megabytes;
 use crate::model::{self, Dtype};
+use crate::progress;
 
 #[derive(clap::Args)]
 pub struct ConvertArgs {
@@ -45,7 +44,7 @@ pub struct ConvertArgs {
     force: bool,
 }
 
-pub fn run(args: ConvertArgs, quiet: bool) -> Result<()> {
+pub fn run(args: ConvertArgs) -> Result<()> {
     let output = args.output.as_path();
     let shown = output.display();
     if output
@@ -64,14 +63,14 @@ pub fn run(args: ConvertArgs, quiet: bool) -> Result<()> {
         if !args.force {
             bail!("{input}: {problem}\n{shown} would be no better; --force writes it all the same");
         }
-        eprintln!("warning: {input}: {problem}");
+        progress::complain(&format!("warning: {input}: {problem}"));
     }
 
     let checkpoint = match args.weights {
         WeightFormat::Int8 => checkpoint.quantized(is_int8),
         _ => checkpoint,
     };
-    let bar = progress_bar(quiet);
+    let bar = progress::file();
     let keep = |name: &str| !args.prune || !dead.contains(name);
     let options = WriteOptions {
         dtype: args.dtype.map(Dtype::into),
@@ -83,21 +82,7 @@ pub fn run(args: ConvertArgs, quiet: bool) -> Result<()> {
     });
     bar.finish_and_clear();
     let written = written?;
-    if !quiet {
-        let (tensors, size) = (written.tensors, megabytes(written.bytes));
-        crate::progress::say(&format!("wrote {shown}: {tensors} tensors, {size}"));
-    }
+    let (tensors, size) = (written.tensors, megabytes(written.bytes));
+    progress::say(&format!("wrote {shown}: {tensors} tensors, {size}"));
     Ok(())
-}
-
-fn progress_bar(quiet: bool) -> ProgressBar {
-    if quiet {
-        return ProgressBar::hidden();
-    }
-    let bar = ProgressBar::no_length();
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {eta}") {
-        bar.set_style(style);
-    }
-    bar.enable_steady_tick(Duration::from_millis(100));
-    bar
 }

@@ -1,8 +1,7 @@
 //! `sam3 inspect`: what a weight file holds.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
-use std::io::Write as _;
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -10,8 +9,8 @@ use candle_sam3::models::inspect::{Component, Inspection, Status, inspect};
 use candle_sam3::weights::Checkpoint;
 use serde_json::{Value, json};
 
-use crate::model;
 use crate::printable::printable;
+use crate::{model, progress};
 
 #[derive(clap::Args)]
 pub struct InspectArgs {
@@ -41,9 +40,7 @@ pub fn run(args: InspectArgs) -> Result<()> {
         true => format!("{}\n", serde_json::to_string_pretty(&found.json())?),
         false => printable(&found.text()),
     };
-    std::io::stdout()
-        .write_all(text.as_bytes())
-        .context("cannot write to stdout")?;
+    progress::print(text)?;
     match found.inspection.problem {
         None => Ok(()),
         // The problem stands where the result was asked for.

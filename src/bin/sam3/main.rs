@@ -76,17 +76,17 @@ fn main() -> ExitCode {
         Command::Segment(args) => segment::run(*args),
         Command::Everything(args) => everything::run(*args),
         Command::Concept(args) => concept::run(args),
-        Command::Label(args) => label::run(*args, cli.quiet),
+        Command::Label(args) => label::run(*args),
         Command::Track(args) => track::run(*args),
         Command::Merge(args) => label::merge(args),
         Command::Eval(args) => eval::run(*args, cli.quiet),
         #[cfg(feature = "server")]
-        Command::Serve(args) => serve::run(*args, cli.quiet),
+        Command::Serve(args) => serve::run(*args),
         Command::Models(args) => models::run(args),
         Command::Inspect(args) => inspect::run(args),
-        Command::Convert(args) => convert::run(args, cli.quiet),
-        Command::Bench(args) => bench::run(*args, cli.quiet),
-        Command::Verify(args) => verify::run(*args, cli.quiet),
+        Command::Convert(args) => convert::run(args),
+        Command::Bench(args) => bench::run(*args),
+        Command::Verify(args) => verify::run(*args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

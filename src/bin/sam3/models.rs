@@ -1,15 +1,14 @@
 //! `sam3 models`: which models there are, what they can do, and which are here.
 
-use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use candle_sam3::models::variant::{self, Release};
 use clap::Subcommand;
 use serde::Serialize;
 
 use crate::hub::{self, Settings};
-use crate::names;
+use crate::{names, progress};
 
 #[derive(clap::Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -59,7 +58,7 @@ pub fn run(args: ModelsArgs) -> Result<()> {
                 true => serde_json::to_string_pretty(&entries)?,
                 false => table(&entries),
             };
-            print(&text)
+            progress::print(text + "\n")
         }
     }
 }
@@ -69,13 +68,9 @@ fn fetch(settings: &Settings, names: &[String]) -> Result<()> {
     let releases: Result<Vec<&Release>> = names.iter().map(|name| names::find(name)).collect();
     for release in releases? {
         let path = hub::fetch(settings, release)?;
-        print(&path.display().to_string())?;
+        progress::print(format!("{}\n", path.display()))?;
     }
     Ok(())
-}
-
-fn print(text: &str) -> Result<()> {
-    writeln!(std::io::stdout(), "{text}").context("cannot write to stdout")
 }
 
 /// One line for each model, columns as wide as their longest cell.

@@ -1,9 +1,11 @@
-//! Bars and messages on stderr that do not write over each other.
+//! Results on stdout, and bars and messages on stderr that do not write over each other.
 
 use std::io::Write;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use anyhow::{Context, Result};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
@@ -16,44 +18,62 @@ pub fn silence() {
 }
 
 /// Shows the bar below those that are there; nothing if stderr is no terminal.
-pub fn add(bar: ProgressBar) -> ProgressBar {
+fn add(bar: ProgressBar, template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template);
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     BARS.add(bar)
 }
 
-/// A bar of bytes.
-pub fn bytes(name: &str, size: u64) -> ProgressBar {
-    let bar = add(ProgressBar::new(size));
-    let style = ProgressStyle::with_template(
+/// A spinner beside the message that it is given.
+pub fn spinner() -> ProgressBar {
+    ticking(BARS.add(ProgressBar::new_spinner()))
+}
+
+fn ticking(bar: ProgressBar) -> ProgressBar {
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}
+
+/// A bar of the bytes of a download.
+pub fn download(name: &str, size: u64) -> ProgressBar {
+    let bar = add(
+        ProgressBar::new(size),
         "{msg} [{wide_bar}] {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta}",
     );
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.set_message(name.to_string());
     bar
 }
 
+/// A bar of the bytes of a file; the writer says how many there are.
+pub fn file() -> ProgressBar {
+    let template = "{wide_bar} {bytes}/{total_bytes} {eta}";
+    ticking(add(ProgressBar::no_length(), template))
+}
+
 /// A bar of pictures.
-pub fn pictures(count: u64) -> ProgressBar {
-    let bar = add(ProgressBar::new(count));
-    let style = ProgressStyle::with_template("[{wide_bar}] {pos}/{len} pictures {per_sec} {eta}");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    bar
+pub fn pictures(count: usize) -> ProgressBar {
+    let template = "[{wide_bar}] {pos}/{len} pictures {per_sec} {eta}";
+    add(ProgressBar::new(count as u64), template)
 }
 
 /// A bar of the frames of a video, with the time left where their number is known.
 pub fn frames(count: Option<usize>) -> ProgressBar {
-    let (bar, template) = match count {
-        Some(count) => (
+    match count {
+        Some(count) => add(
             ProgressBar::new(count as u64),
             "[{wide_bar}] frame {pos}/{len} {per_sec} {eta} left",
         ),
-        None => (
+        None => add(
             ProgressBar::no_length(),
             "{spinner} frame {pos} {per_sec} {elapsed}",
         ),
-    };
-    let style = ProgressStyle::with_template(template);
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-    add(bar)
+    }
+}
+
+/// Writes to stdout.
+pub fn print(text: impl AsRef<[u8]>) -> Result<()> {
+    let written = std::io::stdout().write_all(text.as_ref());
+    written.context("cannot write to stdout")
 }
 
 /// A line on stderr, above the bars.

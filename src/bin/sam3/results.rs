@@ -1,10 +1,9 @@
 //! Where results go, and which.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use candle_sam3::output::{
     self, Files, Format, FormatOptions, ImageResults, Kind, OverlayOptions, Place,
 };
@@ -182,11 +181,8 @@ impl Target {
                 Ok(())
             }
             (None, Files::One(text)) => {
-                let mut stdout = std::io::stdout();
-                let written = stdout
-                    .write_all(text)
-                    .and_then(|()| stdout.write_all(b"\n"));
-                written.context("cannot write to stdout")
+                progress::print(text)?;
+                progress::print("\n")
             }
             (None, Files::Folder(_)) => bail!("{format} is a folder; name one with -o"),
         }

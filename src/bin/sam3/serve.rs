@@ -14,7 +14,7 @@ use tokio::signal;
 use crate::model;
 use crate::model::ModelArgs;
 use crate::names::DEMO;
-use crate::task_images;
+use crate::{progress, task_images};
 
 /// Bytes in a mebibyte.
 const MIB: u64 = 1 << 20;
@@ -108,7 +108,7 @@ fn origin(text: &str) -> Result<String, String> {
     }
 }
 
-pub fn run(args: ServeArgs, quiet: bool) -> Result<()> {
+pub fn run(args: ServeArgs) -> Result<()> {
     let token = token(&args)?;
     let hosts = args.allowed_hosts.clone();
     let mut guard = Guard::default()
@@ -138,14 +138,12 @@ pub fn run(args: ServeArgs, quiet: bool) -> Result<()> {
         .with_context(|| format!("cannot listen on {address}; another --port may be free"))?;
     let address = listener.local_addr()?;
     let model = model::load_whole(&args.model)?;
-    if !quiet {
-        announce(&args, &model, address, token.as_deref());
-    }
+    announce(&args, &model, address, token.as_deref());
     if args.open {
         open_browser(&page(address, token.as_deref()));
     }
     let server = Server::start(model, config)?;
-    runtime.block_on(server.serve(listener, stopped(quiet)));
+    runtime.block_on(server.serve(listener, stopped()));
     Ok(())
 }
 
@@ -187,22 +185,24 @@ fn page(address: SocketAddr, token: Option<&str>) -> String {
 }
 
 fn announce(args: &ServeArgs, model: &Model, address: SocketAddr, token: Option<&str>) {
-    eprintln!("{} at {}", model.name(), page(address, token));
+    progress::say(&format!("{} at {}", model.name(), page(address, token)));
     if model.as_interactive().is_err() {
-        eprintln!("this model has no part for points and boxes; it answers words and exemplars");
+        progress::say(
+            "this model has no part for points and boxes; it answers words and exemplars",
+        );
     }
     if args.model.model.as_os_str() == DEMO {
-        eprintln!(
+        progress::say(
             "the built-in demo model knows colored shapes only; name a real model with -m (`sam3 models` \
-             lists them)"
+             lists them)",
         );
     }
     if !args.host.is_loopback() {
-        eprintln!(
+        progress::say(&format!(
             "warning: other machines can reach this server at any of this machine's addresses, port {}; they \
              need the token, and the connection is not encrypted",
             address.port()
-        );
+        ));
     }
 }
 
@@ -221,16 +221,16 @@ fn open_browser(page: &str) {
         .stderr(Stdio::null())
         .spawn();
     if let Err(error) = started {
-        eprintln!("warning: cannot open a browser with {program}: {error}");
+        progress::complain(&format!(
+            "warning: cannot open a browser with {program}: {error}"
+        ));
     }
 }
 
 /// Ends at the first signal to stop; a second one ends the process at once.
-async fn stopped(quiet: bool) {
+async fn stopped() {
     first_signal().await;
-    if !quiet {
-        eprintln!("finishing what runs; press Ctrl-C again to stop at once");
-    }
+    progress::say("finishing what runs; press Ctrl-C again to stop at once");
     tokio::spawn(async {
         first_signal().await;
         std::process::exit(130);

@@ -15,10 +15,8 @@ pub struct Stages {
 
 impl Stages {
     pub fn new() -> Self {
-        let spinner = progress::add(ProgressBar::new_spinner());
-        spinner.enable_steady_tick(Duration::from_millis(100));
         Self {
-            spinner,
+            spinner: progress::spinner(),
             times: vec![],
             running: None,
         }

@@ -1,15 +1,15 @@
 //! `sam3 verify`: a model against a recorded run of the official code.
 
-use std::io::Write;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use candle_sam3::Model;
 use candle_sam3::models::variant::PromptKind;
 use candle_sam3::predict::verify::{Check, Figures, Limit, Reference, Tolerances, verify};
 use serde_json::{Value, json};
 
 use crate::model::{self, ModelArgs};
+use crate::progress;
 
 #[derive(clap::Args)]
 pub struct VerifyArgs {
@@ -25,48 +25,41 @@ pub struct VerifyArgs {
     json: bool,
 }
 
-pub fn run(args: VerifyArgs, quiet: bool) -> Result<()> {
+pub fn run(args: VerifyArgs) -> Result<()> {
     let reference = Reference::open(&args.reference)?;
-    let mut stdout = std::io::stdout();
+    let prompts = match reference.has_clicks() {
+        false => PromptKind::Text,
+        true => PromptKind::Clicks,
+    };
+    let model = model::load(&args.model, prompts)?;
+    let dtype = args.model.dtype.into();
+    let tolerances = Tolerances::of(dtype, args.model.precision, model.weights());
     let mut printed = Ok(());
     let mut checks: Vec<Check> = vec![];
-    let model = {
-        let mut report = |check: Check| {
-            match args.json {
-                false if printed.is_ok() => {
-                    let header = if checks.is_empty() { HEADER } else { "" };
-                    printed = writeln!(stdout, "{header}{}", line(&check));
-                }
-                true if !quiet => crate::progress::say(&check.stage),
-                _ => {}
-            }
-            checks.push(check);
-        };
-        let prompts = match reference.has_clicks() {
-            false => PromptKind::Text,
-            true => PromptKind::Clicks,
-        };
-        let model = model::load(&args.model, prompts)?;
-        let dtype = args.model.dtype.into();
-        let tolerances = Tolerances::of(dtype, args.model.precision, model.weights());
-        verify(&model, &reference, &tolerances, &mut report)?;
-        model
-    };
-    let name = model.name();
+    verify(&model, &reference, &tolerances, &mut |check: Check| {
+        if args.json {
+            progress::say(&check.stage);
+        } else if printed.is_ok() {
+            let header = if checks.is_empty() { HEADER } else { "" };
+            printed = progress::print(format!("{header}{}\n", line(&check)));
+        }
+        checks.push(check);
+    })?;
+    printed?;
     let failed = checks.iter().filter(|check| !check.passes()).count();
     let unread = reference.unread();
     let summary = match args.json {
-        true => writeln!(stdout, "{}", document(&args, &model, &checks, &unread)),
+        true => document(&args, &model, &checks, &unread).to_string(),
         false => {
-            let passed = checks.len() - failed;
+            let (name, passed) = (model.name(), checks.len() - failed);
             let also = match unread[..] {
                 [] => String::new(),
                 _ => format!("; not compared: {}", unread.join(", ")),
             };
-            writeln!(stdout, "{name}: {passed} of {} pass{also}", checks.len())
+            format!("{name}: {passed} of {} pass{also}", checks.len())
         }
     };
-    printed.and(summary).context("cannot write to stdout")?;
+    progress::print(summary + "\n")?;
     match failed {
         0 => Ok(()),
         _ => bail!(

@@ -1,12 +1,12 @@
 //! Results beside earlier ones, of this program or of a peer.
 
-use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::report::{Report, SCHEMA, StageTimes, three_digits, title};
+use crate::progress;
 
 /// Stages below this many milliseconds are noise, and fail no comparison.
 const NOISE_MS: f64 = 1.;
@@ -46,10 +46,10 @@ pub fn read(path: &Path) -> Result<Earlier> {
 pub fn compare(report: &Report, earlier: &Earlier, tolerance: Option<f64>) -> Result<()> {
     if report.model != earlier.model {
         let earlier = &earlier.model;
-        crate::progress::complain(&format!("warning: the earlier results are of {earlier}"));
+        progress::complain(&format!("warning: the earlier results are of {earlier}"));
     }
     let table = table(report.engine, &report.stages, earlier);
-    write!(std::io::stdout(), "\n{table}").context("cannot write to stdout")?;
+    progress::print(format!("\n{table}"))?;
     let Some(tolerance) = tolerance else {
         return Ok(());
     };

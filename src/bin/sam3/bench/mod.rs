@@ -11,18 +11,17 @@ mod report;
 mod spans;
 mod track;
 
-use std::io::Write;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use candle_sam3::models::variant::{self, Family, Variant};
 use candle_sam3::{LoadOptions, Model, Precision, WeightFormat, device, models, output};
 use indicatif::ProgressBar;
 
 use crate::model::{self, ModelArgs};
-use crate::names;
+use crate::{names, progress};
 use measure::Samples;
 use picture::Picture;
 use report::Report;
@@ -86,7 +85,7 @@ pub struct BenchArgs {
     pub cost_per_hour: Option<f64>,
 }
 
-pub fn run(args: BenchArgs, quiet: bool) -> Result<()> {
+pub fn run(args: BenchArgs) -> Result<()> {
     let release = args.random_weights.as_deref().map(names::find);
     let variant = release.transpose()?.map(|release| &release.variant);
     if variant.is_some_and(|variant| variant.family() != Family::Sam3) {
@@ -101,16 +100,12 @@ pub fn run(args: BenchArgs, quiet: bool) -> Result<()> {
     }
     let picture = Picture::new(args.image.as_deref())?;
 
-    let progress = match quiet {
-        true => ProgressBar::hidden(),
-        false => ProgressBar::new_spinner(),
-    };
-    progress.enable_steady_tick(Duration::from_millis(100));
+    let spinner = progress::spinner();
     if cfg!(debug_assertions) {
-        crate::progress::complain("warning: this is a debug build; measure a release build");
+        progress::complain("warning: this is a debug build; measure a release build");
     }
 
-    progress.set_message("load");
+    spinner.set_message("load");
     let options = model::prepare(&args.model)?;
     let start = Instant::now();
     let model = load(&args, variant, &options)?;
@@ -121,7 +116,7 @@ pub fn run(args: BenchArgs, quiet: bool) -> Result<()> {
         picture: &picture,
         device: &options.device,
         args: &args,
-        progress: &progress,
+        spinner: &spinner,
         start,
     };
     let measured = match model.as_concept() {
@@ -131,7 +126,7 @@ pub fn run(args: BenchArgs, quiet: bool) -> Result<()> {
     let parity = match args.parity {
         false => None,
         true => {
-            progress.set_message("parity");
+            spinner.set_message("parity");
             let on_cpu = LoadOptions {
                 device: candle::Device::Cpu,
                 dtype: candle_sam3::DType::F32,
@@ -144,14 +139,14 @@ pub fn run(args: BenchArgs, quiet: bool) -> Result<()> {
         }
     };
 
-    progress.finish_and_clear();
+    spinner.finish_and_clear();
 
     let report = Report::new(&args, &options, &picture, &model, load_ms, measured, parity);
     if let Some(path) = &args.json {
         let json = serde_json::to_vec_pretty(&report)?;
         output::write_file(path, &json)?;
     }
-    write!(std::io::stdout(), "{}", report.table()).context("cannot write to stdout")?;
+    progress::print(report.table())?;
     if let Some(earlier) = earlier {
         compare::compare(&report, &earlier, args.tolerance)?;
     }
@@ -166,7 +161,7 @@ struct Work<'a> {
     picture: &'a Picture,
     device: &'a candle::Device,
     args: &'a BenchArgs,
-    progress: &'a ProgressBar,
+    spinner: &'a ProgressBar,
     /// When loading began.
     start: Instant,
 }
@@ -205,7 +200,7 @@ impl Work<'_> {
                 true => format!("warm-up {} of {warmup}", i + 1),
                 false => format!("run {} of {iters}", i + 1 - warmup),
             };
-            self.progress.set_message(phase);
+            self.spinner.set_message(phase);
             if i == warmup {
                 measured.samples = Samples::default();
             }

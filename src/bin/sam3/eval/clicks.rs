@@ -49,7 +49,7 @@ pub fn measure(
     report: &mut Report,
 ) -> Result<()> {
     let model = model.as_interactive()?;
-    let bar = progress::pictures(truth.images.len() as u64);
+    let bar = progress::pictures(truth.images.len());
     let mut by_image: Vec<Vec<&Annotation>> = vec![Vec::new(); truth.images.len()];
     for annotation in truth
         .annotations

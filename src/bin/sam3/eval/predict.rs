@@ -87,7 +87,7 @@ pub fn coco(
         path: pictures.folder.join(&image.file_name),
     });
     let sources: Vec<Source> = sources.collect();
-    let bar = progress::pictures(truth.images.len() as u64);
+    let bar = progress::pictures(truth.images.len());
     let mut entries = Vec::new();
     let labeled = dataset::label(&labeler, sources, &pictures.decoding, &mut run);
     for (entry, labeled) in truth.images.iter().zip(labeled) {
@@ -145,7 +145,7 @@ pub fn saco(
     for (i, phrase) in set.phrases.iter().enumerate() {
         by_image.entry(&phrase.file_name).or_default().push(i);
     }
-    let bar = progress::pictures(by_image.len() as u64);
+    let bar = progress::pictures(by_image.len());
     let run = &mut Run::default();
     let mut entries = Vec::new();
     for (file_name, phrases) in by_image {

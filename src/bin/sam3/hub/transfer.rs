@@ -45,7 +45,7 @@ pub fn download(
     progress::say(&format!(
         "downloading {name} from {repository}: {words}{kept}"
     ));
-    let bar = progress::bytes(name, size.unwrap_or(0));
+    let bar = progress::download(name, size.unwrap_or(0));
     let done = transfer(client, &mut part, size, &bar);
     bar.finish_and_clear();
     done.map_err(|problem| unfinished(problem, name, &part))?;

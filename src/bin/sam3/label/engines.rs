@@ -49,10 +49,7 @@ pub fn label(
     open: Vec<(Source, Stamp)>,
     journal: &mut Journal,
 ) -> Result<Tally> {
-    let (bar, decoding) = (
-        progress::pictures(open.len() as u64),
-        args.decoding.options(),
-    );
+    let (bar, decoding) = (progress::pictures(open.len()), args.decoding.options());
     let (strict, min_area) = (args.run.strict, args.keep.min_area);
     let stamps = open
         .iter()

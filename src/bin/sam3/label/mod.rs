@@ -208,7 +208,7 @@ fn shard(text: &str) -> Result<Shard, String> {
     shard.ok_or_else(|| "must be I/N, with I from 0 to N - 1".to_string())
 }
 
-pub fn run(args: LabelArgs, quiet: bool) -> Result<()> {
+pub fn run(args: LabelArgs) -> Result<()> {
     let start = Instant::now();
     let concepts = concept::load(&args.concepts)?;
     let options = plan::options(&args, &concepts)?;
@@ -264,7 +264,7 @@ pub fn run(args: LabelArgs, quiet: bool) -> Result<()> {
         .filter(|(source, file)| !records.is_done(&source.name, *file))
         .collect();
     let pictures = mine.count();
-    if !quiet && open.len() < pictures {
+    if open.len() < pictures {
         progress::say(&format!(
             "{} of {} done",
             pictures - open.len(),
