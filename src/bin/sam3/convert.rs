@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use candle_sam3::WeightFormat;
 use candle_sam3::models::inspect::{DeadParts, inspect};
 use candle_sam3::models::int8::is_int8;
 use candle_sam3::weights::WriteOptions;
+use candle_sam3::{DType, WeightFormat};
 
 use crate::inspect::megabytes;
-use crate::model::{self, Dtype};
+use crate::model::{self, dtypes};
 use crate::progress;
 
 #[derive(clap::Args)]
@@ -23,8 +23,8 @@ pub struct ConvertArgs {
     output: PathBuf,
 
     /// Number format of the new file; by default every tensor keeps its own
-    #[arg(long)]
-    dtype: Option<Dtype>,
+    #[arg(long, value_parser = dtypes())]
+    dtype: Option<DType>,
 
     /// int8: hold the weights of the large layers in 8 bits, with a scale for each output channel; for
     /// the CPU in f32
@@ -73,7 +73,7 @@ pub fn run(args: ConvertArgs) -> Result<()> {
     let bar = progress::file();
     let keep = |name: &str| !args.prune || !dead.contains(name);
     let options = WriteOptions {
-        dtype: args.dtype.map(Dtype::into),
+        dtype: args.dtype,
         replace: args.force,
     };
     let written = checkpoint.write(output, &options, keep, |done, total| {

@@ -7,8 +7,9 @@ use candle_sam3::device::DeviceKind;
 use candle_sam3::models;
 use candle_sam3::models::variant::PromptKind;
 use candle_sam3::weights::{self, Checkpoint};
-use candle_sam3::{LoadOptions, Model, Precision, WeightFormat};
-use clap::{Args, ValueEnum};
+use candle_sam3::{DType, LoadOptions, Model, Precision, WeightFormat};
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 
 use crate::names::{self, Located};
 
@@ -41,8 +42,8 @@ pub struct ModelArgs {
     pub device: Vec<DeviceKind>,
 
     /// Number format of the computation
-    #[arg(long, default_value = "f32")]
-    pub dtype: Dtype,
+    #[arg(long, default_value = "f32", value_parser = dtypes())]
+    pub dtype: DType,
 
     /// highest: f32 throughout; high: the fastest within 5e-4 per stage; medium: products of bf16.
     /// For f32 on the CPU
@@ -74,21 +75,9 @@ impl ModelArgs {
     }
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-pub enum Dtype {
-    F32,
-    F16,
-    Bf16,
-}
-
-impl From<Dtype> for candle_sam3::DType {
-    fn from(dtype: Dtype) -> Self {
-        match dtype {
-            Dtype::F32 => Self::F32,
-            Dtype::F16 => Self::F16,
-            Dtype::Bf16 => Self::BF16,
-        }
-    }
+/// Reads the number formats that models have.
+pub fn dtypes() -> impl TypedValueParser<Value = DType> {
+    PossibleValuesParser::new(["f32", "f16", "bf16"]).try_map(|name| name.parse::<DType>())
 }
 
 /// Opens, detects and loads the model; headers are checked before any tensor is read. For clicks,
@@ -138,7 +127,7 @@ pub fn prepare_each(args: &ModelArgs) -> Result<Vec<LoadOptions>> {
 fn on(args: &ModelArgs, device: DeviceKind) -> Result<LoadOptions> {
     Ok(LoadOptions {
         device: device.open()?,
-        dtype: args.dtype.into(),
+        dtype: args.dtype,
         precision: args.precision,
         weights: args.weights,
         context_length: args.context_length,

@@ -32,8 +32,7 @@ pub fn run(args: VerifyArgs) -> Result<()> {
         true => PromptKind::Clicks,
     };
     let model = model::load(&args.model, prompts)?;
-    let dtype = args.model.dtype.into();
-    let tolerances = Tolerances::of(dtype, args.model.precision, model.weights());
+    let tolerances = Tolerances::of(args.model.dtype, args.model.precision, model.weights());
     let mut printed = Ok(());
     let mut checks: Vec<Check> = vec![];
     verify(&model, &reference, &tolerances, &mut |check: Check| {
@@ -122,7 +121,7 @@ fn document(args: &VerifyArgs, model: &Model, checks: &[Check], unread: &[&str])
         "model": model.name(),
         "reference": args.reference.display().to_string(),
         "device": args.model.device[0].to_string(),
-        "dtype": format!("{:?}", candle_sam3::DType::from(args.model.dtype)).to_lowercase(),
+        "dtype": args.model.dtype.as_str(),
         "precision": args.model.precision.to_string(),
         "weights": model.weights().to_string(),
         "passes": checks.iter().all(Check::passes),

@@ -16,10 +16,12 @@ use candle_sam3::models::variant::PromptKind;
 use candle_sam3::output::dataset::journal::{
     Header, Journal, Line, MAX_SHARDS, Records, Shard, Stamp,
 };
-use candle_sam3::output::dataset::{Format, write_documents};
+use candle_sam3::output::dataset::{Format, LabelMeShapes, Link, write_documents};
 use candle_sam3::predict::dataset::Source;
 use candle_sam3::{LoadOptions, Model, models};
-use clap::{ArgGroup, ValueEnum};
+use clap::ArgGroup;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use serde::de::DeserializeOwned;
 
 use crate::concept;
 use crate::everything::GeneratorArgs;
@@ -147,12 +149,14 @@ struct FileArgs {
     polygon_iou: f64,
 
     /// How pictures get into the folders of yolo, voc and imagefolder
-    #[arg(long, default_value = "hard", value_name = "HOW")]
-    link: LinkArg,
+    #[arg(long, default_value = "hard", value_name = "HOW",
+        value_parser = one_of::<Link>(["hard", "copy", "symbolic"]))]
+    link: Link,
 
     /// Shapes for labelme: polygons can be edited, masks are exact
-    #[arg(long, default_value = "polygon", value_name = "SHAPE")]
-    labelme_shape: ShapeArg,
+    #[arg(long, default_value = "polygon", value_name = "SHAPE",
+        value_parser = one_of::<LabelMeShapes>(["polygon", "mask"]))]
+    labelme_shape: LabelMeShapes,
 
     /// What goes before the names of pictures in Label Studio
     #[arg(long, default_value = "/data/local-files/?d=", value_name = "PREFIX")]
@@ -183,17 +187,11 @@ struct RunArgs {
     strict: bool,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum LinkArg {
-    Hard,
-    Copy,
-    Symbolic,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum ShapeArg {
-    Polygon,
-    Mask,
+/// Reads the names that a type has in JSON.
+fn one_of<T: DeserializeOwned + Clone + Send + Sync + 'static>(
+    names: impl IntoIterator<Item = &'static str>,
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(names).try_map(|name| serde_json::from_value(name.into()))
 }
 
 /// Reads `I/N`.

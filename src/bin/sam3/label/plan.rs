@@ -5,14 +5,14 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use candle_sam3::Checkpoint;
 use candle_sam3::mask::polygon::Simplify;
+use candle_sam3::output::dataset::Layout;
 use candle_sam3::output::dataset::journal::Shard;
-use candle_sam3::output::dataset::{LabelMeShapes, Layout, Link};
 use candle_sam3::predict::concept::Concept;
 use candle_sam3::predict::dataset::{Class, Options};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{LabelArgs, LinkArg, ShapeArg, classes};
+use super::{LabelArgs, classes};
 use crate::everything;
 
 /// The classes; `None` for everything without any.
@@ -82,15 +82,8 @@ pub fn layout(args: &LabelArgs, options: Option<&Options>) -> Result<Layout> {
             min_iou: args.files.polygon_iou,
         },
         train_share: args.files.split,
-        link: match args.files.link {
-            LinkArg::Hard => Link::Hard,
-            LinkArg::Copy => Link::Copy,
-            LinkArg::Symbolic => Link::Symbolic,
-        },
-        labelme: match args.files.labelme_shape {
-            ShapeArg::Polygon => LabelMeShapes::Polygon,
-            ShapeArg::Mask => LabelMeShapes::Mask,
-        },
+        link: args.files.link,
+        labelme: args.files.labelme_shape,
         url_prefix: args.files.url_prefix.clone(),
         keep_extension: args.files.keep_extension,
         ..Layout::new(&args.output, formats, classes)
@@ -127,10 +120,7 @@ pub fn settings(
     set("min_area", json!(args.keep.min_area));
     set("stretch", json!(args.decoding.options().stretch));
     set("context_length", json!(args.model.context_length));
-    set(
-        "dtype",
-        json!(format!("{:?}", candle_sam3::DType::from(args.model.dtype))),
-    );
+    set("dtype", json!(format!("{:?}", args.model.dtype)));
     set("precision", json!(args.model.precision.to_string()));
     set("weights", json!(args.model.weights.to_string()));
     Ok(settings)

@@ -169,7 +169,7 @@ impl TrackArgs {
             "fps": self.fps,
             "model": weights,
             "context_length": self.model.context_length,
-            "dtype": format!("{:?}", candle_sam3::DType::from(self.model.dtype)),
+            "dtype": format!("{:?}", self.model.dtype),
             "precision": self.model.precision.to_string(),
         });
         match settings {
