@@ -5,13 +5,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use candle_sam3::device::DeviceKind;
 use candle_sam3::models;
-use candle_sam3::models::variant::PromptKind;
+use candle_sam3::models::variant::{self, PromptKind};
 use candle_sam3::weights::{self, Checkpoint};
 use candle_sam3::{DType, LoadOptions, Model, Precision, WeightFormat};
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use crate::names::{self, Located};
+use crate::names::{self, DEMO};
 
 /// As many as one machine has: each holds the whole model.
 const MAX_DEVICES: usize = 16;
@@ -95,11 +95,8 @@ pub fn load(args: &ModelArgs, prompts: PromptKind) -> Result<Model> {
 pub fn load_whole(args: &ModelArgs) -> Result<Model> {
     let checkpoint = open_with(&args.model, args.geometry.as_deref(), None)?;
     let options = LoadOptions {
-        // Some releases of SAM 3 have no part for points.
-        interactive: match models::variant::Family::of(&checkpoint)? {
-            models::variant::Family::Sam3 => models::variant::is_interactive(&checkpoint)?,
-            _ => true,
-        },
+        // Some releases of SAM 3 have no part for points; other models have nothing else.
+        interactive: variant::is_interactive(&checkpoint)?,
         ..prepare(args)?
     };
     Ok(models::load(&checkpoint, &options)?)
@@ -120,20 +117,17 @@ pub fn prepare_each(args: &ModelArgs) -> Result<Vec<LoadOptions>> {
     if count > MAX_DEVICES {
         bail!("--device names {count} devices; at most {MAX_DEVICES} are used");
     }
-    let options = args.device.iter().map(|device| on(args, *device));
-    options.collect()
-}
-
-fn on(args: &ModelArgs, device: DeviceKind) -> Result<LoadOptions> {
-    Ok(LoadOptions {
-        device: device.open()?,
-        dtype: args.dtype,
-        precision: args.precision,
-        weights: args.weights,
-        context_length: args.context_length,
-        interactive: false,
-        tracking: false,
-    })
+    let on = |device: &DeviceKind| {
+        Ok(LoadOptions {
+            device: device.open()?,
+            dtype: args.dtype,
+            precision: args.precision,
+            weights: args.weights,
+            context_length: args.context_length,
+            ..LoadOptions::default()
+        })
+    };
+    args.device.iter().map(on).collect()
 }
 
 /// The checkpoint that the flags name; a model that is not here yet must answer `prompts`.
@@ -148,18 +142,16 @@ pub fn open_with(
     prompts: Option<PromptKind>,
 ) -> Result<Checkpoint> {
     let checkpoint = open(model, prompts)?;
-    Ok(match geometry {
-        None => checkpoint,
-        Some(geometry) => {
-            checkpoint.with_part("detector.geometry_encoder", &open(geometry, None)?)?
-        }
-    })
+    let Some(geometry) = geometry else {
+        return Ok(checkpoint);
+    };
+    Ok(checkpoint.with_part("detector.geometry_encoder", &open(geometry, None)?)?)
 }
 
 /// Opens what `-m` names; a model that is not here yet is downloaded, if it answers `prompts`.
 fn open(model: &Path, prompts: Option<PromptKind>) -> Result<Checkpoint> {
-    Ok(match names::locate(model, prompts)? {
-        Located::Demo => weights::demo()?,
-        Located::File(path) => Checkpoint::open(path)?,
+    Ok(match model.as_os_str() == DEMO {
+        true => weights::demo()?,
+        false => Checkpoint::open(names::locate(model, prompts)?)?,
     })
 }

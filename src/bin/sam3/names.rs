@@ -18,21 +18,13 @@ const ENDINGS: [&str; 6] = ["pt", "pth", "safetensors", "json", "bin", "ckpt"];
 /// Names that are suggested at most.
 const SUGGESTIONS: usize = 3;
 
-pub enum Located {
-    Demo,
-    File(PathBuf),
-}
-
-/// Finds what `model` means. A path never touches the network; a name does if it is not in the
-/// cache, and if the model answers `prompts`.
-pub fn locate(model: &Path, prompts: Option<PromptKind>) -> Result<Located> {
+/// Finds what `model` means other than the built-in model. A path never touches the network; a name
+/// does if it is not in the cache, and if the model answers `prompts`.
+pub fn locate(model: &Path, prompts: Option<PromptKind>) -> Result<PathBuf> {
     let name = model.to_str().unwrap_or_default();
-    if name == DEMO {
-        return Ok(Located::Demo);
-    }
     let path = model.to_path_buf();
     match std::fs::metadata(model) {
-        Ok(_) => return Ok(Located::File(path)),
+        Ok(_) => return Ok(path),
         Err(cause) if !matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => {
             return Err(Error::Io { path, cause }.into());
         }
@@ -55,8 +47,7 @@ pub fn locate(model: &Path, prompts: Option<PromptKind>) -> Result<Located> {
     if let Some(kind) = prompts.filter(|kind| !release.answers(*kind)) {
         return Err(unanswered(release, kind).into());
     }
-    let settings = Settings::from_env()?;
-    Ok(Located::File(hub::fetch(&settings, release)?))
+    hub::fetch(&Settings::from_env()?, release)
 }
 
 /// The release of this name.
@@ -65,10 +56,9 @@ pub fn find(name: &str) -> Result<&'static Release> {
         bail!("{DEMO} is built in; there is nothing to download");
     }
     variant::find(name).ok_or_else(|| {
-        let near = nearest(name).join(", ");
-        let near = match near.is_empty() {
-            true => String::new(),
-            false => format!("did you mean {near}? "),
+        let near = match &nearest(name)[..] {
+            [] => String::new(),
+            near => format!("did you mean {}? ", near.join(", ")),
         };
         anyhow!("no file, folder or model is called {name}; {near}`sam3 models` lists all models")
     })
