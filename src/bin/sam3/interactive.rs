@@ -17,6 +17,7 @@ use crate::prompts::{self, parse_box, parse_point};
 use crate::results::OutputArgs;
 use crate::run::{self, Answered, Task};
 use crate::stages::Stages;
+use crate::summary::plural;
 
 #[derive(Args)]
 #[group(id = "clicks", multiple = true)]
@@ -54,17 +55,6 @@ pub struct ClickArgs {
     logits: Option<PathBuf>,
 }
 
-impl ClickArgs {
-    /// Whether an object is clicked rather than named.
-    pub fn is_asked_for(&self) -> bool {
-        !self.points.is_empty()
-            || !self.boxes.is_empty()
-            || self.mask.is_some()
-            || self.multimask
-            || self.logits.is_some()
-    }
-}
-
 pub fn run(
     args: &ClickArgs,
     picture: &PictureArgs,
@@ -74,7 +64,13 @@ pub fn run(
     model.refuse_text_flags()?;
     let (prompts, drawn) = prompts(args)?;
     let task = Clicks {
-        options: options(args),
+        options: Options {
+            multimask: match args.multimask {
+                true => Multimask::Three,
+                false => Multimask::Auto,
+            },
+            ..Options::default()
+        },
         args,
         prompts,
         drawn,
@@ -161,10 +157,7 @@ fn prompts(args: &ClickArgs) -> Result<(Vec<VisualPrompt>, Option<Mask>)> {
         bail!(
             "{}: {} for {} prompts; give a mask for each",
             path.display(),
-            match masks.len() {
-                1 => "1 mask".to_string(),
-                n => format!("{n} masks"),
-            },
+            plural(masks.len(), "mask"),
             prompts.len()
         );
     }
@@ -183,16 +176,6 @@ pub fn open_drawing(path: &Path) -> Result<Image> {
     let drawing = Image::open_with(path, &options);
     let drawing = drawing.context("--mask takes a picture or the .safetensors file of --logits")?;
     Ok(drawing.image)
-}
-
-fn options(args: &ClickArgs) -> Options {
-    Options {
-        multimask: match args.multimask {
-            true => Multimask::Three,
-            false => Multimask::Auto,
-        },
-        ..Options::default()
-    }
 }
 
 /// The logits of an earlier answer, one map for each prompt.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use candle_sam3::output::{
     self, Files, Format, FormatOptions, ImageResults, Kind, OverlayOptions, Place,
 };
@@ -53,19 +53,11 @@ impl Target {
     pub fn new(args: &OutputArgs, image: &Path, kind: Kind) -> Result<Self> {
         let folder = args.output.as_deref();
         let is_dash = folder.is_some_and(|path| path.as_os_str() == "-");
-        let mut formats: Vec<Format> = vec![];
-        for format in &args.formats {
-            if !formats.contains(format) {
-                formats.push(*format);
-            }
-        }
-        if formats.is_empty() {
-            formats.push(if is_dash {
-                Format::Json
-            } else {
-                Format::Overlay
-            });
-        }
+        let formats = match args.formats[..] {
+            [] if is_dash => vec![Format::Json],
+            [] => vec![Format::Overlay],
+            _ => unique(&args.formats),
+        };
         for format in &formats {
             format.check(kind)?;
         }
@@ -103,25 +95,15 @@ impl Target {
     /// Finds out whether everything can be written, the trace and the file of logits included, before
     /// any weights are read.
     pub fn check(&self, logits: Option<&Path>, model: &ModelArgs) -> Result<()> {
+        let mut taken: Vec<PathBuf> = vec![];
         if let Some(place) = &self.place {
             place.check(&self.formats)?;
+            taken.extend(self.formats.iter().map(|format| place.path(*format)));
         }
-        let results = self.place.iter().flat_map(|place| {
-            let paths = self.formats.iter().map(|format| place.path(*format));
-            paths.collect::<Vec<_>>()
-        });
-        let mut taken: Vec<PathBuf> = results.collect();
+        let inputs = [&self.image, &model.model];
+        let inputs: Vec<&PathBuf> = inputs.into_iter().chain(&model.geometry).collect();
         for file in self.trace.as_deref().into_iter().chain(logits) {
-            let inputs = [
-                Some(&self.image),
-                Some(&model.model),
-                model.geometry.as_ref(),
-            ];
-            if inputs
-                .into_iter()
-                .flatten()
-                .any(|input| is_same(input, file))
-            {
+            if inputs.iter().any(|input| is_same(input, file)) {
                 bail!(
                     "{} is read by this command; name another file",
                     file.display()
@@ -153,22 +135,15 @@ impl Target {
 
     /// Writes every format and file. What fails does not keep the others from being written.
     pub fn write(&self, results: &ImageResults, files: &[(&Path, Vec<u8>)]) -> Result<()> {
-        let formats = self
-            .formats
-            .iter()
-            .map(|format| self.write_format(*format, results));
-        let files = files.iter().map(|(path, bytes)| {
-            output::write_file(path, bytes)?;
-            Ok(())
-        });
-        let failed: Vec<anyhow::Error> = files.chain(formats).filter_map(Result::err).collect();
-        let all = failed
-            .iter()
-            .map(|error| format!("{error:#}"))
-            .collect::<Vec<_>>();
+        let files = files.iter();
+        let files = files.map(|(path, bytes)| Ok(output::write_file(path, bytes)?));
+        let formats = self.formats.iter();
+        let formats = formats.map(|format| self.write_format(*format, results));
+        let failed = files.chain(formats).filter_map(Result::err);
+        let failed: Vec<String> = failed.map(|error| format!("{error:#}")).collect();
         match failed.is_empty() {
             true => Ok(()),
-            false => Err(anyhow!("{}", all.join("; "))),
+            false => bail!("{}", failed.join("; ")),
         }
     }
 
@@ -187,6 +162,13 @@ impl Target {
             (None, Files::Folder(_)) => bail!("{format} is a folder; name one with -o"),
         }
     }
+}
+
+/// Each value once, where it first comes.
+pub fn unique<T: Copy + PartialEq>(values: &[T]) -> Vec<T> {
+    let is_first = |(i, value): &(usize, &T)| !values[..*i].contains(value);
+    let first = values.iter().enumerate().filter(is_first);
+    first.map(|(_, value)| *value).collect()
 }
 
 /// Whether two paths lead to the same place, which need not exist yet.

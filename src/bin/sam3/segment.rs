@@ -33,7 +33,7 @@ pub struct SegmentArgs {
     tiles: TileArgs,
 
     #[command(flatten)]
-    clicks: ClickArgs,
+    clicks: Option<ClickArgs>,
 
     #[command(flatten)]
     pub model: ModelArgs,
@@ -109,28 +109,20 @@ struct ConceptArgs {
 }
 
 pub fn run(args: SegmentArgs) -> Result<()> {
-    let SegmentArgs {
-        picture,
-        concepts,
-        tiles,
-        clicks,
-        model,
-        output,
-    } = args;
-    let tiles = tiles.tiles()?;
-    if clicks.is_asked_for() {
+    let tiles = args.tiles.tiles()?;
+    if let Some(clicks) = &args.clicks {
         if tiles.is_some() {
             bail!("--tile is for texts and exemplars; points and boxes are exact at any size");
         }
-        return interactive::run(&clicks, &picture, &model, &output);
+        return interactive::run(clicks, &args.picture, &args.model, &args.output);
     }
     let task = Concepts {
-        prompts: concepts.prompts(),
-        options: concepts.options(),
-        concepts: concept_files::load(&concepts.files)?,
+        prompts: args.concepts.prompts(),
+        options: args.concepts.options(),
+        concepts: concept_files::load(&args.concepts.files)?,
         tiles,
     };
-    run::run(&task, &picture, None, &model, &output)
+    run::run(&task, &args.picture, None, &args.model, &args.output)
 }
 
 /// Texts and exemplars -> every object that is meant.
@@ -185,11 +177,9 @@ impl Task for Concepts {
                 concept::predict(model, &embedding, &encoded, &self.options, run)?
             }
         };
-        let names = self
-            .concepts
-            .iter()
-            .map(|concept| Prompt::text(concept.name()));
-        let prompts: Vec<Prompt> = self.prompts.iter().cloned().chain(names).collect();
+        let concepts = self.concepts.iter();
+        let mut prompts = self.prompts.clone();
+        prompts.extend(concepts.map(|concept| Prompt::text(concept.name())));
         Ok(Answered {
             answers: prompts.iter().zip(found).map(Answer::from).collect(),
             logits: None,
@@ -201,31 +191,23 @@ impl ConceptArgs {
     /// Every text, or the exemplars alone; the exemplars join every text. None where concepts are looked
     /// for and nothing else.
     fn prompts(&self) -> Vec<Prompt> {
-        let exemplar = |positive| {
-            move |bbox: &BoxXyxy| Exemplar {
-                bbox: *bbox,
-                positive,
-            }
-        };
+        let exemplar = |positive| move |&bbox: &BoxXyxy| Exemplar { bbox, positive };
         let positive = self.exemplars.iter().map(exemplar(true));
         let negative = self.not_exemplars.iter().map(exemplar(false));
         let exemplars: Vec<Exemplar> = positive.chain(negative).collect();
         if self.texts.is_empty() {
-            if !self.files.is_empty() {
-                return Vec::new();
-            }
-            return vec![Prompt::exemplars(exemplars)];
+            return match self.files.is_empty() {
+                true => vec![Prompt::exemplars(exemplars)],
+                false => vec![],
+            };
         }
-        let texts = self
-            .texts
-            .iter()
-            .flat_map(|text| prompts::split_texts(text));
-        texts
-            .map(|text| Prompt {
-                exemplars: exemplars.clone(),
-                ..Prompt::text(text)
-            })
-            .collect()
+        let prompt = |text| Prompt {
+            exemplars: exemplars.clone(),
+            ..Prompt::text(text)
+        };
+        let texts = self.texts.iter();
+        let texts = texts.flat_map(|text| prompts::split_texts(text));
+        texts.map(prompt).collect()
     }
 
     fn options(&self) -> Options {

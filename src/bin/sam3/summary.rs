@@ -50,17 +50,16 @@ fn click(answer: &Answer) -> String {
     let mut name = match (prompt.points.len(), prompt.bbox) {
         (_, Some(BoxXyxy { x0, y0, x1, y1 })) => format!("box {x0},{y0},{x1},{y1}"),
         (0, None) => "mask".to_string(),
-        (1, None) => "1 point".to_string(),
-        (n, None) => format!("{n} points"),
+        (n, None) => plural(n, "point"),
     };
     if let Some(presence) = answer.presence {
         name += &format!(" (object {presence:.2})");
     }
     let mask = |found: &Found| {
-        let (area, iou) = (found.mask.area(), found.score);
+        let mask = format!("{} pixels, IoU {:.2}", found.mask.area(), found.score);
         match found.stability {
-            Some(stability) => format!("{area} pixels, IoU {iou:.2}, stability {stability:.2}"),
-            None => format!("{area} pixels, IoU {iou:.2}"),
+            Some(stability) => format!("{mask}, stability {stability:.2}"),
+            None => mask,
         }
     };
     let masks: Vec<String> = answer.instances.iter().map(mask).collect();

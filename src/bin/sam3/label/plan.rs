@@ -14,20 +14,18 @@ use sha2::{Digest, Sha256};
 
 use super::{LabelArgs, classes};
 use crate::everything;
+use crate::results::unique;
 
 /// The classes; `None` for everything without any.
 pub fn options(args: &LabelArgs, concepts: &[Concept]) -> Result<Option<Options>> {
-    if !(0.0..=1.0).contains(&args.files.split) {
-        bail!("--split {}: must be from 0 to 1", args.files.split);
-    }
-    if !(0.0..=1000.0).contains(&args.files.simplify) {
-        bail!("--simplify {}: must be from 0 to 1000", args.files.simplify);
-    }
-    if !(0.0..=1.0).contains(&args.files.polygon_iou) {
-        bail!(
-            "--polygon-iou {}: must be from 0 to 1",
-            args.files.polygon_iou
-        );
+    for (flag, value, most) in [
+        ("--split", args.files.split, 1.0),
+        ("--simplify", args.files.simplify, 1000.0),
+        ("--polygon-iou", args.files.polygon_iou, 1.0),
+    ] {
+        if !(0.0..=most).contains(&value) {
+            bail!("{flag} {value}: must be from 0 to {most}");
+        }
     }
     let tiles = args.tiles.tiles()?;
     let classes: Vec<Class> = match (&args.text, &args.classes) {
@@ -67,12 +65,6 @@ pub fn layout(args: &LabelArgs, options: Option<&Options>) -> Result<Layout> {
             .collect(),
         None => vec!["object".to_string()],
     };
-    let mut formats = Vec::new();
-    for &format in &args.format {
-        if !formats.contains(&format) {
-            formats.push(format);
-        }
-    }
     let shard = args.run.shard.unwrap_or(Shard::WHOLE);
     let name = format!("part-{}-of-{}.tmp", shard.index, shard.count);
     let layout = Layout {
@@ -86,7 +78,7 @@ pub fn layout(args: &LabelArgs, options: Option<&Options>) -> Result<Layout> {
         labelme: args.files.labelme_shape,
         url_prefix: args.files.url_prefix.clone(),
         keep_extension: args.files.keep_extension,
-        ..Layout::new(&args.output, formats, classes)
+        ..Layout::new(&args.output, unique(&args.format), classes)
     };
     layout.validate()?;
     Ok(layout)
