@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use candle::{DType, Tensor};
+use serde::Serialize;
 
 use crate::device::download;
 use crate::write::write_file;
@@ -90,9 +91,10 @@ impl Trace {
 }
 
 /// Difference of a stage from a reference.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Difference {
     /// The stage.
+    #[serde(rename = "name")]
     pub stage: String,
     /// Length of the difference over the length of the reference.
     pub relative: f64,

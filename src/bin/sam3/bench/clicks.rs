@@ -5,7 +5,7 @@ use candle_sam3::models::{InteractiveEmbedding, InteractiveModel, VisualPrompt};
 use candle_sam3::predict::{everything as generator, interactive};
 use candle_sam3::{Image, Run};
 
-use super::measure::{Clock, Samples, ms};
+use super::measure::{Clock, ms};
 use super::{BenchArgs, Measured, Outcome, Work, spans};
 
 /// Refuses what only models that take texts can do.
@@ -24,25 +24,22 @@ pub fn check(args: &BenchArgs) -> Result<()> {
 
 pub fn measure(model: &dyn InteractiveModel, work: &Work) -> Result<Measured> {
     check(work.args)?;
-    work.repeat(|samples| run(model, work, samples))
+    work.repeat(|clock| run(model, work, clock))
 }
 
-fn run(model: &dyn InteractiveModel, work: &Work, samples: &mut Samples) -> Result<Outcome> {
-    let mut clock = Clock::start(work.device)?;
+fn run(model: &dyn InteractiveModel, work: &Work, clock: &mut Clock) -> Result<Outcome> {
     let start = clock.last();
     let image = work.picture.decode()?;
-    samples.push("decode_image", clock.lap()?);
-    let encode = || model.encode_interactive(&image, &mut Run::default());
-    let (embedding, stages) = spans::timed(work.device, encode);
-    let embedding = embedding?;
-    samples.push("encode_image", clock.lap()?);
-    for (stage, ms) in stages {
-        samples.push(stage, ms);
-    }
-    let outcome = decode(model, &embedding, work, &mut clock, samples)?;
-    samples.push("total", ms(outcome.first_mask - start));
+    clock.lap("decode_image")?;
+    let embedding = spans::sampled(clock, || {
+        model.encode_interactive(&image, &mut Run::default())
+    })?;
+    clock.lap("encode_image")?;
+    let outcome = decode(model, &embedding, work, clock)?;
+    let total = ms(outcome.first_mask - start);
+    clock.samples.push("total", total);
     if work.args.everything {
-        everything(model, &image, &mut clock, samples)?;
+        everything(model, &image, clock)?;
     }
     Ok(outcome)
 }
@@ -53,7 +50,6 @@ pub fn decode(
     image: &InteractiveEmbedding,
     work: &Work,
     clock: &mut Clock,
-    samples: &mut Samples,
 ) -> Result<Outcome> {
     let prompt = |[x, y]: [f32; 2]| VisualPrompt::point(x, y);
     let options = interactive::Options {
@@ -62,29 +58,23 @@ pub fn decode(
     };
     let run = &mut Run::default();
     let one = [prompt(work.picture.point())];
-    clock.lap()?;
+    clock.skip()?;
     let found = interactive::predict(model, image, &one, &options, run)?;
-    samples.push("click", clock.lap()?);
+    clock.lap("click")?;
     let outcome = Outcome {
         objects: found.iter().map(|found| found.masks.len()).sum(),
         first_mask: clock.last(),
     };
     let many: Vec<_> = work.picture.points().into_iter().map(prompt).collect();
     interactive::predict(model, image, &many, &options, run)?;
-    samples.push("clicks_64", clock.lap()?);
+    clock.lap("clicks_64")?;
     Ok(outcome)
 }
 
 /// Every object of the image, its encoding included.
-pub fn everything(
-    model: &dyn InteractiveModel,
-    image: &Image,
-    clock: &mut Clock,
-    samples: &mut Samples,
-) -> Result<()> {
-    clock.lap()?;
+pub fn everything(model: &dyn InteractiveModel, image: &Image, clock: &mut Clock) -> Result<()> {
+    clock.skip()?;
     let options = generator::Options::default();
     generator::generate(model, image, &options, &mut Run::default())?;
-    samples.push("everything", clock.lap()?);
-    Ok(())
+    Ok(clock.lap("everything")?)
 }

@@ -7,7 +7,7 @@ use candle_sam3::models::sam3::Sam3;
 use candle_sam3::predict::concept::{self, Options, Prompt};
 use candle_sam3::{Progress, Run};
 
-use super::measure::{Clock, Samples, ms};
+use super::measure::{Clock, ms};
 use super::{Measured, Outcome, Work, clicks, spans, track};
 
 /// What is looked for.
@@ -35,10 +35,7 @@ pub fn measure(model: &Sam3, work: &Work) -> Result<Measured> {
         options.threshold = 0.;
         options.max_instances = Some(KEPT_OF_RANDOM);
     }
-    work.repeat(|samples| {
-        let outcome = run(model, work, &prompts, &options, samples)?;
-        Ok(outcome)
-    })
+    work.repeat(|clock| run(model, work, &prompts, &options, clock))
 }
 
 /// The texts differ, since equal ones are encoded once.
@@ -55,24 +52,18 @@ fn run(
     work: &Work,
     prompts: &[Prompt],
     options: &Options,
-    samples: &mut Samples,
+    clock: &mut Clock,
 ) -> Result<Outcome> {
-    let mut clock = Clock::start(work.device)?;
     let start = clock.last();
     let images = (0..work.args.batch.get()).map(|_| work.picture.decode());
     let images = images.collect::<Result<Vec<_>>>()?;
-    samples.push("decode_image", clock.lap()?);
+    clock.lap("decode_image")?;
 
-    let encode = || model.encode_images(&images, &mut Run::default());
-    let (embeddings, stages) = spans::timed(work.device, encode);
-    let embeddings = embeddings?;
-    samples.push("encode_image", clock.lap()?);
-    for (stage, ms) in stages {
-        samples.push(stage, ms);
-    }
+    let embeddings = spans::sampled(clock, || model.encode_images(&images, &mut Run::default()))?;
+    clock.lap("encode_image")?;
 
     let prompts = concept::encode(model, prompts, &mut Run::default())?;
-    samples.push("encode_text", clock.lap()?);
+    clock.lap("encode_text")?;
 
     // With several prompts the first mask is there once the first prompt is answered.
     let (mut objects, mut first_mask) = (0, None);
@@ -91,27 +82,25 @@ fn run(
         Ok(())
     });
     found?;
-    clock.lap()?;
+    clock.skip()?;
     if stages.iter().all(|(stage, _)| *stage != "postprocess") {
         stages.push(("postprocess", 0.)); // nothing was found that could be enlarged
     }
-    for (stage, ms) in stages {
-        samples.push(stage, ms);
-    }
-    samples.push("total", ms(clock.last() - start));
+    clock.samples.extend(stages);
+    clock.samples.push("total", ms(clock.last() - start));
 
     if model.interactive_head().is_ok()
         && let Some(embedding) = embeddings.first()
     {
-        clock.lap()?;
+        clock.skip()?;
         let clicked = model.interactive_embedding(embedding)?;
-        samples.push("click_embed", clock.lap()?);
-        clicks::decode(model, &clicked, work, &mut clock, samples)?;
+        clock.lap("click_embed")?;
+        clicks::decode(model, &clicked, work, clock)?;
         if work.args.everything {
-            clicks::everything(model, &images[0], &mut clock, samples)?;
+            clicks::everything(model, &images[0], clock)?;
         }
         if work.args.track {
-            track::run(model, &images[0], &mut clock, samples)?;
+            track::run(model, &images[0], clock)?;
         }
     }
     Ok(Outcome {

@@ -24,11 +24,6 @@ pub struct Machine {
 
 impl Machine {
     pub fn new(device: &candle::Device) -> Self {
-        let line = |path: &str, start: &str| -> Option<String> {
-            let text = fs::read_to_string(path).ok()?;
-            let line = text.lines().find_map(|line| line.strip_prefix(start))?;
-            Some(line.trim_matches([' ', '\t', ':', '"']).to_string())
-        };
         let driver = "/proc/driver/nvidia/version";
         let os = line("/etc/os-release", "PRETTY_NAME=");
         let cores = std::thread::available_parallelism();
@@ -38,10 +33,7 @@ impl Machine {
             cores: cores.map_or(1, |n| n.get()),
             threads: rayon::current_num_threads(),
             device: device::name(device),
-            driver: match device.is_cuda() {
-                true => line(driver, "NVRM version:"),
-                false => None,
-            },
+            driver: line(driver, "NVRM version:").filter(|_| device.is_cuda()),
             os: os.unwrap_or_else(|| std::env::consts::OS.into()),
         }
     }
@@ -82,12 +74,16 @@ impl Versions {
 
 /// The most memory that this process ever had, where the system tells.
 pub fn peak_host_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    let kib = line("/proc/self/status", "VmHWM:")?;
+    let kib: u64 = kib.strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
+}
+
+/// What comes after `start` in the first line of a file that begins with it.
+fn line(path: &str, start: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix(start))?;
+    Some(line.trim_matches([' ', '\t', ':', '"']).to_string())
 }
 
 #[cfg(test)]

@@ -28,34 +28,50 @@ impl Samples {
         }
     }
 
+    pub fn extend(&mut self, samples: Vec<(Stage, f64)>) {
+        for (stage, ms) in samples {
+            self.push(stage, ms);
+        }
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = (Stage, &[f64])> {
         self.0.iter().map(|(stage, ms)| (*stage, ms.as_slice()))
     }
 }
 
-/// The time since the last call, whenever the device has done everything.
+/// Takes samples of one run. It looks at the time whenever the device has done everything.
 pub struct Clock<'a> {
-    device: &'a candle::Device,
+    pub device: &'a candle::Device,
+    pub samples: &'a mut Samples,
     last: Instant,
 }
 
 impl<'a> Clock<'a> {
-    pub fn start(device: &'a candle::Device) -> candle::Result<Self> {
+    pub fn start(device: &'a candle::Device, samples: &'a mut Samples) -> candle::Result<Self> {
         device.synchronize()?;
         Ok(Self {
             device,
+            samples,
             last: Instant::now(),
         })
     }
 
-    /// Milliseconds since the start or the last lap.
-    pub fn lap(&mut self) -> candle::Result<f64> {
-        self.device.synchronize()?;
-        let now = Instant::now();
-        Ok(ms(now - std::mem::replace(&mut self.last, now)))
+    /// The time since the start or the last lap is a sample of this stage.
+    pub fn lap(&mut self, stage: Stage) -> candle::Result<()> {
+        let before = self.last;
+        self.skip()?;
+        self.samples.push(stage, ms(self.last - before));
+        Ok(())
     }
 
-    /// When the last lap ended.
+    /// The time since the start or the last lap is left out.
+    pub fn skip(&mut self) -> candle::Result<()> {
+        self.device.synchronize()?;
+        self.last = Instant::now();
+        Ok(())
+    }
+
+    /// When the last lap ended, or what was left out.
     pub fn last(&self) -> Instant {
         self.last
     }

@@ -22,7 +22,7 @@ use indicatif::ProgressBar;
 
 use crate::model::{self, ModelArgs};
 use crate::{names, progress};
-use measure::Samples;
+use measure::{Clock, Samples};
 use picture::Picture;
 use report::Report;
 
@@ -141,7 +141,7 @@ pub fn run(args: BenchArgs) -> Result<()> {
 
     spinner.finish_and_clear();
 
-    let report = Report::new(&args, &options, &picture, &model, load_ms, measured, parity);
+    let report = Report::new(&args, &options, picture, &model, load_ms, measured, parity);
     if let Some(path) = &args.json {
         let json = serde_json::to_vec_pretty(&report)?;
         output::write_file(path, &json)?;
@@ -175,6 +175,7 @@ struct Outcome {
 }
 
 /// What came of all runs.
+#[derive(Default)]
 struct Measured {
     samples: Samples,
     /// From the beginning of loading to the first mask.
@@ -186,15 +187,9 @@ struct Measured {
 
 impl Work<'_> {
     /// Calls `run` for each warm-up and each iteration; the samples of the latter are kept.
-    fn repeat(&self, mut run: impl FnMut(&mut Samples) -> Result<Outcome>) -> Result<Measured> {
+    fn repeat(&self, mut run: impl FnMut(&mut Clock) -> Result<Outcome>) -> Result<Measured> {
         let (warmup, iters) = (self.args.warmup, self.args.iters.get());
-        let mut measured = Measured {
-            samples: Samples::default(),
-            first_mask_ms: 0.,
-            objects: 0,
-            peak_host_bytes: None,
-            peak_device_bytes: None,
-        };
+        let mut measured = Measured::default();
         for i in 0..warmup + iters {
             let phase = match i < warmup {
                 true => format!("warm-up {} of {warmup}", i + 1),
@@ -205,12 +200,10 @@ impl Work<'_> {
                 measured.samples = Samples::default();
             }
             // Watching the memory takes time, so only the warm-up is watched throughout.
+            let mut clock = Clock::start(self.device, &mut measured.samples)?;
             let (outcome, bytes) = match i < warmup {
-                true => measure::watching_memory(self.device, || run(&mut measured.samples)),
-                false => {
-                    let outcome = run(&mut measured.samples);
-                    (outcome, device::memory_in_use(self.device))
-                }
+                true => measure::watching_memory(self.device, || run(&mut clock)),
+                false => (run(&mut clock), device::memory_in_use(self.device)),
             };
             let outcome = outcome?;
             measured.objects = outcome.objects;

@@ -23,17 +23,10 @@ const OBJECTS: usize = 20;
 /// How far a model is off, each stage on what the ones before it gave.
 #[derive(Serialize)]
 pub struct Parity {
-    stages: Vec<StageDifference>,
+    stages: Vec<Difference>,
     /// The least overlap (IoU) of a mask and its counterpart; random weights give masks with
     /// ragged edges, so nothing is concluded from it.
     worst_mask_iou: f64,
-}
-
-#[derive(Serialize)]
-struct StageDifference {
-    name: String,
-    relative: f64,
-    cosine: f64,
 }
 
 impl Parity {
@@ -53,11 +46,14 @@ impl Parity {
         let is_f32 =
             dtype == DType::F32 && precision != Precision::Medium && weights != WeightFormat::Int8;
         // NaN is within no limit.
-        let is_near = |stage: &StageDifference| match is_f32 {
-            true => stage.relative <= MAX_RELATIVE,
-            false => stage.cosine >= MIN_COSINE,
+        let is_near = |s: &Difference| match is_f32 {
+            true => s.relative <= MAX_RELATIVE,
+            false => s.cosine >= MIN_COSINE,
         };
-        let off: Vec<_> = self.stages.iter().filter(|s| !is_near(s)).collect();
+        let off = self.stages.iter().filter(|s| !is_near(s));
+        let off: Vec<String> = off
+            .map(|s| format!("{} ({:.1e}, cosine {:.5})", s.stage, s.relative, s.cosine))
+            .collect();
         if off.is_empty() {
             return Ok(());
         }
@@ -65,39 +61,16 @@ impl Parity {
             true => format!("a relative difference of {MAX_RELATIVE}"),
             false => format!("a cosine of {MIN_COSINE}"),
         };
-        let off: Vec<_> = off
-            .iter()
-            .map(|s| format!("{} ({:.1e}, cosine {:.5})", s.name, s.relative, s.cosine))
-            .collect();
         bail!("beyond {limit} from f32 on the CPU: {}", off.join(", "))
-    }
-
-    fn new(differences: Vec<Difference>, worst_mask_iou: f64) -> Self {
-        let stage = |difference: Difference| StageDifference {
-            name: difference.stage,
-            relative: difference.relative,
-            cosine: difference.cosine,
-        };
-        Self {
-            stages: differences.into_iter().map(stage).collect(),
-            worst_mask_iou,
-        }
     }
 }
 
 /// The worst stage.
 impl fmt::Display for Parity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let furthest = |a: &&StageDifference, b: &&StageDifference| {
-            let key = |s: &StageDifference| s.relative;
-            key(a).total_cmp(&key(b))
-        };
-        if let Some(worst) = self.stages.iter().max_by(furthest) {
-            let StageDifference {
-                name,
-                relative,
-                cosine,
-            } = worst;
+        let by_difference = |a: &&Difference, b: &&Difference| a.relative.total_cmp(&b.relative);
+        if let Some(worst) = self.stages.iter().max_by(by_difference) {
+            let (name, relative, cosine) = (&worst.stage, worst.relative, worst.cosine);
             write!(
                 f,
                 "worst stage {name}, relative {relative:.1e}, cosine {cosine:.6}; "
@@ -120,23 +93,19 @@ fn of_concepts(model: &Sam3, reference: &Sam3, picture: &Picture) -> Result<Pari
         let embedding = model.encode_image(&image, run)?;
         let prompts = concept::encode(model, &prompt, run)?;
         let found = concept::predict(model, &embedding, &prompts, &every_query, run)?;
-        let found = found
-            .into_iter()
-            .flat_map(|prediction| prediction.instances);
+        let found = found.into_iter().flat_map(|found| found.instances);
         Ok((trace, found.collect::<Vec<_>>()))
     };
     let (want, wanted) = run(reference)?;
     let (got, found) = run(model)?;
     let mut surest: Vec<_> = wanted.iter().zip(&found).collect();
     surest.sort_by(|(a, _), (b, _)| b.score.total_cmp(&a.score));
-    let ious = surest
-        .iter()
-        .take(OBJECTS)
-        .map(|(a, b)| a.mask.iou(&b.mask));
-    Ok(Parity::new(
-        got.differences(&want)?,
-        ious.fold(1., f32::min).into(),
-    ))
+    let surest = surest.iter().take(OBJECTS);
+    let ious = surest.map(|(a, b)| a.mask.iou(&b.mask));
+    Ok(Parity {
+        stages: got.differences(&want)?,
+        worst_mask_iou: ious.fold(1., f32::min).into(),
+    })
 }
 
 /// Encoder and decoder together: the logits of one point's masks.
@@ -165,9 +134,11 @@ fn of_clicks(
         let name = format!("low_res_logits.{i}");
         Difference::new(&name, &got.low_res_logits, &want.low_res_logits)
     };
-    let differences = masks().enumerate().map(logits).collect();
     let ious = masks().map(|(want, got)| want.mask.iou(&got.mask));
-    Ok(Parity::new(differences, ious.fold(1., f32::min).into()))
+    Ok(Parity {
+        stages: masks().enumerate().map(logits).collect(),
+        worst_mask_iou: ious.fold(1., f32::min).into(),
+    })
 }
 
 #[cfg(test)]
@@ -175,13 +146,15 @@ mod tests {
     use super::*;
 
     fn parity(relative: f64, cosine: f64) -> Parity {
-        let stage = "trunk".to_string();
-        let difference = Difference {
-            stage,
+        let stage = Difference {
+            stage: "trunk".to_string(),
             relative,
             cosine,
         };
-        Parity::new(vec![difference], 1.)
+        Parity {
+            stages: vec![stage],
+            worst_mask_iou: 1.,
+        }
     }
 
     #[test]

@@ -6,15 +6,20 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use candle_sam3::image::Image;
 use image::{ImageFormat, RgbImage};
+use serde::Serialize;
+
+use super::report::file_name;
 
 const WIDTH: u32 = 1800;
 const HEIGHT: u32 = 1200;
 
 /// An encoded image, decoded anew in each run.
+#[derive(Serialize)]
 pub struct Picture {
     pub name: String,
     pub width: usize,
     pub height: usize,
+    #[serde(skip)]
     bytes: Vec<u8>,
 }
 
@@ -25,8 +30,7 @@ impl Picture {
             Some(path) => {
                 let bytes = std::fs::read(path)
                     .with_context(|| format!("cannot read {}", path.display()))?;
-                let name = path.file_name().unwrap_or_default();
-                (name.to_string_lossy().into_owned(), bytes)
+                (file_name(path), bytes)
             }
             None => ("made up".to_string(), made_up()?),
         };

@@ -28,7 +28,7 @@ pub struct Report {
     dtype: String,
     precision: String,
     weight_format: String,
-    image: ImageSize,
+    image: Picture,
     prompts: usize,
     batch: usize,
     warmup: usize,
@@ -50,13 +50,6 @@ pub struct Report {
 }
 
 #[derive(Serialize)]
-struct ImageSize {
-    name: String,
-    width: usize,
-    height: usize,
-}
-
-#[derive(Serialize)]
 pub struct StageTimes {
     pub name: &'static str,
     pub median_ms: f64,
@@ -69,7 +62,7 @@ impl Report {
     pub fn new(
         args: &BenchArgs,
         options: &LoadOptions,
-        picture: &Picture,
+        picture: Picture,
         model: &Model,
         load_ms: f64,
         measured: Measured,
@@ -92,11 +85,7 @@ impl Report {
             dtype: options.dtype.as_str().into(),
             precision: options.precision.to_string(),
             weight_format: model.weights().to_string(),
-            image: ImageSize {
-                name: picture.name.clone(),
-                width: picture.width,
-                height: picture.height,
-            },
+            image: picture,
             prompts: args.prompts.get(),
             batch: args.batch.get(),
             warmup: args.warmup,
@@ -127,23 +116,20 @@ impl Report {
             "CPU" => format!("{cpu}, {threads} threads"),
             gpu => gpu.to_string(),
         };
-        let ImageSize {
-            name,
-            width,
-            height,
-        } = &self.image;
         let int8 = match self.weight_format.as_str() {
             "int8" => ", weights of 8 bits",
             _ => "",
         };
         let mut text = format!(
-            "{} ({} weights), {} {}{}, {device}; image {name} {width} x {height}, {} found, {} runs\n\n\
+            "{} ({} weights), {} {}{int8}, {device}; image {} {} x {}, {} found, {} runs\n\n\
              | stage | median ms | p95 ms | min ms |\n|---|---:|---:|---:|\n",
             self.model,
             self.weights,
             self.dtype,
             self.precision,
-            int8,
+            self.image.name,
+            self.image.width,
+            self.image.height,
             plural(self.objects, "mask"),
             self.iters
         );
@@ -252,7 +238,8 @@ pub fn three_digits(value: f64) -> String {
     }
 }
 
-fn file_name(path: &Path) -> String {
+/// The last part of a path.
+pub fn file_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or(path.as_os_str());
     name.to_string_lossy().into_owned()
 }

@@ -10,7 +10,7 @@ use tracing::{Subscriber, subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::measure::{Stage, ms};
+use super::measure::{Clock, Stage, ms};
 
 /// The target of the library's spans around the stages of a network.
 const TARGET: &str = "candle_sam3::stage";
@@ -26,6 +26,13 @@ pub fn timed<T>(device: &Device, work: impl FnOnce() -> T) -> (T, Vec<(Stage, f6
     let done = subscriber::with_default(tracing_subscriber::registry().with(layer), work);
     let sums = std::mem::take(&mut *sums.lock().unwrap_or_else(|e| e.into_inner()));
     (done, sums)
+}
+
+/// Runs `work` and takes samples of its stages.
+pub fn sampled<T>(clock: &mut Clock, work: impl FnOnce() -> T) -> T {
+    let (done, stages) = timed(clock.device, work);
+    clock.samples.extend(stages);
+    done
 }
 
 struct StageTimes {

@@ -9,7 +9,7 @@ use candle_sam3::models::tracker::{
 };
 use candle_sam3::{Image, Run};
 
-use super::measure::{Clock, Samples, Stage};
+use super::measure::{Clock, Stage};
 
 /// How many objects are followed, and the row of the report.
 const OBJECTS: [(usize, Stage); 3] = [(1, "track_1"), (4, "track_4"), (16, "track_16")];
@@ -17,16 +17,11 @@ const OBJECTS: [(usize, Stage); 3] = [(1, "track_1"), (4, "track_4"), (16, "trac
 /// Frames that were tracked before: as many as have a pointer that is looked at.
 const FRAMES: usize = 16;
 
-pub fn run(
-    model: &dyn TrackingModel,
-    image: &Image,
-    clock: &mut Clock,
-    samples: &mut Samples,
-) -> Result<()> {
+pub fn run(model: &dyn TrackingModel, image: &Image, clock: &mut Clock) -> Result<()> {
     let tracker = model.tracker()?;
-    clock.lap()?;
+    clock.skip()?;
     model.encode_frame(image, &mut Run::default())?;
-    samples.push("encode_frame", clock.lap()?);
+    clock.lap("encode_frame")?;
     for (objects, stage) in OBJECTS {
         // Each time anew: what all objects of a frame share is computed with the first of them.
         let frame = model.encode_frame(image, &mut Run::default())?;
@@ -62,7 +57,7 @@ pub fn run(
             reverse: false,
         };
         let selection = bank.select(&tracker.config().rules(), at);
-        clock.lap()?;
+        clock.skip()?;
         let memories = Memories {
             bank: &bank,
             slots: &slots,
@@ -71,7 +66,7 @@ pub fn run(
         };
         let answers = tracker.track(&frame, memories)?;
         remember(&answers)?;
-        samples.push(stage, clock.lap()?);
+        clock.lap(stage)?;
     }
     Ok(())
 }
