@@ -51,11 +51,7 @@ pub fn measure(
     let model = model.as_interactive()?;
     let bar = progress::pictures(truth.images.len());
     let mut by_image: Vec<Vec<&Annotation>> = vec![Vec::new(); truth.images.len()];
-    for annotation in truth
-        .annotations
-        .iter()
-        .filter(|annotation| !annotation.is_crowd)
-    {
+    for annotation in truth.annotations.iter().filter(|object| !object.is_crowd) {
         by_image[annotation.image].push(annotation);
     }
     let run = &mut Run::default();
@@ -66,12 +62,8 @@ pub fn measure(
             continue;
         }
         let size = Size::new(entry.width, entry.height);
-        let image = match pictures.open(&entry.file_name, size) {
-            Ok(image) => image,
-            Err(why) => {
-                report.failed.push(why);
-                continue;
-            }
+        let Some(image) = report.usable(pictures.open(&entry.file_name, size)) else {
+            continue;
         };
         let embedding = model.encode_interactive(&image, run)?;
         for annotation in annotations {
@@ -88,10 +80,8 @@ pub fn measure(
                     multimask: Multimask::One,
                     ..Options::default()
                 };
-                of_boxes.add(
-                    &mask,
-                    &predict_one(model, &embedding, &prompt, &options, run)?,
-                );
+                let found = predict_one(model, &embedding, &prompt, &options, run)?;
+                of_boxes.add(&mask, &found);
             }
             if points {
                 click(model, &embedding, &mask, &mut of_clicks, run)?;
@@ -104,9 +94,8 @@ pub fn measure(
     }
     if points {
         let clicks = CLICKS.into_iter().zip(of_clicks);
-        report
-            .miou
-            .extend(clicks.map(|(n, sum)| sum.miou(format!("clicks: {n}"), objects)));
+        let clicks = clicks.map(|(n, sum)| sum.miou(format!("clicks: {n}"), objects));
+        report.miou.extend(clicks);
     }
     Ok(())
 }
@@ -131,10 +120,9 @@ fn click(
             };
             // A lone click means several things; more are to be followed.
             let options = Options {
-                multimask: if count == 1 {
-                    Multimask::Three
-                } else {
-                    Multimask::One
+                multimask: match count {
+                    1 => Multimask::Three,
+                    _ => Multimask::One,
                 },
                 ..Options::default()
             };

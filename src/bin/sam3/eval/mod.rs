@@ -109,6 +109,15 @@ impl Metric {
     fn is_of_saco(self) -> bool {
         matches!(self, Self::CgF1 | Self::BoxCgF1)
     }
+
+    /// What is held against the truth.
+    fn kind(self) -> Kind {
+        match self {
+            Self::BoxAp | Self::BoxCgF1 => Kind::Box,
+            Self::BoundaryAp => Kind::Boundary,
+            _ => Kind::Mask,
+        }
+    }
 }
 
 pub fn run(args: EvalArgs, quiet: bool) -> Result<()> {
@@ -152,16 +161,10 @@ fn of_coco(args: &EvalArgs, path: &Path, metrics: &[Metric]) -> Result<Report> {
     let mut truth = GroundTruth::read(path)?;
     if let Some(limit) = args.limit {
         truth.images.truncate(limit);
-        truth
-            .annotations
-            .retain(|annotation| annotation.image < limit);
+        truth.annotations.retain(|object| object.image < limit);
     }
-    let crowds = truth
-        .annotations
-        .iter()
-        .filter(|annotation| annotation.is_crowd)
-        .count();
-    if 2 * crowds > truth.annotations.len() {
+    let objects = truth.annotations.iter();
+    if 2 * objects.filter(|object| object.is_crowd).count() > truth.annotations.len() {
         progress::say("most objects are crowds (iscrowd 1), which are not scored");
     }
     let mut report = Report {
@@ -185,43 +188,20 @@ fn of_coco(args: &EvalArgs, path: &Path, metrics: &[Metric]) -> Result<Report> {
             ));
         }
         for metric in others {
-            match metric {
-                Metric::BoxAp => report
-                    .ap
-                    .push(average_precision(&truth, &results, Kind::Box)),
-                Metric::BoundaryAp => {
-                    report
-                        .ap
-                        .push(average_precision(&truth, &results, Kind::Boundary));
-                }
-                Metric::CgF1 => {
-                    report
-                        .concept
-                        .push(concept_figures(&pairs_of(&truth, &results), Kind::Mask));
-                }
-                Metric::BoxCgF1 => {
-                    report
-                        .concept
-                        .push(concept_figures(&pairs_of(&truth, &results), Kind::Box));
-                }
-                _ => report
-                    .ap
-                    .push(average_precision(&truth, &results, Kind::Mask)),
+            let kind = metric.kind();
+            if metric.is_of_saco() {
+                let pairs = pairs_of(&truth, &results);
+                report.concept.push(concept_figures(&pairs, kind));
+            } else {
+                report.ap.push(average_precision(&truth, &results, kind));
             }
         }
     }
     if let (false, Some(images)) = (interactive.is_empty(), &args.images) {
         let model = model::load(&args.model, PromptKind::Clicks)?;
         report.model = Some(model.name().to_string());
-        let boxes = interactive.contains(&Metric::BoxMiou);
-        let points = interactive.contains(&Metric::ClickMiou);
-        clicks::measure(
-            &model,
-            &truth,
-            &pictures(args, images),
-            [boxes, points],
-            &mut report,
-        )?;
+        let with = [Metric::BoxMiou, Metric::ClickMiou].map(|m| interactive.contains(&m));
+        clicks::measure(&model, &truth, &pictures(args, images), with, &mut report)?;
     }
     Ok(report)
 }
@@ -248,13 +228,7 @@ fn of_saco(args: &EvalArgs, metrics: &[Metric]) -> Result<Report> {
         (None, Some(images)) => predict::saco(args, &set, &pictures(args, images), &mut report)?,
         (None, None) => bail!("--predictions or --images is needed"),
     };
-    for metric in metrics {
-        let kind = if *metric == Metric::BoxCgF1 {
-            Kind::Box
-        } else {
-            Kind::Mask
-        };
-        report.concept.push(concept_figures(&pairs, kind));
-    }
+    let figures = metrics.iter().map(|m| concept_figures(&pairs, m.kind()));
+    report.concept.extend(figures);
     Ok(report)
 }

@@ -62,12 +62,8 @@ pub fn coco(
     pictures: &Pictures,
     report: &mut Report,
 ) -> Result<Results> {
-    let phrases = args
-        .prompts
-        .as_deref()
-        .map(read_prompts)
-        .transpose()?
-        .unwrap_or_default();
+    let phrases = args.prompts.as_deref().map(read_prompts).transpose()?;
+    let phrases = phrases.unwrap_or_default();
     let classes = truth.categories.iter().map(|category| Class {
         phrases: phrases.get(&category.name).cloned().into_iter().collect(),
         threshold: args.min_score.unwrap_or(0.05),
@@ -100,30 +96,14 @@ pub fn coco(
             (Ok(_), None) => continue,
             (Err(error), _) => Err(format!("{}: {error}", entry.file_name)),
         };
-        let objects = match objects {
-            Ok(objects) => objects,
-            Err(why) => {
-                report.failed.push(why);
-                continue;
-            }
-        };
-        for object in objects {
+        for object in report.usable(objects).unwrap_or_default() {
             let category = truth.categories[object.class].id;
-            entries.push(Entry::new(
-                entry.id,
-                category,
-                &object.mask,
-                object.score,
-                6,
-            ));
+            let (mask, score) = (&object.mask, object.score);
+            entries.push(Entry::new(entry.id, category, mask, score, 6));
         }
     }
     bar.finish_and_clear();
-    let json = serde_json::to_vec(&entries)?;
-    if let Some(path) = &args.save {
-        write_file(path, &json)?;
-    }
-    Ok(Results::parse(&json, truth)?)
+    Ok(Results::parse(&saved(args, &entries)?, truth)?)
 }
 
 /// Looks for the phrases of SA-Co, in each image for all of its own.
@@ -151,17 +131,13 @@ pub fn saco(
     for (file_name, phrases) in by_image {
         bar.inc(1);
         let first = &set.phrases[phrases[0]];
-        let image = match pictures.open(file_name, Size::new(first.width, first.height)) {
-            Ok(image) => image,
-            Err(why) => {
-                report.failed.push(why);
-                continue;
-            }
+        let opened = pictures.open(file_name, Size::new(first.width, first.height));
+        let Some(image) = report.usable(opened) else {
+            continue;
         };
-        let prompts = phrases
-            .iter()
-            .map(|&i| Prompt::text(&set.phrases[i].text_input));
-        let prompts = concept::encode(concepts, &prompts.collect::<Vec<_>>(), run)?;
+        let texts = phrases.iter().map(|&i| &set.phrases[i].text_input);
+        let prompts: Vec<Prompt> = texts.map(Prompt::text).collect();
+        let prompts = concept::encode(concepts, &prompts, run)?;
         let embedding = concepts.encode_image(&image, run)?;
         let found = concept::predict(concepts, &embedding, &prompts, &options, run)?;
         for (&phrase, prediction) in phrases.iter().zip(found) {
@@ -173,11 +149,16 @@ pub fn saco(
         }
     }
     bar.finish_and_clear();
-    let json = serde_json::to_vec(&entries)?;
+    Ok(set.with_parsed(&saved(args, &entries)?)?)
+}
+
+/// The results as JSON, which `--save` keeps.
+fn saved(args: &EvalArgs, entries: &[Entry]) -> Result<Vec<u8>> {
+    let json = serde_json::to_vec(entries)?;
     if let Some(path) = &args.save {
         write_file(path, &json)?;
     }
-    Ok(set.with_parsed(&json)?)
+    Ok(json)
 }
 
 /// Refuses an image of another size than the ground truth has.

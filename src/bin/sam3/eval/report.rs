@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use candle_sam3::eval::Kind;
-use candle_sam3::eval::average_precision::{AveragePrecision, Figures};
+use candle_sam3::eval::average_precision::AveragePrecision;
 use candle_sam3::eval::concept::ConceptFigures;
 use serde::{Deserialize, Serialize};
 
@@ -42,42 +42,35 @@ pub struct Miou {
 impl Report {
     pub fn read(path: &Path) -> Result<Self> {
         let bytes = std::fs::read(path).with_context(|| path.display().to_string())?;
-        serde_json::from_slice(&bytes).with_context(|| format!("{}", path.display()))
+        serde_json::from_slice(&bytes).with_context(|| path.display().to_string())
+    }
+
+    /// What an image gave; why it gave nothing is noted.
+    pub fn usable<T>(&mut self, found: Result<T, String>) -> Option<T> {
+        found.map_err(|why| self.failed.push(why)).ok()
     }
 
     /// All figures; with those of an earlier run, how they changed.
     pub fn table(&self, earlier: Option<&Self>) -> String {
         let mut text = String::new();
+        let nothing = Self::default();
+        let earlier = earlier.unwrap_or(&nothing);
         for ap in &self.ap {
-            let before = earlier.and_then(|e| e.ap.iter().find(|other| other.kind == ap.kind));
-            section(
-                &mut text,
-                name(ap.kind),
-                &named(&ap.all),
-                before.map(|b| named(&b.all)),
-            );
+            let before = earlier.ap.iter().find(|other| other.kind == ap.kind);
+            section(&mut text, name(ap.kind), ap, before, of_ap);
             categories(&mut text, ap);
         }
         for concept in &self.concept {
-            let others = earlier.map(|e| e.concept.iter());
-            let before = others.and_then(|mut o| o.find(|other| other.kind == concept.kind));
-            let title = format!(
-                "{}, {} image-phrase pairs",
-                name(concept.kind),
-                concept.pairs
-            );
-            section(
-                &mut text,
-                &title,
-                &of_concept(concept),
-                before.map(of_concept),
-            );
+            let kind = concept.kind;
+            let before = earlier.concept.iter().find(|other| other.kind == kind);
+            let title = format!("{}, {} image-phrase pairs", name(kind), concept.pairs);
+            section(&mut text, &title, concept, before, of_concept);
         }
         for miou in &self.miou {
-            let others = earlier.map(|e| e.miou.iter());
-            let before = others.and_then(|mut o| o.find(|other| other.prompt == miou.prompt));
-            let title = format!("{}, {} objects", miou.prompt, miou.objects);
-            section(&mut text, &title, &of_miou(miou), before.map(of_miou));
+            let prompt = &miou.prompt;
+            let before = earlier.miou.iter().find(|other| other.prompt == *prompt);
+            let title = format!("{prompt}, {} objects", miou.objects);
+            section(&mut text, &title, miou, before, of_miou);
         }
         for failure in &self.failed {
             let _ = writeln!(text, "failed: {failure}");
@@ -96,7 +89,8 @@ fn name(kind: Kind) -> &'static str {
     }
 }
 
-fn named(f: &Figures) -> Named {
+fn of_ap(ap: &AveragePrecision) -> Named {
+    let f = &ap.all;
     vec![
         ("AP", f.ap),
         ("AP50", f.ap50),
@@ -135,15 +129,14 @@ fn of_miou(miou: &Miou) -> Named {
     vec![("mIoU", miou.best), ("mIoU, best of all", miou.oracle)]
 }
 
-fn section(text: &mut String, title: &str, figures: &Named, before: Option<Named>) {
+fn section<T>(text: &mut String, title: &str, of: &T, before: Option<&T>, named: fn(&T) -> Named) {
     // Writing to memory does not fail.
     let _ = writeln!(text, "{title}");
-    for (i, (name, value)) in figures.iter().enumerate() {
-        let change = before
-            .as_ref()
-            .and_then(|before| Some((*value)? - before.get(i)?.1?));
-        let change = change.map_or(String::new(), |change| format!("  {change:+.4}"));
-        let _ = writeln!(text, "  {name:<18} {}{change}", figure(*value));
+    let before = before.map(named).unwrap_or_default();
+    for (i, (name, value)) in named(of).into_iter().enumerate() {
+        let change = value.zip(before.get(i).and_then(|(_, before)| *before));
+        let change = change.map_or(String::new(), |(now, then)| format!("  {:+.4}", now - then));
+        let _ = writeln!(text, "  {name:<18} {}{change}", figure(value));
     }
 }
 
@@ -157,13 +150,8 @@ fn figure(value: Option<f64>) -> String {
 }
 
 fn categories(text: &mut String, ap: &AveragePrecision) {
-    let width = ap
-        .categories
-        .iter()
-        .map(|c| c.name.chars().count())
-        .max()
-        .unwrap_or(0)
-        .max(8);
+    let widths = ap.categories.iter().map(|c| c.name.chars().count());
+    let width = widths.max().unwrap_or(0).max(8);
     let _ = writeln!(
         text,
         "  {:<width$}  objects  results      AP    AP50  AR 100",
