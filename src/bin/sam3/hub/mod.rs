@@ -66,9 +66,12 @@ fn is_file(path: &Path, size: Option<u64>) -> bool {
 
 /// The file of a release, downloaded if it is not in the cache.
 pub fn fetch(settings: &Settings, release: &Release) -> Result<PathBuf> {
-    // No message may hold the token or a password, whoever wrote it.
-    fetch_or_explain(settings, release)
-        .map_err(|error| anyhow!("{}", settings.without_secrets(&format!("{error:#}"))))
+    fetch_or_explain(settings, release).map_err(|error| without_secrets(settings, &error))
+}
+
+/// No message may hold the token or a password, whoever wrote it.
+fn without_secrets(settings: &Settings, error: &anyhow::Error) -> anyhow::Error {
+    anyhow!(settings.without_secrets(&format!("{error:#}")))
 }
 
 fn fetch_or_explain(settings: &Settings, release: &Release) -> Result<PathBuf> {
@@ -116,10 +119,7 @@ pub fn offers(settings: &Settings, release: &Release) -> Result<bool> {
         Err(Failure::Missing(_)) => Ok(false),
         Err(failure) => {
             let error = explain(settings, failure, &release.name);
-            Err(anyhow!(
-                "{}",
-                settings.without_secrets(&format!("{error:#}"))
-            ))
+            Err(without_secrets(settings, &error))
         }
     }
 }
@@ -131,9 +131,7 @@ fn explain(settings: &Settings, failure: Failure, name: &str) -> anyhow::Error {
              file that you have: {}",
             settings.instead
         ),
-        Failure::Busy(problem) | Failure::Missing(problem) | Failure::Refused(problem) => {
-            anyhow!(problem)
-        }
+        Failure::Busy(why) | Failure::Missing(why) | Failure::Refused(why) => anyhow!(why),
     }
 }
 

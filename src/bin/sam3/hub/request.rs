@@ -115,68 +115,64 @@ impl<'a> Client<'a> {
 
     /// Asks what the file is. The hub tells before it redirects to where the contents are.
     pub fn metadata(&self) -> Result<Metadata, Failure> {
-        let mut url = self.url();
         let mut commit = None;
-        for _ in 0..=MAX_REDIRECTS {
-            let response = self.send(&url, "bytes=0-0")?;
+        let (url, response) = self.follow("bytes=0-0", |response| {
             let own = response.header("x-repo-commit").map(String::from);
-            commit = commit.or(own);
-            let linked = response.header("x-linked-etag");
-            let is_redirect = response.is_redirect();
-            if is_redirect && linked.is_none() {
-                url = self.target(&url, &response)?;
-                continue;
-            }
-            if !is_redirect {
-                self.check(&response)?;
-            }
-            let etag = linked.or(response.header("etag"));
-            let (Some(commit), Some(etag)) = (commit, etag) else {
-                let missing = "no X-Repo-Commit or no ETag in its answer";
-                return Err(self.not_a_hub(&url, missing.into()));
-            };
-            let etag = etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"');
-            for name in [&commit, etag] {
-                if !is_file_name(name) {
-                    let name = self.settings.printable(name);
-                    return Err(self.not_a_hub(&url, format!("an odd name of a file, {name}")));
-                }
-            }
-            let number = |name| response.header(name).and_then(|size| size.parse().ok());
-            let size = number("x-linked-size")
-                .or_else(|| response.range().and_then(|(_, whole)| whole))
-                .or_else(|| number("content-length").filter(|_| response.status == 200));
-            return Ok(Metadata {
-                etag: etag.into(),
-                commit,
-                size,
-            });
+            commit = commit.take().or(own);
+            response.header("x-linked-etag").is_some()
+        })?;
+        if !response.is_redirect() {
+            self.check(&response)?;
         }
-        Err(self.not_a_hub(&url, "redirects without end".into()))
+        let etag = response.header("x-linked-etag");
+        let etag = etag.or(response.header("etag"));
+        let (Some(commit), Some(etag)) = (commit, etag) else {
+            return Err(self.not_a_hub(&url, "no X-Repo-Commit or no ETag in its answer"));
+        };
+        let etag = etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"');
+        for name in [&commit, etag] {
+            if !is_file_name(name) {
+                let name = self.settings.printable(name);
+                return Err(self.not_a_hub(&url, &format!("an odd name of a file, {name}")));
+            }
+        }
+        let number = |name| response.header(name).and_then(|size| size.parse().ok());
+        let size = number("x-linked-size")
+            .or_else(|| response.range().and_then(|(_, whole)| whole))
+            .or_else(|| number("content-length").filter(|_| response.status == 200));
+        Ok(Metadata {
+            etag: etag.into(),
+            commit,
+            size,
+        })
     }
 
     /// Asks for the contents from byte `start` on.
     pub fn contents(&self, start: u64) -> Result<Response, Failure> {
-        let mut url = self.url();
-        for _ in 0..=MAX_REDIRECTS {
-            let response = self.send(&url, &format!("bytes={start}-"))?;
-            if response.is_redirect() {
-                url = self.target(&url, &response)?;
-                continue;
-            }
-            if response.status != 416 {
-                self.check(&response)?;
-            }
-            return Ok(response);
+        let (_, response) = self.follow(&format!("bytes={start}-"), |_| false)?;
+        if response.status != 416 {
+            self.check(&response)?;
         }
-        Err(self.not_a_hub(&url, "redirects without end".into()))
+        Ok(response)
     }
 
-    /// Where a redirect leads.
-    fn target(&self, url: &str, response: &Response) -> Result<String, Failure> {
-        let target = response.header("location").unwrap_or_default();
-        absolute(url, target)
-            .ok_or_else(|| self.not_a_hub(url, "a redirect that leads nowhere".into()))
+    /// Asks for a part of the file and goes where redirects lead, but for one that says enough.
+    fn follow(
+        &self,
+        range: &str,
+        mut says_enough: impl FnMut(&Response) -> bool,
+    ) -> Result<(String, Response), Failure> {
+        let mut url = self.url();
+        for _ in 0..=MAX_REDIRECTS {
+            let response = self.send(&url, range)?;
+            if says_enough(&response) || !response.is_redirect() {
+                return Ok((url, response));
+            }
+            let target = response.header("location").unwrap_or_default();
+            url = absolute(&url, target)
+                .ok_or_else(|| self.not_a_hub(&url, "a redirect that leads nowhere"))?;
+        }
+        Err(self.not_a_hub(&url, "redirects without end"))
     }
 
     fn check(&self, response: &Response) -> Result<(), Failure> {
@@ -188,7 +184,7 @@ impl<'a> Client<'a> {
 
     /// The token goes to the endpoint's own origin only.
     fn send(&self, url: &str, range: &str) -> Result<Response, Failure> {
-        let origin = Origin::of(url).ok_or_else(|| self.not_a_hub(url, "no address".into()))?;
+        let origin = Origin::of(url).ok_or_else(|| self.not_a_hub(url, "no address"))?;
         let mut request = self
             .agent
             .get(url)
@@ -204,20 +200,20 @@ impl<'a> Client<'a> {
             Failure::Network(format!("{}: {error}", self.settings.shown()))
         })?;
         let (parts, body) = answer.into_parts();
-        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-        let headers = parts.headers.iter();
+        let headers = parts.headers.iter().map(|(name, value)| {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            (name.to_string(), value.into_owned())
+        });
         Ok(Response {
             status: parts.status.as_u16(),
             origin: origin.to_string(),
             had_token: token.is_some(),
-            headers: headers
-                .map(|(name, value)| (name.as_str().to_string(), text(value.as_bytes())))
-                .collect(),
+            headers: headers.collect(),
             body: Box::new(body.into_reader()),
         })
     }
 
-    fn not_a_hub(&self, url: &str, problem: String) -> Failure {
+    fn not_a_hub(&self, url: &str, problem: &str) -> Failure {
         Failure::Refused(format!(
             "{} does not answer like a Hugging Face hub: {problem}; check HF_ENDPOINT and proxies",
             self.settings.printable(url)
@@ -255,10 +251,9 @@ impl Origin {
             Some((host, port)) if !port.contains(']') => (host, port),
             _ => (place, ""),
         };
-        let port = if port.is_empty() {
-            usual
-        } else {
-            port.parse().ok()?
+        let port = match port {
+            "" => usual,
+            port => port.parse().ok()?,
         };
         (!host.is_empty()).then(|| Self {
             scheme,

@@ -66,25 +66,29 @@ pub fn download(
 /// Why an attempt ended early.
 enum Problem {
     /// Another attempt may go further.
-    Interrupted(String),
-    Refused(String),
-    Local(anyhow::Error),
+    Interrupted(anyhow::Error),
+    Final(anyhow::Error),
 }
 
 impl From<Failure> for Problem {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Network(problem) | Failure::Busy(problem) => Self::Interrupted(problem),
-            Failure::Missing(problem) | Failure::Refused(problem) => Self::Refused(problem),
+            Failure::Network(problem) | Failure::Busy(problem) => {
+                Self::Interrupted(anyhow!(problem))
+            }
+            Failure::Missing(problem) | Failure::Refused(problem) => Self::Final(anyhow!(problem)),
         }
     }
 }
 
+impl From<anyhow::Error> for Problem {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Final(error)
+    }
+}
+
 fn unfinished(problem: Problem, name: &str, part: &Part) -> anyhow::Error {
-    let problem = match problem {
-        Problem::Interrupted(problem) | Problem::Refused(problem) => anyhow!(problem),
-        Problem::Local(error) => error,
-    };
+    let (Problem::Interrupted(problem) | Problem::Final(problem)) = problem;
     if part.len == 0 {
         let _ = fs::remove_file(&part.path);
         return problem;
@@ -127,7 +131,7 @@ fn once(
     bar: &ProgressBar,
 ) -> Result<(), Problem> {
     if size.is_some_and(|size| part.len > size) {
-        part.restart().map_err(Problem::Local)?; // of another file
+        part.restart()?; // of another file
     }
     if size == Some(part.len) {
         return Ok(());
@@ -136,10 +140,8 @@ fn once(
     if let (Some((_, Some(whole))), Some(size)) = (response.range(), size)
         && whole != size
     {
-        part.restart().map_err(Problem::Local)?;
-        return Err(Problem::Refused(format!(
-            "the server has {whole} bytes where it announced {size}"
-        )));
+        part.restart()?;
+        return Err(anyhow!("the server has {whole} bytes where it announced {size}").into());
     }
     let goes_on = match (response.status, response.range()) {
         (206, Some((start, _))) => start == part.len,
@@ -147,38 +149,33 @@ fn once(
         _ => false,
     };
     if !goes_on {
-        part.restart().map_err(Problem::Local)?;
+        part.restart()?;
         if response.status != 200 {
-            return Err(Problem::Interrupted("the server cannot resume".into()));
+            return Err(Problem::Interrupted(anyhow!("the server cannot resume")));
         }
     }
     bar.set_position(part.len);
     bar.reset_eta(); // what was here already says nothing about the speed
     let mut chunk = vec![0; CHUNK];
     loop {
-        let read = match response.body.read(&mut chunk) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(error) => {
-                let error = client.settings.printable(&error.to_string());
-                return Err(Problem::Interrupted(format!(
-                    "the connection broke: {error}"
-                )));
-            }
-        };
-        part.append(&chunk[..read]).map_err(Problem::Local)?;
+        let read = response.body.read(&mut chunk).map_err(|error| {
+            let error = client.settings.printable(&error.to_string());
+            Problem::Interrupted(anyhow!("the connection broke: {error}"))
+        })?;
+        if read == 0 {
+            break;
+        }
+        part.append(&chunk[..read])?;
         bar.set_position(part.len);
         if part.len > size.unwrap_or(LONGEST) {
-            part.restart().map_err(Problem::Local)?;
-            return Err(Problem::Refused(
-                "the server sends more than it announced".into(),
-            ));
+            part.restart()?;
+            return Err(anyhow!("the server sends more than it announced").into());
         }
     }
+    let came = part.len;
     match size {
-        Some(size) if part.len < size => Err(Problem::Interrupted(format!(
-            "the server stopped after {} of {size} bytes",
-            part.len
+        Some(size) if came < size => Err(Problem::Interrupted(anyhow!(
+            "the server stopped after {came} of {size} bytes"
         ))),
         _ => Ok(()),
     }
@@ -230,8 +227,7 @@ impl Part {
     }
 
     fn sha256(&mut self) -> String {
-        let digest = self.hash.finalize_reset();
-        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+        format!("{:x}", self.hash.finalize_reset())
     }
 }
 
