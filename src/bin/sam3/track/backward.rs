@@ -72,8 +72,7 @@ impl Backward {
             bar.inc(1);
         }
         bar.finish_and_clear();
-        let lost = following.lost(|step| last - step, "back");
-        lost.iter().for_each(|line| progress::say(line));
+        following.say_lost(|step| last - step, "back");
         Ok(Self { before })
     }
 

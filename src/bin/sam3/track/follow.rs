@@ -2,97 +2,75 @@
 
 use anyhow::{Result, bail};
 use candle_sam3::output::video::TrackedFrame;
-use candle_sam3::predict::concept::{Exemplar, Prompt};
 use candle_sam3::predict::interactive;
 use candle_sam3::predict::video::{
-    ConceptSession, DetectionSession, Session, SimpleSession, concept, detections, session, simple,
+    ConceptMasks, ConceptSession, DetectionSession, Session, SimpleSession, concept, detections,
+    session, simple,
 };
 use candle_sam3::{Image, Model, Run, VisualPrompt};
 
 use super::TrackArgs;
 use super::prompts::OnFrame;
+use crate::progress;
 
 /// A session of one of the four kinds.
-pub enum Following<'m> {
-    Concept {
-        session: Box<ConceptSession<'m>>,
-        label: String,
-        /// Frames by which answers come late.
-        late: usize,
-    },
+enum Kind<'m> {
+    Concept(Box<ConceptSession<'m>>),
     Shown(Box<Session<'m>>),
-    Detections {
-        session: Box<DetectionSession<'m>>,
-        label: String,
-    },
-    Simple(&'m Model, SimpleSession<'m>),
+    Detections(Box<DetectionSession<'m>>),
+    Simple(SimpleSession<'m>),
+}
+
+/// What follows the objects of a video.
+pub struct Following<'m> {
+    model: &'m Model,
+    kind: Kind<'m>,
+    /// What an object that is named is called.
+    label: String,
+    /// Frames by which answers come late.
+    pub late: usize,
 }
 
 impl<'m> Following<'m> {
     pub fn new(model: &'m Model, args: &TrackArgs, frames: Option<usize>) -> Result<Self> {
-        if args.is_shown() {
-            return Ok(match args.simple {
-                true => {
-                    let options = simple::Options::default();
-                    Self::Simple(model, SimpleSession::new(model.as_interactive()?, options))
-                }
-                false => {
-                    let options = session::Options {
-                        num_frames: frames,
-                        ..session::Options::default()
-                    };
-                    Self::Shown(Box::new(Session::new(model.as_tracking()?, options)?))
-                }
-            });
-        }
         let label = args.text.clone().unwrap_or_else(|| "object".into());
-        if args.simple {
-            let options = detections::Options::default();
-            let options = detections::Options {
-                threshold: args.threshold.unwrap_or(options.threshold),
-                new_threshold: args.new_threshold.unwrap_or(options.new_threshold),
-                ..options
-            };
-            let model = model.as_concept()?;
-            let run = &mut Run::default();
-            let session = Box::new(DetectionSession::new(model, &label, options, run)?);
-            return Ok(Self::Detections { session, label });
-        }
-        let concept_model = model.as_concept()?;
-        if args.like_official && !concept_model.config().multiplex {
-            bail!(
-                "--like-official is about SAM 3.1; {} has no such rules",
-                model.name()
-            );
-        }
-        let options = concept::Options::of(concept_model);
-        let options = match args.no_delay {
-            true => options.without_delay(),
-            false => options,
+        let mut late = 0;
+        let kind = match (args.is_shown(), args.simple) {
+            (true, true) => {
+                let options = simple::Options::default();
+                Kind::Simple(SimpleSession::new(model.as_interactive()?, options))
+            }
+            (true, false) => {
+                let options = session::Options {
+                    num_frames: frames,
+                    ..session::Options::default()
+                };
+                Kind::Shown(Box::new(Session::new(model.as_tracking()?, options)?))
+            }
+            (false, true) => {
+                let options = detections::Options::default();
+                let options = detections::Options {
+                    threshold: args.threshold.unwrap_or(options.threshold),
+                    new_threshold: args.new_threshold.unwrap_or(options.new_threshold),
+                    ..options
+                };
+                let (model, run) = (model.as_concept()?, &mut Run::default());
+                let session = DetectionSession::new(model, &label, options, run)?;
+                Kind::Detections(Box::new(session))
+            }
+            (false, false) => {
+                let options = concept_options(model, args)?;
+                late = options.hotstart.saturating_sub(1);
+                let session = ConceptSession::new(model.as_concept()?, args.prompt(), options)?;
+                Kind::Concept(Box::new(match frames {
+                    Some(frames) => session.with_num_frames(frames),
+                    None => session,
+                }))
+            }
         };
-        let options = concept::Options {
-            threshold: args.threshold.unwrap_or(options.threshold),
-            new_threshold: args.new_threshold.unwrap_or(options.new_threshold),
-            first_threshold: match args.new_threshold {
-                Some(threshold) if concept_model.config().multiplex => threshold,
-                _ => options.first_threshold,
-            },
-            like_official: args.like_official,
-            ..options
-        };
-        let late = options.hotstart.saturating_sub(1);
-        let prompt = Prompt {
-            text: args.text.clone(),
-            exemplars: args.exemplar.into_iter().map(positive).collect(),
-            ..Prompt::default()
-        };
-        let session = ConceptSession::new(concept_model, prompt, options)?;
-        let session = Box::new(match frames {
-            Some(frames) => session.with_num_frames(frames),
-            None => session,
-        });
-        Ok(Self::Concept {
-            session,
+        Ok(Self {
+            model,
+            kind,
             label,
             late,
         })
@@ -105,14 +83,11 @@ impl<'m> Following<'m> {
         prompts: Option<&OnFrame>,
         run: &mut Run,
     ) -> Result<Vec<TrackedFrame>> {
-        Ok(match self {
-            Self::Concept { session, label, .. } => {
-                let found = session.push(image, run)?.into_iter();
-                found
-                    .map(|found| TrackedFrame::of_concept(&found, label))
-                    .collect()
-            }
-            Self::Shown(session) => {
+        let tracked = |found: &ConceptMasks| TrackedFrame::of_concept(found, &self.label);
+        Ok(match &mut self.kind {
+            Kind::Concept(session) => session.push(image, run)?.iter().map(tracked).collect(),
+            Kind::Detections(session) => vec![tracked(&session.push(image, run)?)],
+            Kind::Shown(session) => {
                 let frame = session.next_frame();
                 let mut found = session.push(image, run)?;
                 for (id, mask) in prompts.iter().flat_map(|on_frame| &on_frame.masks) {
@@ -123,13 +98,10 @@ impl<'m> Following<'m> {
                 }
                 vec![found.into()]
             }
-            Self::Detections { session, label } => {
-                vec![TrackedFrame::of_concept(&session.push(image, run)?, label)]
-            }
-            Self::Simple(model, session) => {
+            Kind::Simple(session) => {
                 let mut all: Vec<(u32, VisualPrompt)> = vec![];
                 if let Some(on_frame) = prompts {
-                    let model = model.as_interactive()?;
+                    let model = self.model.as_interactive()?;
                     for (id, mask) in &on_frame.masks {
                         let logits = interactive::from_drawn(model, image.size(), mask)?;
                         all.push((*id, VisualPrompt::default().from_logits(logits)));
@@ -143,83 +115,78 @@ impl<'m> Following<'m> {
 
     /// The frames that still wait, after the last one.
     pub fn finish(&mut self) -> Vec<TrackedFrame> {
-        match self {
-            Self::Concept { session, label, .. } => {
-                let found = session.finish().into_iter();
-                found
-                    .map(|found| TrackedFrame::of_concept(&found, label))
-                    .collect()
-            }
-            _ => vec![],
-        }
-    }
-
-    /// Frames by which answers come late.
-    pub fn late(&self) -> usize {
-        match self {
-            Self::Concept { late, .. } => *late,
-            _ => 0,
-        }
+        let Kind::Concept(session) = &mut self.kind else {
+            return vec![];
+        };
+        let found = session.finish();
+        let tracked = |found| TrackedFrame::of_concept(found, &self.label);
+        found.iter().map(tracked).collect()
     }
 
     pub fn save(&mut self) -> Result<Vec<u8>> {
-        Ok(match self {
-            Self::Concept { session, .. } => session.save()?,
-            Self::Shown(session) => session.save()?,
-            Self::Detections { session, .. } => session.save()?,
-            Self::Simple(_, session) => session.save()?,
+        Ok(match &mut self.kind {
+            Kind::Concept(session) => session.save()?,
+            Kind::Shown(session) => session.save()?,
+            Kind::Detections(session) => session.save()?,
+            Kind::Simple(session) => session.save()?,
         })
     }
 
     /// Goes on from what was saved; the number of the next frame.
     pub fn restore(&mut self, saved: &[u8]) -> Result<usize> {
-        Ok(match self {
-            Self::Concept { session, .. } => {
-                session.restore(saved)?;
-                session.next_frame()
-            }
-            Self::Shown(session) => {
-                session.restore(saved)?;
-                session.next_frame()
-            }
-            Self::Detections { session, .. } => {
-                session.restore(saved)?;
-                session.next_frame()
-            }
-            Self::Simple(_, session) => {
-                session.restore(saved)?;
-                session.next_frame()
-            }
+        Ok(match &mut self.kind {
+            Kind::Concept(session) => session.restore(saved).map(|()| session.next_frame())?,
+            Kind::Shown(session) => session.restore(saved).map(|()| session.next_frame())?,
+            Kind::Detections(session) => session.restore(saved).map(|()| session.next_frame())?,
+            Kind::Simple(session) => session.restore(saved).map(|()| session.next_frame())?,
         })
     }
 
-    /// A line for each object that is no longer followed, where that is known. `number` makes frames of
-    /// the session's, and `way` says where the others lie: "on" or "back".
-    pub fn lost(&self, number: impl Fn(usize) -> usize, way: &str) -> Vec<String> {
-        let Self::Simple(_, session) = self else {
-            return vec![];
+    /// Says a line for each object that is no longer followed, where that is known. `number` makes frames
+    /// of the session's, and `way` says where the others lie: "on" or "back".
+    pub fn say_lost(&self, number: impl Fn(usize) -> usize, way: &str) {
+        let Kind::Simple(session) = &self.kind else {
+            return;
         };
-        let line = |(id, frame, why): (u32, usize, simple::Lost)| {
+        for (id, frame, why) in session.lost() {
             let why = match why {
                 simple::Lost::Empty => "its mask is empty".to_string(),
                 simple::Lost::Absent(_) => "the model sees no object".to_string(),
                 simple::Lost::Jumped(iou) => format!("its mask jumped, IoU {iou:.2}"),
                 simple::Lost::Unsure(iou) => format!("predicted IoU {iou:.2}"),
             };
-            format!(
-                "object {id} is lost from frame {} {way}: {why}",
-                number(frame)
-            )
-        };
-        session.lost().map(line).collect()
+            let frame = number(frame);
+            progress::say(&format!(
+                "object {id} is lost from frame {frame} {way}: {why}"
+            ));
+        }
     }
 }
 
-fn positive(bbox: candle_sam3::BoxXyxy) -> Exemplar {
-    Exemplar {
-        bbox,
-        positive: true,
+/// The rules of the model, as far as no flag says otherwise.
+fn concept_options(model: &Model, args: &TrackArgs) -> Result<concept::Options> {
+    let concept_model = model.as_concept()?;
+    let multiplex = concept_model.config().multiplex;
+    if args.like_official && !multiplex {
+        bail!(
+            "--like-official is about SAM 3.1; {} has no such rules",
+            model.name()
+        );
     }
+    let mut options = concept::Options::of(concept_model);
+    if args.no_delay {
+        options = options.without_delay();
+    }
+    Ok(concept::Options {
+        threshold: args.threshold.unwrap_or(options.threshold),
+        new_threshold: args.new_threshold.unwrap_or(options.new_threshold),
+        first_threshold: match args.new_threshold {
+            Some(threshold) if multiplex => threshold,
+            _ => options.first_threshold,
+        },
+        like_official: args.like_official,
+        ..options
+    })
 }
 
 /// Refuses flags that do not go together, before anything is read.

@@ -20,6 +20,7 @@ use serde_json::{Map, Value, json};
 
 use crate::model::{self, ModelArgs};
 use crate::prompts::{parse_box, parse_fraction};
+use crate::summary::plural;
 use crate::{demo, progress};
 use backward::Backward;
 use follow::Following;
@@ -145,6 +146,19 @@ impl TrackArgs {
         }
     }
 
+    /// What is to be found, by its name and example.
+    fn prompt(&self) -> Prompt {
+        let exemplar = |bbox| Exemplar {
+            bbox,
+            positive: true,
+        };
+        Prompt {
+            text: self.text.clone(),
+            exemplars: self.exemplar.into_iter().map(exemplar).collect(),
+            ..Prompt::default()
+        }
+    }
+
     /// Everything besides frames that decides what is written.
     fn settings(&self, weights: &str) -> Map<String, Value> {
         let prompts = [
@@ -214,7 +228,7 @@ pub fn run(args: TrackArgs) -> Result<()> {
         if let Some(state) = saved.state()? {
             next = following.restore(&state)?;
         }
-        let written = next.saturating_sub(following.late());
+        let written = next.saturating_sub(following.late);
         Writer::resume(&folder, &args.formats, about, written)?
     } else {
         let writer = Writer::create(&folder, &args.formats, about)?;
@@ -252,7 +266,7 @@ pub fn run(args: TrackArgs) -> Result<()> {
         seen += 1;
         bar.inc(1);
         if frame < next {
-            match frame < next.saturating_sub(following.late()) {
+            match frame < next.saturating_sub(following.late) {
                 true => replayed.extend(writer.replay(&image)?.objects.iter().map(|o| o.id)),
                 false => waiting.push_back(image),
             }
@@ -274,14 +288,8 @@ pub fn run(args: TrackArgs) -> Result<()> {
     saved.finish()?;
     prompts.check_frames(seen)?; // of a video file the end is known only now
     objects.extend(replayed);
-    following
-        .lost(|frame| frame, "on")
-        .iter()
-        .for_each(|line| progress::say(line));
-    let found = match objects.len() {
-        1 => "1 object".to_string(),
-        n => format!("{n} objects"),
-    };
+    following.say_lost(|frame| frame, "on");
+    let found = plural(objects.len(), "object");
     progress::say(&format!(
         "{seen} frames, {found}: wrote {}",
         folder.display()
@@ -304,16 +312,7 @@ fn check_prompts(args: &TrackArgs, prompts: &Prompts, first: &Image) -> Result<(
         Backward::check(args, prompts, first)?;
     }
     if prompts.is_empty() {
-        let exemplars = args.exemplar.map(|bbox| Exemplar {
-            bbox,
-            positive: true,
-        });
-        let prompt = Prompt {
-            text: args.text.clone(),
-            exemplars: exemplars.into_iter().collect(),
-            ..Prompt::default()
-        };
-        concept::validate(&[prompt], &concept::Options::default(), first.size())?;
+        concept::validate(&[args.prompt()], &concept::Options::default(), first.size())?;
     }
     Ok(())
 }
