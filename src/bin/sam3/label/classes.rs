@@ -17,11 +17,8 @@ pub fn parse(flag: &str, line: &str, threshold: f32) -> Result<Vec<Class>> {
 
 fn class(part: &str, threshold: f32) -> Result<Class> {
     let mut fields = part.split(':').map(str::trim);
-    let words = fields.next().unwrap_or_default();
-    let phrases: Vec<String> = words
-        .split('|')
-        .map(|word| word.trim().to_string())
-        .collect();
+    let words = fields.next().unwrap_or_default().split('|');
+    let phrases: Vec<String> = words.map(|word| word.trim().to_string()).collect();
     if phrases.iter().any(String::is_empty) {
         bail!("a class needs words: \"car\" or \"car|automobile:0.4\"");
     }
@@ -33,15 +30,12 @@ fn class(part: &str, threshold: f32) -> Result<Class> {
         class.phrases = phrases;
     }
     if let Some(text) = fields.next() {
-        class.threshold = text
-            .parse()
-            .with_context(|| format!("the threshold {text:?}"))?;
+        let threshold = text.parse();
+        class.threshold = threshold.with_context(|| format!("the threshold {text:?}"))?;
     }
     if let Some(text) = fields.next() {
-        class.max_objects = Some(
-            text.parse()
-                .with_context(|| format!("the limit {text:?}"))?,
-        );
+        let limit = text.parse();
+        class.max_objects = Some(limit.with_context(|| format!("the limit {text:?}"))?);
     }
     match fields.next() {
         Some(_) => bail!("more than a threshold and a limit"),

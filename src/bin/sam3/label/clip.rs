@@ -33,10 +33,8 @@ pub fn locate(clip: &str) -> Result<PathBuf> {
 
 fn fetch(settings: &Settings, repository: &str) -> Result<PathBuf> {
     let weights = WEIGHTS.map(|file| release(repository, file, None));
-    let cached = weights
-        .iter()
-        .find_map(|release| hub::cached(settings, release));
-    let weights = match cached {
+    let mut known = weights.iter();
+    let weights = match known.find_map(|release| hub::cached(settings, release)) {
         Some(path) => path,
         None => {
             let [preferred, other] = &weights;

@@ -216,19 +216,15 @@ pub fn run(args: LabelArgs) -> Result<()> {
     if !args.files.keep_extension && layout.formats.iter().any(|format| format.shares_stems()) {
         sources::check_stems(&all)?;
     }
-    let kind = if args.everything {
-        PromptKind::Everything
-    } else if concepts.is_empty() {
-        PromptKind::Text
-    } else {
-        PromptKind::Exemplars
+    let kind = match args.everything {
+        true => PromptKind::Everything,
+        false if concepts.is_empty() => PromptKind::Text,
+        false => PromptKind::Exemplars,
     };
     let checkpoint = model::open_complete(&args.model, kind)?;
     let weights = checkpoint.fingerprint();
-    let clip = match &args.classify {
-        Some(_) => Some(clip::locate(&args.clip)?),
-        None => None,
-    };
+    let clip = args.classify.as_ref().map(|_| clip::locate(&args.clip));
+    let clip = clip.transpose()?;
     let engines = model::prepare_each(&args.model)?.into_iter().map(|load| {
         let load = LoadOptions {
             interactive: args.everything,
@@ -237,31 +233,24 @@ pub fn run(args: LabelArgs) -> Result<()> {
         models::load(&checkpoint, &load)
     });
     let engines: Vec<Model> = engines.collect::<candle_sam3::Result<_>>()?;
-    let labelers = engines::labelers(
-        &args,
-        &engines,
-        options.as_ref(),
-        &concepts,
-        clip.as_deref(),
-    )?;
+    let (options, clip) = (options.as_ref(), clip.as_deref());
+    let labelers = engines::labelers(&args, &engines, options, &concepts, clip)?;
     let header = Header {
         version: env!("CARGO_PKG_VERSION").to_string(),
         model: format!("{} {weights}", engines[0].name()),
-        settings: plan::settings(&args, options.as_ref(), clip.as_deref())?,
+        settings: plan::settings(&args, options, clip)?,
         layout,
         shards: shard.count,
     };
     let mut journal = Journal::begin(&args.output, shard, &header, args.run.resume)?;
     let records = Records::read(&args.output)?;
     let mine = all.iter().filter(|source| shard.contains(&source.name));
+    let pictures = mine.clone().count();
     // Seen before the picture is decoded: a file that is written to later counts as changed.
-    let open = mine
-        .clone()
-        .map(|source| (source.clone(), Stamp::of(&source.path)));
-    let open: Vec<(Source, Stamp)> = open
-        .filter(|(source, file)| !records.is_done(&source.name, *file))
+    let mut open: Vec<(Source, Stamp)> = mine
+        .map(|source| (source.clone(), Stamp::of(&source.path)))
         .collect();
-    let pictures = mine.count();
+    open.retain(|(source, file)| !records.is_done(&source.name, *file));
     if open.len() < pictures {
         progress::say(&format!(
             "{} of {} done",

@@ -58,11 +58,7 @@ pub fn options(args: &LabelArgs, concepts: &[Concept]) -> Result<Option<Options>
 
 pub fn layout(args: &LabelArgs, options: Option<&Options>) -> Result<Layout> {
     let classes = match options {
-        Some(options) => options
-            .classes
-            .iter()
-            .map(|class| class.name.clone())
-            .collect(),
+        Some(options) => options.classes.iter().map(|c| c.name.clone()).collect(),
         None => vec!["object".to_string()],
     };
     let shard = args.run.shard.unwrap_or(Shard::WHOLE);

@@ -128,13 +128,11 @@ fn walk(folder: &Path, output: &Path, files: &mut Vec<PathBuf>, depth: usize) ->
     }
     let entries = std::fs::read_dir(folder).with_context(|| folder.display().to_string())?;
     for entry in entries {
-        let path = entry.with_context(|| folder.display().to_string())?.path();
-        let hidden = path
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        if hidden {
+        let entry = entry.with_context(|| folder.display().to_string())?;
+        if entry.file_name().to_string_lossy().starts_with('.') {
             continue;
         }
+        let path = entry.path();
         if path.is_dir() {
             if !is_output(&path, output) {
                 walk(&path, output, files, depth + 1)?;
@@ -147,10 +145,9 @@ fn walk(folder: &Path, output: &Path, files: &mut Vec<PathBuf>, depth: usize) ->
 }
 
 fn is_picture(path: &Path) -> bool {
-    let extension = path
-        .extension()
-        .map(|e| e.to_string_lossy().to_ascii_lowercase());
-    extension.is_some_and(|e| EXTENSIONS.contains(&e.as_str()))
+    let extension = path.extension().unwrap_or_default();
+    let mut known = EXTENSIONS.iter();
+    known.any(|known| extension.eq_ignore_ascii_case(known))
 }
 
 /// The deepest folder above all of them.

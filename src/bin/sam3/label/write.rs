@@ -83,9 +83,7 @@ fn done(labeled: Labeled, layout: &Layout, min_area: usize) -> Result<Picture, F
     let Some(image) = labeled.image else {
         return Err(Failure::Picture("it has no pixels".to_string()));
     };
-    let objects = objects
-        .iter()
-        .filter(|object| object.mask.area() >= min_area);
+    let objects = objects.iter().filter(|o| o.mask.area() >= min_area);
     let objects = objects.map(|object| Object {
         class: object.class,
         score: object.score,
@@ -115,12 +113,9 @@ fn is_of_the_picture(error: &candle_sam3::Error) -> bool {
 
 /// What was done, for people.
 pub fn summary(records: &Records, tally: &Tally, wall: Duration) -> String {
-    let mut text = String::new();
-    // Writing to memory does not fail.
-    if let Ok(objects) = objects(records) {
-        text.push_str(&objects);
-    }
+    let mut text = objects(records).unwrap_or_default();
     let seconds = |time: Duration| time.as_secs_f64();
+    // Writing to memory does not fail.
     let _ = writeln!(
         text,
         "{} in {:.1} s: labeling {:.1} s, waiting for pictures {:.1} s; meanwhile decoding \
@@ -156,13 +151,9 @@ pub fn objects(records: &Records) -> Result<String> {
         empty += usize::from(picture.objects.is_empty());
         Ok(())
     })?;
-    let mut text = String::new();
     let (total, failed) = (records.len(), records.failures().count());
-    let _ = writeln!(
-        text,
-        "{}, {empty} without objects, {failed} failed",
-        plural(total, "picture")
-    );
+    let total = plural(total, "picture");
+    let mut text = format!("{total}, {empty} without objects, {failed} failed\n");
     for (class, name) in classes.iter().enumerate() {
         let (objects, pictures) = counts.get(&class).copied().unwrap_or_default();
         let (objects, pictures) = (plural(objects, "object"), plural(pictures, "picture"));
