@@ -52,10 +52,8 @@ pub fn run(args: InspectArgs) -> Result<()> {
 fn size(checkpoint: &Checkpoint) -> Result<Option<u64>> {
     let files = checkpoint.files();
     let sizes = files.iter().map(|file| {
-        let about = std::fs::metadata(file);
-        about
-            .map(|about| about.len())
-            .with_context(|| file.display().to_string())
+        let about = std::fs::metadata(file).with_context(|| file.display().to_string());
+        Ok(about?.len())
     });
     let size = sizes.sum::<Result<u64>>()?;
     Ok((!files.is_empty()).then_some(size))
@@ -135,35 +133,30 @@ impl Found<'_> {
         let size = megabytes(self.size.unwrap_or(bytes as u64));
         let dtypes: Vec<_> = self.dtypes.keys().map(String::as_str).collect();
         let mut text = format!("{}: {model}\n", self.path.display());
-        let mut line = |name: &str, value: &str| {
+        let mut line = |name: &str, value: String| {
             let _ = writeln!(text, "  {name:9} {value}"); // writing to a String never fails
         };
-        line("layout", self.checkpoint.layout().name);
+        line("layout", self.checkpoint.layout().name.to_string());
         match self.checkpoint.prefix() {
             "" => {}
             prefix => line(
                 "prefix",
-                &format!("{prefix} before every name, left out here"),
+                format!("{prefix} before every name, left out here"),
             ),
         }
-        line(
-            "size",
-            &format!("{size}, {tensors} tensors, {}", dtypes.join(" and ")),
-        );
+        let dtypes = dtypes.join(" and ");
+        line("size", format!("{size}, {tensors} tensors, {dtypes}"));
         match &inspection.problem {
             None => {
                 let prompts = inspection.prompts.iter().map(|kind| kind.name());
-                let video = inspection.video.then_some("video");
-                line(
-                    "takes",
-                    &prompts.chain(video).collect::<Vec<_>>().join(", "),
-                );
+                let takes = prompts.chain(inspection.video.then_some("video"));
+                line("takes", takes.collect::<Vec<_>>().join(", "));
             }
-            Some(problem) => line("problem", problem),
+            Some(problem) => line("problem", problem.clone()),
         }
         for (key, value) in self.metadata() {
             let (key, value) = (shortened(key), shortened(value));
-            line("metadata", &format!("{key}: {value}"));
+            line("metadata", format!("{key}: {value}"));
         }
         text.push('\n');
         text.push_str(&self.table((tensors, elements, bytes)));

@@ -96,8 +96,7 @@ impl Task for Clicks<'_> {
         if let Some(mask) = &self.drawn {
             interactive::validate_drawn(mask, image.size())?;
         }
-        let points: Vec<[f32; 2]> = self.args.points.iter().map(|point| point.xy).collect();
-        prompts::hint_at_fractions(image, &self.args.boxes, &points);
+        prompts::hint_at_fractions(image, &self.args.boxes, &self.args.points);
         Ok(())
     }
 

@@ -57,11 +57,10 @@ pub fn parse_fraction(text: &str) -> Result<f32, String> {
 }
 
 /// Says so if boxes or points look like fractions of the image.
-pub fn hint_at_fractions(image: &Image, boxes: &[BoxXyxy], points: &[[f32; 2]]) {
-    let boxes = boxes.iter().map(|bbox| <[f32; 4]>::from(*bbox));
-    let strange = boxes.filter(|b| are_fractions(b)).map(|b| b.to_vec());
-    let points = points.iter().filter(|p| are_fractions(*p));
-    for numbers in strange.chain(points.map(|p| p.to_vec())) {
+pub fn hint_at_fractions(image: &Image, boxes: &[BoxXyxy], points: &[Point]) {
+    let boxes = boxes.iter().map(|bbox| <[f32; 4]>::from(*bbox).to_vec());
+    let points = points.iter().map(|point| point.xy.to_vec());
+    for numbers in boxes.chain(points).filter(|n| are_fractions(n)) {
         let numbers: Vec<String> = numbers.iter().map(f32::to_string).collect();
         progress::say(&format!(
             "hint: {} looks like fractions; coordinates are pixels, and the image has {}",

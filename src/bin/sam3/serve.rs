@@ -110,9 +110,8 @@ fn origin(text: &str) -> Result<String, String> {
 
 pub fn run(args: ServeArgs) -> Result<()> {
     let token = token(&args)?;
-    let hosts = args.allowed_hosts.clone();
     let mut guard = Guard::default()
-        .with_hosts(hosts)
+        .with_hosts(args.allowed_hosts.clone())
         .with_origins(args.cors.clone());
     if let Some(token) = &token {
         guard = guard.with_token(token);
@@ -148,10 +147,8 @@ pub fn run(args: ServeArgs) -> Result<()> {
 }
 
 fn task_images(args: &ServeArgs) -> Option<TaskImages> {
-    let (origin, key) = (
-        args.label_studio_url.as_ref()?,
-        args.label_studio_key.as_ref()?,
-    );
+    let origin = args.label_studio_url.as_ref()?;
+    let key = args.label_studio_key.as_ref()?;
     Some(task_images::task_images(origin, key, args.max_upload * MIB))
 }
 

@@ -125,8 +125,7 @@ impl Prompts {
         let all = || self.frames.values().flat_map(|on_frame| &on_frame.visual);
         let boxes: Vec<BoxXyxy> = all().filter_map(|(_, prompt)| prompt.bbox).collect();
         let points = all().flat_map(|(_, prompt)| &prompt.points);
-        let points: Vec<[f32; 2]> = points.map(|point| point.xy).collect();
-        prompts::hint_at_fractions(first, &boxes, &points);
+        prompts::hint_at_fractions(first, &boxes, &points.copied().collect::<Vec<_>>());
         Ok(())
     }
 
