@@ -217,7 +217,16 @@ impl Sizes {
                 ("tracker.iou_hidden", tracker.iou_hidden, 8192),
             ]
         });
-        for (name, value, limit) in limits.into_iter().chain(tracker) {
+        let memory = self.tracker.iter().flat_map(|tracker| {
+            let given = |name, value: Option<usize>, limit| value.map(|value| (name, value, limit));
+            [
+                given("tracker.memory_dim", tracker.memory_dim, 1024),
+                given("tracker.memory_layers", tracker.memory_layers, 24),
+                given("tracker.memory_ffn", tracker.memory_ffn, 8192),
+            ]
+        });
+        let limits = limits.into_iter().chain(tracker).chain(memory.flatten());
+        for (name, value, limit) in limits {
             if !(1..=limit).contains(&value) {
                 return Err(format!("`{name}` is {value}; it must be in 1..={limit}"));
             }
@@ -355,7 +364,10 @@ mod tests {
             "encoder": {"layers": 3, "ffn": 256},
             "decoder": {"layers": 3, "ffn": 256, "queries": 24},
             "scoring": {"mlp": 256, "clamp": 12.0},
-            "tracker": {"heads": 4, "mlp": 256, "iou_hidden": 64},
+            "tracker": {
+                "heads": 4, "mlp": 256, "iou_hidden": 64,
+                "memory_dim": 16, "memory_layers": 2, "memory_ffn": 256,
+            },
         })
     }
 
@@ -398,7 +410,7 @@ mod tests {
                 }
             }
         }
-        assert!(tried >= 4 * 28, "{tried}");
+        assert!(tried >= 4 * 31, "{tried}");
     }
 
     #[test]
