@@ -6,7 +6,7 @@ use crate::Size;
 use crate::error::{Error, Result};
 use crate::image::Image;
 
-/// What the samples are of.
+/// What samples are.
 pub(super) type Samples = (ColorType, BitDepth);
 
 pub(super) const GREY: Samples = (ColorType::Grayscale, BitDepth::Eight);

@@ -190,8 +190,7 @@ impl<'a> Labeler<'a> {
     ///
     /// # Errors
     /// As [`Options::validate`]; [`Error::InvalidArgument`] unless there is a class for each concept;
-    /// [`Error::InvalidPrompt`] for a concept of another model; [`Error::Unsupported`] for a model
-    /// without exemplars.
+    /// [`Error::Unsupported`] for a concept of another model, and for a model without exemplars.
     pub fn of_concepts(
         model: &'a Model,
         options: &Options,
