@@ -65,7 +65,8 @@ impl Picture {
 
     /// What follows the last dot of its name.
     fn extension(&self) -> Option<&str> {
-        self.name.rsplit_once('.').map(|(_, extension)| extension)
+        let (_, extension) = self.name.rsplit_once('.')?;
+        (!extension.contains('/')).then_some(extension)
     }
 }
 

@@ -266,6 +266,12 @@ fn labelme_has_polygons_for_parts_and_a_mask_for_a_hole() {
 }
 
 #[test]
+fn a_dot_of_a_folder_begins_no_extension() {
+    assert_eq!(picture("a.b/c.jpg").extension(), Some("jpg"));
+    assert_eq!(picture("a.b/c").extension(), None);
+}
+
+#[test]
 fn voc_shows_the_better_object_on_top() {
     let mut two = picture("a.png");
     two.objects = vec![
