@@ -280,6 +280,7 @@ mod pairs {
         sums: &mut [f32],
         weights: &mut [f32],
     ) {
+        assert!(scores.len().is_multiple_of(TWO_ROWS / 2));
         // SAFETY: rows are two registers long, and this function has the instructions.
         unsafe {
             let top = raise::<__m512>(scores, max, total, sums);
