@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use candle_sam3::device::DeviceKind;
 use candle_sam3::models;
-use candle_sam3::models::variant::{self, PromptKind};
+use candle_sam3::models::variant::PromptKind;
 use candle_sam3::weights::{self, Checkpoint};
 use candle_sam3::{DType, LoadOptions, Model, Precision, WeightFormat};
 use clap::Args;
@@ -96,7 +96,7 @@ pub fn load_whole(args: &ModelArgs) -> Result<Model> {
     let checkpoint = open_with(&args.model, args.geometry.as_deref(), None)?;
     let options = LoadOptions {
         // Some releases of SAM 3 have no part for points; other models have nothing else.
-        interactive: variant::is_interactive(&checkpoint)?,
+        interactive: models::variant::is_interactive(&checkpoint)?,
         ..prepare(args)?
     };
     Ok(models::load(&checkpoint, &options)?)

@@ -131,14 +131,13 @@ pub fn run(args: EvalArgs, quiet: bool) -> Result<()> {
     let json = serde_json::to_vec_pretty(&report)?;
     match args.json.as_deref() {
         Some(path) if path.as_os_str() == "-" => {
-            println!("{}", String::from_utf8_lossy(&json));
-            return Ok(());
+            return progress::print([json.as_slice(), b"\n"].concat());
         }
         Some(path) => write_file(path, &json)?,
         None => {}
     }
     if !quiet || args.json.is_none() {
-        print!("{}", report.table(earlier.as_ref()));
+        progress::print(report.table(earlier.as_ref()))?;
     }
     Ok(())
 }

@@ -263,8 +263,9 @@ pub fn run(args: LabelArgs) -> Result<()> {
     let tally = engines::label(&args, &labelers, &header.layout, open, &mut journal)?;
     journal.note(&Line::Finished { pictures })?;
     let records = Records::read(&args.output)?;
-    print!("{}", write::summary(&records, &tally, start.elapsed()));
+    let summary = write::summary(&records, &tally, start.elapsed());
     if shard != Shard::WHOLE {
+        progress::print(summary)?;
         progress::say(&format!(
             "part {shard} is done; `sam3 merge` joins the parts"
         ));
@@ -276,6 +277,7 @@ pub fn run(args: LabelArgs) -> Result<()> {
         let decoding = args.decoding.options();
         preview::write(&args.output, &records, &all, &decoding, count.into())?;
     }
+    progress::print(summary)?;
     if records.is_empty() {
         bail!("none of {} could be labeled", plural(pictures, "picture"));
     }
@@ -301,8 +303,7 @@ pub fn merge(args: MergeArgs) -> Result<()> {
         );
     }
     write_documents(&records.header.layout, &records)?;
-    print!("{}", write::objects(&records)?);
-    Ok(())
+    progress::print(write::objects(&records)?)
 }
 
 #[cfg(test)]

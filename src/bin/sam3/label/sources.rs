@@ -164,7 +164,10 @@ pub fn check_stems(sources: &[Source]) -> Result<()> {
     let mut stems: BTreeMap<&str, &str> = BTreeMap::new();
     for source in sources {
         let name = source.name.as_str();
-        let stem = name.rsplit_once('.').map_or(name, |(stem, _)| stem);
+        let stem = match name.rsplit_once('.') {
+            Some((stem, extension)) if !extension.contains('/') => stem,
+            _ => name,
+        };
         if let Some(other) = stems.insert(stem, name) {
             bail!(
                 "{other} and {name} would have the same files; --keep-extension tells them apart"
@@ -287,6 +290,7 @@ mod tests {
             path: name.into(),
         };
         assert!(check_stems(&[source("a.jpg"), source("b/a.png"), source("c.png")]).is_ok());
+        assert!(check_stems(&[source("a.b/c"), source("a.b/d")]).is_ok());
         let error = check_stems(&[source("a.jpg"), source("a.png")])
             .unwrap_err()
             .to_string();
