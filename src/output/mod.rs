@@ -92,7 +92,7 @@ use crate::image::Image;
 /// Encodes an image as an RGB PNG file.
 ///
 /// # Errors
-/// [`Error::InvalidImage`] when a side is over the limit of the PNG format (2^31).
+/// [`crate::Error::InvalidImage`] when a side is over the limit of the PNG format (2^31).
 pub fn encode_png(image: &Image) -> Result<Vec<u8>> {
     png::encode_rgb(image, None)
 }

@@ -103,7 +103,7 @@ impl Sam2 {
     /// The pixels that the network sees (1, 3, s, s).
     ///
     /// # Errors
-    /// [`Error::Tensor`] if they do not fit on the device.
+    /// [`crate::Error::Tensor`] if they do not fit on the device.
     pub fn preprocess(&self, image: &Image) -> Result<Tensor> {
         let size = self.head().config().image_size;
         let pixels = pixels::float_square(image, FloatSquare { size }, &self.device)?;
