@@ -25,6 +25,10 @@ use frame::Frame;
 use huffman::Table;
 use scan::Scan;
 
+/// Pixels of a picture that is decoded while it is still being read: a damaged file takes no more memory
+/// than theirs before it is refused.
+const EARLY_PIXELS: usize = 32 << 20;
+
 /// The longest file up to the end of its first picture.
 const MAX_BYTES: u64 = 256 << 20;
 
@@ -280,14 +284,15 @@ impl<'a> Walk<'a> {
         Some(())
     }
 
-    /// Whether this scan holds all of a picture, as far as can be seen without reading it: two bits a
-    /// block are the least.
+    /// Whether this scan holds all of a picture of moderate size, as far as can be seen without reading it:
+    /// two bits a block are the least.
     fn is_likely_whole(&self, scan: &Scan) -> bool {
         let data = self.bytes.len() - self.position;
         self.frame.as_ref().is_some_and(|frame| {
             let blocks = frame.coefficients() / 128;
             let holds_all = scan.parts.len() == frame.components.len();
-            !frame.is_progressive && holds_all && data as u64 * 8 >= blocks * 2
+            let is_small = frame.width * frame.height <= EARLY_PIXELS;
+            !frame.is_progressive && holds_all && is_small && data as u64 * 8 >= blocks * 2
         })
     }
 
